@@ -1,0 +1,54 @@
+"""Attentive guidance: mix parameter-free self-attention of the latent into the latent (AP-LDM 3.2).
+
+PFSA(z)  = softmax(F F^T / lambda) F          F = z as (h·w, c), lambda = sqrt(c)
+z       <- gamma_t·PFSA(z) + (1 - gamma_t)·z   after each sampling step, on the sampler's state
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib_hires.settings import AttentiveGuidance
+
+
+def gamma_at(steps_to_go: int, total_steps: int, settings: AttentiveGuidance) -> float:
+    """gamma_t of eq. 3 with t = `steps_to_go` of T0 = `total_steps`; 0 in the delay.
+
+    The paper's algorithm 1 reads its table one step off from eq. 3; this is eq. 3.
+    """
+    active = total_steps - round(settings.eta1 * total_steps)  # T0 - k
+    if active <= 0 or steps_to_go > active:
+        return 0.0
+    wave = (math.cos(math.pi * (active - steps_to_go) / active) + 1) / 2
+    return float(settings.gamma * wave**settings.beta)
+
+
+def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
+    """Parameter-free self-attention of each image's positions.
+
+    z: (b, c, h, w). lambda_: the temperature, 0 for sqrt(c). Computed in float32 without the
+    (h·w)² matrix; returns z's shape and dtype.
+    """
+    b, c, h, w = z.shape
+    positions = z.float().flatten(2).transpose(1, 2).unsqueeze(1)  # (b, 1, h·w, c)
+    # Fused attention kernels want a multiple of 8 channels; zeros change no product.
+    padded = F.pad(positions, (0, -c % 8)).contiguous()
+    scale = 1 / (lambda_ or math.sqrt(c))
+    attended = F.scaled_dot_product_attention(padded, padded, padded, scale=scale)
+    return attended[:, 0, :, :c].transpose(1, 2).reshape(b, c, h, w).to(z.dtype)
+
+
+def mix_into_state_(state: Tensor, gamma: float, settings: AttentiveGuidance, sigma: float) -> None:
+    """Mix PFSA into a VE sampler's state, in place, for the state is the sampler's own tensor.
+
+    state: (b, c, h, w) at noise deviation `sigma` over an unscaled signal. With settings.space
+    "VP" the attention is computed on the state scaled to unit variance. gamma 0 touches nothing.
+    """
+    if gamma == 0:
+        return
+    scale = 1.0 if settings.space == "VE" else 1 / math.sqrt(1 + sigma**2)
+    attended = pfsa(state.float() * scale, settings.lambda_) / scale
+    state.copy_(gamma * attended + (1 - gamma) * state.float())

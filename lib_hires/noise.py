@@ -1,0 +1,195 @@
+"""The three noise families, x_t = a(t)·x0 + s(t)·eps, and matching signal-to-noise between sizes.
+
+| family | t | a | s | used by |
+|---|---|---|---|---|
+| VarianceExploding | sigma | 1 | sigma | k-diffusion's samplers |
+| VariancePreserving | timestep | sqrt(abar) | sqrt(1 - abar) | DDIM, PLMS, UniPC |
+| Flow | 0 to 1 | 1 - t | t | SD3 |
+
+A picture reduced by an operator that multiplies the noise's deviation by `gain` (1/m for the mean
+over m×m blocks) has the noise ratio gain·s/a. The model must be asked about it at the time tau with
+s(tau)/a(tau) = gain·s(t)/a(t), its input multiplied by a(tau)/a(t) (Upsample Guidance, section 4.1;
+the text's `SNR_low = m·SNR` should read m², as in the paper's appendix).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["denoised", "eps", "v", "velocity"]
+
+
+class NoiseFamily(ABC):
+    """Signal and noise scales as functions of the sampler's own time `t`, a tensor of any shape."""
+
+    @property
+    @abstractmethod
+    def training_steps(self) -> int:
+        """T, the number of timesteps the model was trained on."""
+
+    @abstractmethod
+    def signal(self, t: Tensor) -> Tensor:
+        """a(t)."""
+
+    @abstractmethod
+    def noise(self, t: Tensor) -> Tensor:
+        """s(t)."""
+
+    @abstractmethod
+    def timestep(self, t: Tensor) -> Tensor:
+        """The training timestep, 0 to T, that `t` stands for (fractional)."""
+
+    @abstractmethod
+    def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+        """The model's time tau for a picture whose noise is multiplied by `gain`.
+
+        Returns (tau, input scale a(tau)/a(t)). tau is clamped to the times that the model knows;
+        above the largest, the input is scaled down until its noise is the one that is told.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class VarianceExploding(NoiseFamily):
+    """k-diffusion's families: t is sigma, the state's noise deviation over an unscaled signal.
+
+    sigmas: (T,) the model's training sigmas, increasing.
+    """
+
+    sigmas: Tensor
+
+    @property
+    def training_steps(self) -> int:
+        return len(self.sigmas)
+
+    def signal(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def noise(self, t: Tensor) -> Tensor:
+        return t
+
+    def timestep(self, t: Tensor) -> Tensor:
+        table = self.sigmas.to(t)
+        return _interpolate(t.log(), table.log(), torch.arange(len(table)).to(t))
+
+    def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+        wanted = gain * t
+        smallest, largest = self.sigmas[0].to(t), self.sigmas[-1].to(t)
+        return wanted.clamp(smallest, largest), (largest / wanted).clamp(max=1)
+
+
+@dataclass(frozen=True, eq=False)
+class VariancePreserving(NoiseFamily):
+    """Timestep samplers: t is the training timestep, the state has unit power.
+
+    alphas_cumprod: (T,) the cumulative product abar of DDPM, decreasing.
+    """
+
+    alphas_cumprod: Tensor
+
+    @property
+    def training_steps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def signal(self, t: Tensor) -> Tensor:
+        return (1 + self._ratio(t) ** 2).rsqrt()
+
+    def noise(self, t: Tensor) -> Tensor:
+        return self._ratio(t) * self.signal(t)
+
+    def timestep(self, t: Tensor) -> Tensor:
+        return t
+
+    def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+        ratios = self._log_ratios(t)
+        steps = torch.arange(len(ratios)).to(ratios)
+        tau = _interpolate(_interpolate(t, steps, ratios) + math.log(gain), ratios, steps)
+        power = self.signal(t) ** 2 + (gain * self.noise(t)) ** 2  # the paper's P
+        return tau, power.rsqrt()
+
+    def _log_ratios(self, t: Tensor) -> Tensor:
+        """log(s/a) of every timestep, increasing."""
+        abar = self.alphas_cumprod.to(device=t.device, dtype=torch.float64)
+        return ((1 - abar) / abar).log().div(2).to(torch.float32)
+
+    def _ratio(self, t: Tensor) -> Tensor:
+        ratios = self._log_ratios(t)
+        return _interpolate(t.float(), torch.arange(len(ratios)).to(ratios), ratios).exp()
+
+
+@dataclass(frozen=True)
+class Flow(NoiseFamily):
+    """Rectified flow: t from 0 (picture) to 1 (noise)."""
+
+    steps: int = 1000
+
+    @property
+    def training_steps(self) -> int:
+        return self.steps
+
+    def signal(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def noise(self, t: Tensor) -> Tensor:
+        return t
+
+    def timestep(self, t: Tensor) -> Tensor:
+        return t * self.steps
+
+    def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+        power = 1 - t + gain * t
+        return gain * t / power, 1 / power
+
+
+def to_denoised(prediction: Prediction, x: Tensor, output: Tensor, a: Tensor, s: Tensor) -> Tensor:
+    """The picture x0 that a model's `output` at `x` stands for.
+
+    a, s: signal and noise scale, broadcastable to x. "v" is a·eps - s·x0 (a² + s² = 1),
+    "velocity" is eps - x0 of rectified flow.
+    """
+    if prediction == "denoised":
+        return output
+    if prediction == "eps":
+        return (x - s * output) / a
+    if prediction == "v":
+        return a * x - s * output
+    return x - s * output
+
+
+def output_change(prediction: Prediction, change: Tensor, a: Tensor, s: Tensor) -> Tensor:
+    """The change of a model's output that changes its x0 by `change`; shapes as in to_denoised."""
+    if prediction == "denoised":
+        return change
+    if prediction == "eps":
+        return -a / s * change
+    return -change / s
+
+
+def generators(seeds: Sequence[int], stage: int = 0) -> list[torch.Generator]:
+    """One stream of noise per image (CPU), for the first picture (stage 0) or a later stage.
+
+    Stage 0 gives the WebUI's CPU noise of that seed; later stages have noise of their own.
+    """
+    return [torch.Generator().manual_seed((seed + stage * 0x9E3779B1) % 2**63) for seed in seeds]
+
+
+def draw(streams: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
+    """The streams' next standard normal noise, (len(streams), *shape), on the CPU, float32.
+
+    Each image's noise depends on its own stream alone, whatever the batch it is drawn in.
+    """
+    return torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+
+
+def _interpolate(at: Tensor, known: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear through (known, values), known increasing; clamped at both ends."""
+    right = torch.searchsorted(known, at.contiguous()).clamp(1, len(known) - 1)
+    left = right - 1
+    share = ((at - known[left]) / (known[right] - known[left])).clamp(0, 1)
+    return values[left].lerp(values[right], share)

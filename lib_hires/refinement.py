@@ -1,0 +1,144 @@
+"""Progressive refinement: enlarge the finished picture, renoise it part of the way, denoise.
+
+AP-LDM (3.3, algorithm 1) and Self-Cascade's pivot are the same `refine` over a different `plan`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lib_hires.resample import bicubic
+from lib_hires.settings import ProgressiveRefinement, SettingsError
+from lib_hires.sizes import Size, size_of_area, snap
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One enlargement. number counts from 1; the picture before the first stage is stage 0."""
+
+    number: int
+    size: Size  # (height, width) of the picture in pixels
+    enlargement: Literal["pixel", "latent"]
+    strength: float  # AP-LDM: the share of the schedule's steps that is denoised again
+    timestep: int | None = None  # Pivot: renoise up to this training timestep instead
+
+    def times(self, schedule: Sequence[float], time_at: Callable[[float], float]) -> list[float]:
+        """The part of a decreasing schedule (final time included) that this stage denoises.
+
+        time_at: the sampler's time of a training timestep. Always at least one step.
+        """
+        steps = len(schedule) - 1
+        if self.timestep is None:
+            return list(schedule[-(max(1, round(self.strength * steps)) + 1) :])
+        start = time_at(self.timestep)
+        return [start, *(time for time in schedule if time < start)]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a finished stage leaves: its latent (b, c, h, w), and the stage."""
+
+    stage: Stage
+    latent: Tensor
+
+
+def target_size(settings: ProgressiveRefinement, first: Size, factor: int) -> Size:
+    """The final (height, width) in pixels, rounded to the VAE's factor.
+
+    Raises SettingsError where it would be smaller than the first picture.
+    """
+    if settings.width:
+        wanted: tuple[float, float] = settings.height, settings.width
+    else:
+        wanted = first[0] * settings.factor, first[1] * settings.factor
+    target = snap(wanted[0], factor), snap(wanted[1], factor)
+    if target[0] < first[0] or target[1] < first[1]:
+        raise SettingsError(
+            f"refine: the final size {target[1]}x{target[0]} is smaller than the first picture's "
+            f"{first[1]}x{first[0]}"
+        )
+    return target
+
+
+def plan(
+    settings: ProgressiveRefinement, first: Size, *, multiple: int, factor: int
+) -> tuple[Stage, ...]:
+    """The stages from a first picture of size (height, width) pixels to the target.
+
+    multiple: what the sizes between are rounded to; factor: what the target is rounded to.
+    AP-LDM: areas evenly spaced (algorithm 1, lines 8 to 12), one stage for each of eta2.
+    Pivot: R = ceil(log4(area ratio)) stages of equal ratio, each from timestep K.
+    """
+    target = target_size(settings, first, factor)
+    area, last_area = math.prod(first), math.prod(target)
+    if settings.method == "Pivot":
+        count = max(1, math.ceil(math.log(last_area / area, 4) - 1e-9))
+        areas = [area * (last_area / area) ** (number / count) for number in range(1, count + 1)]
+        strengths: Sequence[float] = [settings.pivot / 1000] * count
+    else:
+        count = len(settings.eta2)
+        areas = [area + (last_area - area) * number / count for number in range(1, count + 1)]
+        strengths = settings.eta2
+    sizes = [size_of_area(a, target[0] / target[1], multiple) for a in areas[:-1]] + [target]
+    enlargement = settings.enlargement
+    if enlargement == "automatic":
+        enlargement = "latent" if settings.method == "Pivot" else "pixel"
+    timestep = settings.pivot if settings.method == "Pivot" else None
+    return tuple(
+        Stage(number, size, "latent" if enlargement == "latent" else "pixel", strength, timestep)
+        for number, (size, strength) in enumerate(zip(sizes, strengths, strict=True), start=1)
+    )
+
+
+def refine(
+    latent: Tensor,
+    stages: Sequence[Stage],
+    *,
+    decode: Callable[[Tensor], Tensor],
+    encode: Callable[[Tensor], Tensor],
+    denoise: Callable[[Tensor, Stage], Tensor],
+    factor: int,
+    colour_match: bool = False,
+) -> Iterator[StageResult]:
+    """Run the stages one after another, yielding each as soon as it is finished.
+
+    latent: (b, c, h, w), the finished first picture. decode: latent to image (b, 3, H, W) in
+    [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean latent as the stage
+    says and samples it to the end. factor: pixels per latent position.
+
+    An error or an interrupt raised inside a stage leaves through the iterator; what was yielded
+    before stays good. Raises FloatingPointError where a stage gives NaN or infinity.
+    """
+    first = latent
+    for stage in stages:
+        size = stage.size[0] // factor, stage.size[1] // factor
+        if stage.enlargement == "latent":
+            enlarged = bicubic(latent.float(), size).to(latent.dtype)
+        else:
+            enlarged = encode(bicubic(decode(latent).float(), stage.size).clamp(-1, 1))
+        if colour_match:
+            enlarged = match_channels(enlarged, first)
+        latent = denoise(enlarged, stage)
+        if not torch.isfinite(latent).all():
+            raise FloatingPointError(
+                f"refinement stage {stage.number} gave values that are not numbers"
+            )
+        yield StageResult(stage, latent)
+
+
+def match_channels(latent: Tensor, reference: Tensor) -> Tensor:
+    """`latent` with each image's channel means and deviations made those of `reference`.
+
+    Both (b, c, h, w), of any spatial sizes.
+    """
+    axes = (2, 3)
+    x, y = latent.float(), reference.float()
+    scale = y.std(axes, keepdim=True) / x.std(axes, keepdim=True).clamp(min=1e-6)
+    matched = (x - x.mean(axes, keepdim=True)) * scale + y.mean(axes, keepdim=True)
+    return matched.to(latent.dtype)

@@ -1,0 +1,78 @@
+"""D, the mean over areas that makes the small picture; U, its inverse; bicubic enlargement.
+
+For a whole-number scale D is the mean over m×m blocks and U repeats each value m×m times, as in
+Upsample Guidance, section 4.2. For any other scale D weighs each value by the area it shares with
+the block, per axis, and U is D's smallest right inverse (Moore-Penrose), so that D[U[r]] = r holds
+at every scale, and with it everything that follows from it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]  # (height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """D and U between a large and a small size, separable: one matrix per axis and direction."""
+
+    reduce_rows: Tensor  # (h, H)
+    reduce_columns: Tensor  # (w, W)
+    enlarge_rows: Tensor  # (H, h)
+    enlarge_columns: Tensor  # (W, w)
+
+    @classmethod
+    def between(cls, large: Size, small: Size) -> Reduction:
+        """Build D and U. Raises ValueError where `small` is larger than `large` on an axis."""
+        if not 0 < small[0] <= large[0] or not 0 < small[1] <= large[1]:
+            raise ValueError(f"cannot reduce {large} to {small}")
+        rows, columns = area_matrix(large[0], small[0]), area_matrix(large[1], small[1])
+        parts = rows, columns, _right_inverse(rows), _right_inverse(columns)
+        return cls(*(part.float() for part in parts))
+
+    @property
+    def noise_gain(self) -> float:
+        """What D multiplies the deviation of independent noise by: its rows' root mean square.
+
+        1/m for whole scales; between, the blocks share values and it is a little less than 1/m.
+        """
+        gains = (part.square().sum(1).mean() for part in (self.reduce_rows, self.reduce_columns))
+        return math.sqrt(math.prod(gain.item() for gain in gains))
+
+    def to(self, device: torch.device) -> Reduction:
+        """The same on `device`."""
+        parts = self.reduce_rows, self.reduce_columns, self.enlarge_rows, self.enlarge_columns
+        return Reduction(*(part.to(device) for part in parts))
+
+    def reduce(self, x: Tensor) -> Tensor:
+        """D: (..., H, W) to (..., h, w), in float32."""
+        return self.reduce_rows @ x.float() @ self.reduce_columns.T
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        """U: (..., h, w) to (..., H, W), in float32."""
+        return self.enlarge_rows @ x.float() @ self.enlarge_columns.T
+
+
+def area_matrix(large: int, small: int) -> Tensor:
+    """(small, large) weights, rows summing to 1: the area each value shares with each block."""
+    edges = torch.arange(small + 1, dtype=torch.float64) * large / small
+    start = torch.arange(large, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], start + 1) - torch.maximum(edges[:-1, None], start)
+    return overlap.clamp(min=0) * small / large
+
+
+def bicubic(x: Tensor, size: Size) -> Tensor:
+    """Enlarge (b, c, h, w) to (b, c, *size)."""
+    return F.interpolate(x, size=size, mode="bicubic", align_corners=False)
+
+
+def _right_inverse(matrix: Tensor) -> Tensor:
+    """D^T (D D^T)^-1."""
+    inverse: Tensor = torch.linalg.solve(matrix @ matrix.T, matrix).T
+    return inverse

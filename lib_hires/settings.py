@@ -1,0 +1,455 @@
+"""Every control, declared once.
+
+A control is a field of one of the three frozen groups below. The field carries everything that any
+surface needs: label, bounds, default, help and the paper's symbol. Command-line options, widgets,
+API names, PNG text and the README's table are made from it; no other list names a control.
+
+A control's public name is `<group>_<field>` (`ug_theta`), and `<group>` alone for the switch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias
+
+Plain: TypeAlias = "bool | int | float | str"
+
+GROUPS = {
+    "ug": "Upsample Guidance",
+    "pfsa": "Attentive Guidance",
+    "refine": "Progressive Refinement",
+}
+
+
+class SettingsError(ValueError):
+    """A value that a control does not take. The message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a surface needs to know about one setting. Bounds are inclusive."""
+
+    label: str
+    help: str
+    symbol: str = ""
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    step: float = 1
+    choices: tuple[str, ...] = ()
+    automatic: bool = False  # 0 means "choose for me", also where it lies below the minimum
+
+    def read(self, name: str, value: object, kind: type) -> Any:
+        """Return `value` as `kind`, or raise SettingsError: what was expected and what came."""
+        if kind is bool:
+            return _read_bool(name, value)
+        if kind is tuple:
+            return _read_schedule(name, value)
+        if kind is str:
+            return _read_choice(name, value, self.choices)
+        return self._read_number(name, value, kind)
+
+    def _read_number(self, name: str, value: object, kind: type) -> Any:
+        whole = kind is int
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            number = float(value)  # type: ignore[arg-type]
+            in_bounds = self.minimum <= number <= self.maximum or (self.automatic and number == 0)
+            if not math.isfinite(number) or not in_bounds or (whole and number != int(number)):
+                raise ValueError
+        except (TypeError, ValueError):
+            raise SettingsError(f"{name}: expected {self.describe(whole)}, got {value!r}") from None
+        return kind(number)
+
+    def describe(self, whole: bool) -> str:
+        """The accepted numbers in words."""
+        noun = "a whole number" if whole else "a number"
+        if math.isfinite(self.maximum):
+            bounds = f" from {self.minimum:g} to {self.maximum:g}"
+        else:
+            bounds = f" of at least {self.minimum:g}"
+        return noun + bounds + (" (0: automatic)" if self.automatic else "")
+
+
+def _read_bool(name: str, value: object) -> bool:
+    words = {"true": True, "on": True, "yes": True, "1": True}
+    words |= {"false": False, "off": False, "no": False, "0": False}
+    known = words.get(str(value).strip().lower())
+    if known is None:
+        raise SettingsError(f"{name}: expected true or false, got {value!r}")
+    return known
+
+
+def _read_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    for choice in choices:
+        if isinstance(value, str) and choice.lower() == value.strip().lower():
+            return choice
+    raise SettingsError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def _read_schedule(name: str, value: object) -> tuple[float, ...]:
+    error = SettingsError(f"{name}: expected numbers in (0, 1], got {value!r}")
+    if isinstance(value, bool):
+        raise error
+    try:
+        parts: list[Any]
+        if isinstance(value, str):
+            parts = value.replace(";", ",").split(",")
+        elif isinstance(value, (tuple, list)):
+            parts = list(value)
+        else:
+            parts = [value]
+        numbers = tuple(float(part) for part in parts)
+    except (TypeError, ValueError):
+        raise error from None
+    if not numbers or not all(0 < number <= 1 for number in numbers):
+        raise error
+    return numbers
+
+
+def _control(default: Any, label: str, help: str, symbol: str = "", **bounds: Any) -> Any:
+    return field(default=default, metadata={"control": Control(label, help, symbol, **bounds)})
+
+
+class _Group:
+    """Checks every field when built."""
+
+    prefix = ""
+
+    def __post_init__(self) -> None:
+        for name, kind, control, short in _declared(type(self)):
+            value = control.read(name, getattr(self, short), kind)
+            object.__setattr__(self, short, value)
+
+
+def _declared(group: type[_Group]) -> Iterator[tuple[str, type, Control, str]]:
+    kinds = {"bool": bool, "int": int, "float": float, "str": str}
+    for item in fields(group):  # type: ignore[arg-type]
+        name = group.prefix if item.name == "enabled" else f"{group.prefix}_{item.name.rstrip('_')}"
+        yield name, kinds.get(str(item.type), tuple), item.metadata["control"], item.name
+
+
+@dataclass(frozen=True)
+class UpsampleGuidance(_Group):
+    """UG: at each step also ask the model about the picture at its native size."""
+
+    prefix = "ug"
+
+    enabled: bool = _control(
+        False, "Enable", "Guide the coarse part of the picture by the model's native-size answer."
+    )
+    theta: float = _control(
+        1.0,
+        "Strength",
+        "How far the coarse part is pulled to the native-size answer. 1 replaces it, 0 is off.",
+        "θ",
+        minimum=0,
+        maximum=2,
+        step=0.05,
+    )
+    eta: float = _control(
+        1.0,
+        "Share of the run",
+        "The first part of the run that is guided. Lower leaves more of the end to the large "
+        "picture alone; the paper recommends 0.6 for latent models.",
+        "η",
+        minimum=0,
+        maximum=1,
+        step=0.05,
+    )
+    edge: float = _control(
+        4.0,
+        "Soft end",
+        "Steps over which the guidance fades out before its end, where the end lies inside the "
+        "run. 0 stops at once, as in the paper; multistep samplers want some.",
+        minimum=0,
+        maximum=50,
+        step=0.5,
+    )
+    scale: float = _control(
+        0.0,
+        "Scale",
+        "How many times larger than native the picture is taken to be. 0 finds it from the "
+        "model's native size.",
+        "m",
+        minimum=1,
+        maximum=16,
+        step=0.25,
+        automatic=True,
+    )
+    cadence: int = _control(
+        1,
+        "Ask every n-th step",
+        "Ask the native-size question every n-th step and reuse the answer's difference between.",
+        "n",
+        minimum=1,
+        maximum=10,
+    )
+    shifted_start: bool = _control(
+        True,
+        "Resolution-shifted start",
+        "Start at m times the noise, so that the coarse picture starts from pure noise too.",
+    )
+
+
+@dataclass(frozen=True)
+class AttentiveGuidance(_Group):
+    """PFSA: mix a little parameter-free self-attention of the latent into the latent."""
+
+    prefix = "pfsa"
+
+    enabled: bool = _control(
+        False, "Enable", "Mix self-attention of the latent into the latent after each step."
+    )
+    gamma: float = _control(
+        0.004,
+        "Strength",
+        "The largest share of self-attention that is mixed in.",
+        "γ",
+        minimum=0,
+        maximum=1,
+        step=0.001,
+    )
+    beta: float = _control(
+        3.0,
+        "Decay",
+        "How fast the strength falls towards the end of the run; higher is faster.",
+        "β",
+        minimum=0,
+        maximum=20,
+        step=0.5,
+    )
+    eta1: float = _control(
+        0.06,
+        "Delay",
+        "The first part of the run, mostly noise, that is left alone.",
+        "η₁",
+        minimum=0,
+        maximum=1,
+        step=0.01,
+    )
+    lambda_: float = _control(
+        0.0,
+        "Temperature",
+        "Divides the similarities before the softmax. 0: the square root of the channel count.",
+        "λ",
+        minimum=0.01,
+        maximum=100,
+        step=0.1,
+        automatic=True,
+    )
+    space: str = _control(
+        "VE",
+        "State scale",
+        "The scale of the latent that attends to itself. VE is the reference; VP is brought to "
+        "unit variance, where attention spreads wider in early steps.",
+        choices=("VE", "VP"),
+    )
+
+
+@dataclass(frozen=True)
+class ProgressiveRefinement(_Group):
+    """AP-LDM's stages and Self-Cascade's pivot: enlarge, renoise part of the way, denoise."""
+
+    prefix = "refine"
+
+    enabled: bool = _control(
+        False, "Enable", "Enlarge the finished picture and denoise it again, in stages."
+    )
+    factor: float = _control(
+        2.0,
+        "Enlarge by",
+        "The final picture's sides relative to the first picture's.",
+        minimum=1,
+        maximum=16,
+        step=0.25,
+    )
+    width: int = _control(
+        0,
+        "Width",
+        "The final picture's width in pixels; with a height it replaces the factor. 0: by factor.",
+        minimum=64,
+        maximum=16384,
+        step=8,
+        automatic=True,
+    )
+    height: int = _control(
+        0,
+        "Height",
+        "The final picture's height in pixels; with a width it replaces the factor. 0: by factor.",
+        minimum=64,
+        maximum=16384,
+        step=8,
+        automatic=True,
+    )
+    method: str = _control(
+        "AP-LDM",
+        "Method",
+        "AP-LDM: one stage for each strength, areas evenly spaced. Pivot (Self-Cascade): at most "
+        "4 times the area a stage, all from timestep K.",
+        choices=("AP-LDM", "Pivot"),
+    )
+    eta2: tuple[float, ...] = _control(
+        (0.2,),
+        "Strengths",
+        "For AP-LDM: the share of the schedule that each stage denoises again, one number a "
+        "stage. 0.2 for twice the sides, 0.1, 0.2 for four times.",
+        "η₂",
+    )
+    pivot: int = _control(
+        700,
+        "Pivot timestep",
+        "For Pivot: the training timestep (of 1000) up to which each stage is renoised.",
+        "K",
+        minimum=1,
+        maximum=999,
+    )
+    enlargement: str = _control(
+        "automatic",
+        "Enlarge in",
+        "pixel: decode, enlarge, encode (AP-LDM). latent: enlarge the latent itself (Pivot). "
+        "automatic: what the method's paper does.",
+        choices=("automatic", "pixel", "latent"),
+    )
+    guided: bool = _control(
+        True, "UG inside the stages", "Guide the stages too when Upsample Guidance is enabled."
+    )
+    colour_match: bool = _control(
+        False,
+        "Match colours",
+        "Give each stage's latent the channel means and deviations of the first picture's.",
+    )
+    tile: int = _control(
+        0,
+        "Decode in tiles of",
+        "Tile side in pixels for decoding and encoding large pictures; saves memory. 0: whole.",
+        minimum=128,
+        maximum=4096,
+        step=64,
+        automatic=True,
+    )
+
+
+_GROUP_TYPES: dict[str, type[_Group]] = {
+    "ug": UpsampleGuidance,
+    "pfsa": AttentiveGuidance,
+    "refine": ProgressiveRefinement,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All controls of one run."""
+
+    ug: UpsampleGuidance = UpsampleGuidance()
+    pfsa: AttentiveGuidance = AttentiveGuidance()
+    refine: ProgressiveRefinement = ProgressiveRefinement()
+
+    def __post_init__(self) -> None:
+        if (self.refine.width == 0) != (self.refine.height == 0):
+            raise SettingsError(
+                "refine_width, refine_height: expected both or neither, got "
+                f"{self.refine.width} and {self.refine.height}"
+            )
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, object]) -> Settings:
+        """Build from public names, `{"ug_theta": 0.8}`; strings, numbers and lists are read alike.
+
+        Raises SettingsError for an unknown name or a value that its control does not take.
+        """
+        return cls().updated(values)
+
+    def updated(self, values: Mapping[str, object]) -> Settings:
+        """These settings with the controls named in `values` replaced."""
+        known = {name: (group, short) for name, group, short, _, _ in _rows()}
+        changes: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
+        for name, value in values.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise SettingsError(f"{name}: there is no such setting{hint}")
+            group, short = known[name]
+            changes[group][short] = value
+        groups = {group: replace(getattr(self, group), **changes[group]) for group in GROUPS}
+        return Settings(**groups)
+
+    def values(self) -> dict[str, Plain]:
+        """Every control by its public name as a plain JSON value."""
+        return {
+            name: _plain(getattr(getattr(self, group), short))
+            for name, group, short, _, _ in _rows()
+        }
+
+    def changed(self) -> dict[str, Plain]:
+        """The controls of enabled groups that differ from their defaults."""
+        default = Settings().values()
+        return {
+            name: value
+            for name, value in self.values().items()
+            if getattr(self, name.split("_")[0]).enabled and value != default[name]
+        }
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One control as a surface sees it."""
+
+    name: str
+    group: str
+    kind: type
+    control: Control
+    default: Plain
+
+
+def declarations() -> tuple[Declaration, ...]:
+    """All controls in their fixed order (append only: positions are part of the API)."""
+    defaults = Settings().values()
+    return tuple(
+        Declaration(name, group, kind, control, defaults[name])
+        for name, group, _, kind, control in _rows()
+    )
+
+
+def markdown_table() -> str:
+    """The README's table of settings."""
+    lines = ["| setting | symbol | default | range | what it does |", "|---|---|---|---|---|"]
+    for row in declarations():
+        lines.append(
+            f"| `{row.name}` | {row.control.symbol} | {_shown(row.default)} | {_range(row)} "
+            f"| {row.control.help} |"
+        )
+    return "\n".join(lines)
+
+
+def _range(row: Declaration) -> str:
+    if row.control.choices:
+        return ", ".join(row.control.choices)
+    if row.kind is bool:
+        return "on, off"
+    if row.kind is tuple:
+        return "numbers in (0, 1]"
+    bounds = f"{row.control.minimum:g} to {row.control.maximum:g}"
+    return bounds + ", 0: automatic" if row.control.automatic else bounds
+
+
+def _shown(value: Plain) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def _plain(value: Any) -> Plain:
+    if isinstance(value, tuple):
+        return ", ".join(f"{number:.12g}" for number in value)
+    plain: Plain = value
+    return plain
+
+
+def _rows() -> Iterator[tuple[str, str, str, type, Control]]:
+    for group, cls in _GROUP_TYPES.items():
+        for name, kind, control, short in _declared(cls):
+            yield name, group, short, kind, control

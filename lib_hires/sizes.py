@@ -1,0 +1,43 @@
+"""Sizes a model can take: rounding, and the native size for a target of any aspect."""
+
+from __future__ import annotations
+
+import math
+
+Size = tuple[int, int]  # (height, width)
+
+
+def snap(length: float, multiple: int) -> int:
+    """The nearest positive whole multiple of `multiple`."""
+    return max(1, math.floor(length / multiple + 0.5)) * multiple
+
+
+def size_of_area(area: float, aspect: float, multiple: int = 1) -> Size:
+    """Height and width of about `area` at `aspect` = height / width (AP-LDM, algorithm 1).
+
+    The paper rounds up to a whole number; a `multiple` above 1 rounds that to the nearest multiple.
+    """
+    height = math.ceil(round(math.sqrt(area * aspect), 6))
+    width = math.ceil(round(math.sqrt(area / aspect), 6))
+    return snap(height, multiple), snap(width, multiple)
+
+
+def native_size(target: Size, native: Size, multiple: int = 1) -> Size:
+    """The size of the native area at the target's aspect (AP-LDM, algorithm 1, lines 5 to 7)."""
+    return size_of_area(native[0] * native[1], target[0] / target[1], multiple)
+
+
+def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -> Size | None:
+    """The size at which Upsample Guidance asks about a picture of size `large`.
+
+    scale: how many times smaller; 0 finds the native size of the same aspect. Returns None where
+    the picture is not above the native size, so that there is nothing to guide.
+    """
+    if math.prod(large) <= math.prod(native):
+        return None
+    if scale:
+        small = snap(large[0] / scale, multiple), snap(large[1] / scale, multiple)
+    else:
+        small = native_size(large, native, multiple)
+    small = min(small[0], large[0]), min(small[1], large[1])
+    return None if small == large else small

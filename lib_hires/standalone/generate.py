@@ -1,0 +1,292 @@
+"""One run: from a request to finished pictures, stage by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_hires.attentive_guidance import gamma_at, mix_into_state_
+from lib_hires.noise import VarianceExploding, draw, generators
+from lib_hires.refinement import Stage, StageResult, plan, refine
+from lib_hires.resample import Reduction
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.sizes import Size, native_size, small_size, snap
+from lib_hires.standalone.models import LatentModel
+from lib_hires.standalone.sampling import (
+    SAMPLERS,
+    SCHEDULES,
+    ClassifierFreeGuidance,
+    Denoiser,
+    sample,
+    schedule_sigmas,
+)
+from lib_hires.tiling import tiled
+from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to paint. width and height are the first picture's, in pixels; 0 is the native size."""
+
+    prompt: str = ""
+    negative: str = ""
+    width: int = 0
+    height: int = 0
+    steps: int = 20
+    sampler: str = "DPM++ 2M"
+    schedule: str = "Karras"
+    cfg: float = 5.0
+    seed: int = 0
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        _one_of("sampler", self.sampler, SAMPLERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        bounds = {
+            "width": (0, 16384),
+            "height": (0, 16384),
+            "steps": (1, 1000),
+            "cfg": (1, 100),
+            "seed": (0, 2**32 - 1),
+            "batch": (1, 1000),
+        }
+        for name, (low, high) in bounds.items():
+            if not low <= getattr(self, name) <= high:
+                raise SettingsError(
+                    f"{name}: expected {low} to {high}, got {getattr(self, name)!r}"
+                )
+
+    @property
+    def seeds(self) -> list[int]:
+        """One seed per image of the batch."""
+        return [self.seed + image for image in range(self.batch)]
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Request:
+        """Build from plain values, unknown names refused."""
+        unknown = set(values) - {item.name for item in fields(cls)}
+        if unknown:
+            raise SettingsError(f"{sorted(unknown)[0]}: there is no such setting")
+        return cls(**values)
+
+    def values(self) -> dict[str, Any]:
+        """Plain values, as from_values takes them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """A finished stage: 0 is the first picture, the last one is the result."""
+
+    stage: int
+    stages: int
+    latent: Tensor  # (b, c, h, w)
+    images: Tensor  # (b, 3, H, W) in [-1, 1], float32
+    seconds: float  # since the run began
+    model_evaluations: int  # calls of the model since the run began, small ones included
+    small_evaluations: int  # those of them that Upsample Guidance made
+
+
+class Run:
+    """Everything one run needs, checked when built; `paint` makes the pictures.
+
+    on_step: called after each step with (stage, step, steps of the stage).
+    Raises SettingsError for what cannot work with this model and these sizes.
+    """
+
+    def __init__(
+        self,
+        model: LatentModel,
+        request: Request,
+        settings: Settings,
+        on_step: Callable[[int, int, int], None] = lambda *_: None,
+    ) -> None:
+        self.model, self.request, self.settings = model, request, settings
+        self.first = first_size(request, model)
+        self.stages: tuple[Stage, ...] = ()
+        if settings.refine.enabled:
+            self.stages = plan(
+                settings.refine, self.first, multiple=model.multiple, factor=model.factor
+            )
+        elif settings.ug.enabled and settings.ug.theta and self._reduction(self.first) is None:
+            raise SettingsError(
+                f"ug: {self.first[1]}x{self.first[0]} is not above the model's native "
+                f"{model.native[1]}x{model.native[0]}, so there is nothing to guide"
+            )
+        self._on_step = on_step
+        self._denoiser = model.denoiser()
+        self._sigmas = schedule_sigmas(self._denoiser, request.schedule, request.steps)
+        self._family = VarianceExploding(self._denoiser.sigmas)
+        self._evaluations = {"all": 0, "small": 0}
+
+    @torch.no_grad()
+    def paint(self) -> Iterator[Painted]:
+        """Yield the first picture and then each stage's, as soon as it is finished."""
+        started = time.perf_counter()
+        decode = _Remembering(self._decode)
+        denoise = self._guided_by_prompt()
+        latent = self._first_picture(denoise)
+
+        def painted(stage: int, latent: Tensor) -> Painted:
+            images = decode(latent)
+            seconds = time.perf_counter() - started
+            counts = self._evaluations["all"], self._evaluations["small"]
+            return Painted(stage, len(self.stages), latent, images, seconds, *counts)
+
+        yield painted(0, latent)
+        results: Iterator[StageResult] = refine(
+            latent,
+            self.stages,
+            decode=decode,
+            encode=self._encode,
+            denoise=partial(self._denoise_stage, denoise),
+            factor=self.model.factor,
+            colour_match=self.settings.refine.colour_match,
+        )
+        for result in results:
+            yield painted(result.stage.number, result.latent)
+
+    def _guided_by_prompt(self) -> Callable[[Denoiser], Denoiser]:
+        """Puts classifier-free guidance with the request's prompts around a denoiser."""
+        request = self.request
+        conditioning = self.model.encode_prompts(
+            [request.prompt] * request.batch, [request.negative] * request.batch
+        )
+        return partial(ClassifierFreeGuidance, conditioning=conditioning, scale=request.cfg)
+
+    def _first_picture(self, prompted: Callable[[Denoiser], Denoiser]) -> Tensor:
+        sigmas = self._sigmas
+        reduction = self._reduction(self.first)
+        if self._guides(reduction) and self.settings.ug.shifted_start:
+            assert reduction is not None
+            sigmas = shifted_schedule(sigmas, reduction.noise_gain)
+        streams = generators(self.request.seeds)
+        noise = draw(streams, self._latent_shape(self.first)).to(sigmas)
+        return self._sample(prompted, noise * sigmas[0], sigmas, sigmas, streams, self.first, 0)
+
+    def _denoise_stage(
+        self, prompted: Callable[[Denoiser], Denoiser], latent: Tensor, stage: Stage
+    ) -> Tensor:
+        time_at = lambda step: float(self._denoiser.t_to_sigma(torch.tensor(float(step))))  # noqa: E731
+        sigmas = torch.tensor(stage.times(self._sigmas.tolist(), time_at)).to(self._sigmas)
+        streams = generators(self.request.seeds, stage.number)
+        noisy = latent + sigmas[0] * draw(streams, tuple(latent.shape[1:])).to(latent)
+        return self._sample(
+            prompted, noisy, sigmas, self._sigmas, streams, stage.size, stage.number
+        )
+
+    def _sample(
+        self,
+        prompted: Callable[[Denoiser], Denoiser],
+        x: Tensor,
+        sigmas: Tensor,
+        schedule: Tensor,
+        streams: Sequence[torch.Generator],
+        size: Size,
+        stage: int,
+    ) -> Tensor:
+        """Sample one stage down `sigmas`, the end of the whole `schedule`."""
+        denoise: Denoiser = self._counted
+        reduction = self._reduction(size)
+        if self._guides(reduction, stage):
+            assert reduction is not None
+            denoise = UpsampleGuided(
+                denoise,
+                self.settings.ug,
+                family=self._family,
+                reduction=reduction.to(x.device),
+                times=schedule.tolist(),
+            )
+        steps = len(sigmas) - 1
+        pfsa = self.settings.pfsa
+
+        def mix(state: Tensor, done: int) -> None:
+            if done:
+                gamma = gamma_at(steps - done, steps, pfsa)
+                mix_into_state_(state, gamma, pfsa, float(sigmas[done]))
+
+        return sample(
+            prompted(denoise),
+            x,
+            sigmas,
+            SAMPLERS[self.request.sampler],
+            streams=streams,
+            state_hook=mix if pfsa.enabled and stage == 0 else None,
+            on_step=lambda step, _: self._on_step(stage, step, steps),
+        )
+
+    def _counted(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        self._evaluations["all"] += 1
+        return self._denoiser(x, sigma, **cond)
+
+    def _guides(self, reduction: Reduction | None, stage: int = 0) -> bool:
+        ug = self.settings.ug
+        wanted = ug.enabled and ug.theta > 0 and (stage == 0 or self.settings.refine.guided)
+        return wanted and reduction is not None
+
+    def _reduction(self, size: Size) -> Reduction | None:
+        """D and U for a picture of `size` pixels; None at or below the native size."""
+        factor, model = self.model.factor, self.model
+        latent = size[0] // factor, size[1] // factor
+        native = model.native[0] // factor, model.native[1] // factor
+        small = small_size(latent, native, self.settings.ug.scale, model.multiple // factor)
+        return small and Reduction.between(latent, small)
+
+    def _latent_shape(self, size: Size) -> tuple[int, int, int]:
+        factor = self.model.factor
+        return self.model.latent_channels, size[0] // factor, size[1] // factor
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        return self._in_tiles(self.model.decode, latent, Fraction(self.model.factor))
+
+    def _encode(self, image: Tensor) -> Tensor:
+        return self._in_tiles(self.model.encode, image, Fraction(1, self.model.factor))
+
+    def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, ratio: Fraction) -> Tensor:
+        tile = self.settings.refine.tile
+        if not tile:
+            return function(x)
+        side = tile // self.model.factor * (1 if ratio > 1 else self.model.factor)
+        overlap = side // 4 // self.model.factor * self.model.factor if ratio < 1 else side // 4
+        return tiled(function, x, tile=side, overlap=overlap, ratio=ratio)
+
+
+class _Remembering:
+    """A function of a tensor that does not compute the same tensor twice in a row."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._last is None or self._last[0] is not x:
+            self._last = x, self._function(x)
+        return self._last[1]
+
+
+def first_size(request: Request, model: LatentModel) -> Size:
+    """The first picture's (height, width) in pixels, rounded to what the model takes.
+
+    Raises SettingsError for a side that is too small. With one side given the other keeps the
+    native area's aspect of a square.
+    """
+    if not request.width and not request.height:
+        return native_size(model.native, model.native, model.multiple)
+    size = request.height or request.width, request.width or request.height
+    if min(size) < model.multiple:
+        raise SettingsError(
+            f"width, height: expected at least {model.multiple}, got {size[1]}x{size[0]}"
+        )
+    return snap(size[0], model.multiple), snap(size[1], model.multiple)
+
+
+def _one_of(name: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise SettingsError(f"{name}: expected one of {', '.join(known)}, got {value!r}")

@@ -1,0 +1,136 @@
+"""k-diffusion's samplers and schedules, driven so that each image is the one made alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lib_hires.noise import draw
+from lib_hires.standalone.models import Conditioning
+
+Denoiser = Callable[..., Tensor]
+StateHook = Callable[[Tensor, int], None]
+"""hook(state, steps done): may change the sampler's state in place before a step begins."""
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One of k-diffusion's sampling functions and what it asks of its caller."""
+
+    function: str
+    evaluations: int = 1  # of the model, in every step but the last
+    noise: Literal["none", "white", "brownian"] = "none"
+
+
+SAMPLERS = {
+    "Euler": Sampler("sample_euler"),
+    "Euler a": Sampler("sample_euler_ancestral", noise="white"),
+    "Heun": Sampler("sample_heun", evaluations=2),
+    "DPM2": Sampler("sample_dpm_2", evaluations=2),
+    "DPM2 a": Sampler("sample_dpm_2_ancestral", evaluations=2, noise="white"),
+    "LMS": Sampler("sample_lms"),
+    "DPM++ 2S a": Sampler("sample_dpmpp_2s_ancestral", evaluations=2, noise="white"),
+    "DPM++ 2M": Sampler("sample_dpmpp_2m"),
+    "DPM++ SDE": Sampler("sample_dpmpp_sde", evaluations=2, noise="brownian"),
+    "DPM++ 2M SDE": Sampler("sample_dpmpp_2m_sde", noise="brownian"),
+    "DPM++ 3M SDE": Sampler("sample_dpmpp_3m_sde", noise="brownian"),
+}
+
+SCHEDULES = ("Karras", "Exponential", "Uniform")
+
+
+def schedule_sigmas(denoiser: Any, name: str, steps: int) -> Tensor:
+    """(steps + 1,) sigmas from the model's largest to its smallest and 0."""
+    from k_diffusion import sampling
+
+    if name == "Uniform":
+        return denoiser.get_sigmas(steps)
+    function = {
+        "Karras": sampling.get_sigmas_karras,
+        "Exponential": sampling.get_sigmas_exponential,
+    }[name]
+    smallest, largest = float(denoiser.sigma_min), float(denoiser.sigma_max)
+    return function(steps, smallest, largest, device=denoiser.sigmas.device)
+
+
+class ClassifierFreeGuidance:
+    """uncond + scale·(cond - uncond), both branches in one call of the inner denoiser."""
+
+    def __init__(self, denoise: Denoiser, conditioning: Conditioning, scale: float) -> None:
+        self._denoise = denoise
+        self._scale = scale
+        branches = (
+            [conditioning.cond, conditioning.pooled_cond],
+            [conditioning.uncond, conditioning.pooled_uncond],
+        )
+        if scale == 1:
+            branches = branches[:1]
+        context, pooled = (list(parts) for parts in zip(*branches, strict=True))
+        self._branches = len(branches)
+        self._cond = {"context": torch.cat(context)}
+        if pooled[0] is not None:
+            self._cond["pooled"] = torch.cat(pooled)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x (b, c, h, w), sigma (b,) to the predicted picture (b, c, h, w)."""
+        n = self._branches
+        denoised = self._denoise(x.repeat(n, 1, 1, 1), sigma.repeat(n), **self._cond)
+        if n == 1:
+            return denoised
+        cond, uncond = denoised.chunk(2)
+        return uncond + self._scale * (cond - uncond)
+
+
+def sample(
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    sampler: Sampler,
+    *,
+    streams: Sequence[torch.Generator],
+    state_hook: StateHook | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Run a sampler from the noisy state x (b, c, h, w) down `sigmas` (steps + 1,).
+
+    streams: where stochastic samplers take their noise from, one stream per image.
+    on_step: called with the step's index and its prediction (b, c, h, w).
+    """
+    from k_diffusion import sampling
+
+    extra: dict[str, Any] = {}
+    if sampler.noise == "white":
+        extra["noise_sampler"] = lambda *_: draw(streams, tuple(x.shape[1:])).to(x)
+    elif sampler.noise == "brownian":
+        positive = sigmas[sigmas > 0]
+        entropy = [stream.initial_seed() for stream in streams]
+        extra["noise_sampler"] = sampling.BrownianTreeNoiseSampler(
+            x, positive.min(), positive.max(), seed=entropy
+        )
+    model = _StepStarts(denoise, sampler.evaluations, state_hook) if state_hook else denoise
+    callback = None
+    if on_step is not None:
+        callback = lambda step: on_step(step["i"], step["denoised"])  # noqa: E731
+    function = getattr(sampling, sampler.function)
+    return function(model, x, sigmas, callback=callback, disable=True, **extra)
+
+
+class _StepStarts:
+    """A denoiser that calls a hook on the sampler's state before each step's first evaluation."""
+
+    def __init__(self, denoise: Denoiser, evaluations: int, hook: StateHook) -> None:
+        self._denoise = denoise
+        self._evaluations = evaluations
+        self._hook = hook
+        self._count = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        step, within = divmod(self._count, self._evaluations)
+        if within == 0:
+            self._hook(x, step)
+        self._count += 1
+        return self._denoise(x, sigma, **cond)

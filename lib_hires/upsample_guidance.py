@@ -1,0 +1,156 @@
+"""Upsample Guidance: also ask about the picture at its native size, and guide the coarse part.
+
+    x0' = x0 + w_t · U[ x0_small - D[x0] ]           x0_small = model(scale · D[x], tau)
+    w_t = theta · H(t - (1 - eta) · T)               eq. 5
+
+This is the paper's eq. 4 written for the predicted picture. In eps, with D[x] = a·D[x0] + s·D[eps]:
+
+    eps' = eps + w·U[ eps_small/m - D[eps] ]
+    eps_small = (D[x]/sqrt(P) - a(tau)·x0_small) / s(tau)
+
+where s(tau)·sqrt(P) = s/m and a(tau)·sqrt(P) = a, so eps_small/m = (D[x] - a·x0_small)/s and
+eps' - eps = w·U[-(a/s)·(x0_small - D[x0])]: the change of eps that changes x0 as above. The same
+change serves every parametrisation (`noise.output_change`), and because it is linear it can be made
+before classifier-free guidance as well as after.
+
+It follows that D[x0'] = (1 - w)·D[x0] + w·x0_small: at w = 1 the coarse picture walks exactly the
+native sampler's way from D[x_T] along the noise levels sigma/m.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_hires.noise import NoiseFamily, Prediction, VarianceExploding, output_change, to_denoised
+from lib_hires.resample import Reduction
+from lib_hires.settings import UpsampleGuidance
+from lib_hires.sizes import Size
+
+Predictor = Callable[..., Tensor]
+"""model(x, t, **cond) -> prediction; x (b, c, h, w), t (b,)."""
+
+ShrinkCond = Callable[[Mapping[str, Any], Size], Mapping[str, Any]]
+"""Makes a call's conditioning fit the small picture, given the small latent's (height, width)."""
+
+
+def guidance_weight(
+    timestep: Tensor, settings: UpsampleGuidance, *, training_steps: int, steps: int
+) -> Tensor:
+    """w_t of eq. 5, optionally with a soft end.
+
+    timestep: any shape, 0 to T = training_steps. `settings.edge` is the width of the ramp at the
+    end of the window in steps of the sampler, taken as T/steps timesteps each; 0 is eq. 5 as
+    printed. A window that lasts to the end of the run (eta = 1) has no ramp.
+    """
+    past_end = timestep - (1 - settings.eta) * training_steps
+    if settings.edge == 0 or settings.eta == 1:
+        return settings.theta * (past_end >= 0).to(timestep.dtype)
+    return settings.theta * (past_end * steps / (settings.edge * training_steps)).clamp(0, 1)
+
+
+def shifted_schedule(sigmas: Tensor, noise_gain: float) -> Tensor:
+    """A VE schedule stretched upward so that the coarse picture, too, starts at sigma_max.
+
+    sigmas: (steps + 1,), decreasing, the last one 0. D multiplies the noise by `noise_gain`, so
+    the first sigma becomes sigma_max / noise_gain; the smallest stays, and those between move in
+    proportion in log sigma. The number of steps is the same.
+    """
+    log_sigmas = sigmas[:-1].log()
+    if len(log_sigmas) == 1:
+        share = torch.ones_like(log_sigmas)
+    else:
+        share = (log_sigmas - log_sigmas[-1]) / (log_sigmas[0] - log_sigmas[-1])
+    return torch.cat([sigmas[:-1] * noise_gain**-share, sigmas[-1:]])
+
+
+class UpsampleGuided:
+    """A predictor guided by its own answer about the native-size picture; lives for one sampling.
+
+    predict: the model, in the parametrisation named by `prediction`.
+    reduction: on the model's device.
+    times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers).
+    shrink_cond: makes conditioning of the picture's size (c_concat, hints) fit the small call.
+    Call it like the model. Guidance is computed in float32; the model's dtype and device return.
+    """
+
+    def __init__(
+        self,
+        predict: Predictor,
+        settings: UpsampleGuidance,
+        *,
+        family: NoiseFamily,
+        reduction: Reduction,
+        times: Sequence[float],
+        prediction: Prediction = "denoised",
+        shrink_cond: ShrinkCond | None = None,
+    ) -> None:
+        self._predict = predict
+        self._settings = settings
+        self._family = family
+        self._reduction = reduction
+        self._rising_times = sorted(times)
+        self._prediction = prediction
+        self._shrink_cond = shrink_cond
+        self._asked_at = -1  # the step of the last small call ...
+        self._difference: Tensor | None = None  # ... and x0_small - D[x0] there
+
+    def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        output = self._predict_large(x, t, cond)
+        weight = guidance_weight(
+            self._family.timestep(t.float()),
+            self._settings,
+            training_steps=self._family.training_steps,
+            steps=len(self._rising_times) - 1,
+        )
+        if not weight.any():
+            return output
+        a, s = self._scales(t)
+        if self._is_time_to_ask(t):
+            denoised = to_denoised(self._prediction, x.float(), output.float(), a, s)
+            small = self._predict_small(x, t, cond)
+            self._difference = small - self._reduction.reduce(denoised)
+        assert self._difference is not None
+        change = _per_image(weight) * self._reduction.enlarge(self._difference)
+        return (output.float() + output_change(self._prediction, change, a, s)).to(output.dtype)
+
+    def _predict_large(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """The plain prediction; above the model's largest sigma the noise is scaled down to it."""
+        if isinstance(self._family, VarianceExploding) and self._settings.shifted_start:
+            t, scale = self._family.matched(t, 1.0)
+            x = x * _per_image(scale).to(x.dtype)
+        return self._predict(x, t, **cond)
+
+    def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """x0_small, float32, (b, c, h, w): the model's picture for D[x] at the matched time."""
+        tau, scale = self._family.matched(t.float(), self._reduction.noise_gain)
+        small = self._reduction.reduce(x) * _per_image(scale)
+        if self._shrink_cond is not None:
+            cond = self._shrink_cond(cond, (small.shape[-2], small.shape[-1]))
+        output = self._predict(small.to(x.dtype), tau.to(t.dtype), **cond)
+        return to_denoised(self._prediction, small, output.float(), *self._scales(tau))
+
+    def _is_time_to_ask(self, t: Tensor) -> bool:
+        """At every n-th step, once; with n = 1 at every evaluation."""
+        if self._settings.cadence == 1:
+            return True
+        later_or_now = bisect.bisect_right(self._rising_times, float(t.max()) * (1 + 1e-4))
+        step = len(self._rising_times) - later_or_now
+        if self._difference is not None and step < self._asked_at + self._settings.cadence:
+            return False
+        self._asked_at = step
+        return True
+
+    def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """a(t) and s(t), (b, 1, 1, 1)."""
+        t = t.float()
+        return _per_image(self._family.signal(t)), _per_image(self._family.noise(t))
+
+
+def _per_image(values: Tensor) -> Tensor:
+    """(b,) to (b, 1, 1, 1)."""
+    return values[:, None, None, None]

@@ -48,7 +48,7 @@ class Control:
         if kind is tuple:
             return _read_schedule(name, value)
         if kind is str:
-            return _read_choice(name, value, self.choices)
+            return _read_choice(name, value, self.choices) if self.choices else str(value)
         return self._read_number(name, value, kind)
 
     def _read_number(self, name: str, value: object, kind: type) -> Any:
@@ -60,7 +60,7 @@ class Control:
             in_bounds = self.minimum <= number <= self.maximum or (self.automatic and number == 0)
             if not math.isfinite(number) or not in_bounds or (whole and number != int(number)):
                 raise ValueError
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise SettingsError(f"{name}: expected {self.describe(whole)}, got {value!r}") from None
         return kind(number)
 
@@ -92,8 +92,6 @@ def _read_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
 
 def _read_schedule(name: str, value: object) -> tuple[float, ...]:
     error = SettingsError(f"{name}: expected numbers in (0, 1], got {value!r}")
-    if isinstance(value, bool):
-        raise error
     try:
         parts: list[Any]
         if isinstance(value, str):
@@ -102,46 +100,52 @@ def _read_schedule(name: str, value: object) -> tuple[float, ...]:
             parts = list(value)
         else:
             parts = [value]
+        if any(isinstance(part, bool) for part in parts):
+            raise error
         numbers = tuple(float(part) for part in parts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise error from None
     if not numbers or not all(0 < number <= 1 for number in numbers):
         raise error
     return numbers
 
 
-def _control(default: Any, label: str, help: str, symbol: str = "", **bounds: Any) -> Any:
+def control(default: Any, label: str, help: str, symbol: str = "", **bounds: Any) -> Any:
+    """A dataclass field that is a control; `bounds` are Control's remaining fields."""
     return field(default=default, metadata={"control": Control(label, help, symbol, **bounds)})
 
 
-class _Group:
-    """Checks every field when built."""
+class Declared:
+    """A frozen dataclass whose fields are controls, checked and converted when it is built."""
 
-    prefix = ""
+    prefix = ""  # of the controls' public names
 
     def __post_init__(self) -> None:
-        for name, kind, control, short in _declared(type(self)):
-            value = control.read(name, getattr(self, short), kind)
-            object.__setattr__(self, short, value)
+        for name, kind, control_, attribute in self.rows():
+            value = control_.read(name, getattr(self, attribute), kind)
+            object.__setattr__(self, attribute, value)
 
-
-def _declared(group: type[_Group]) -> Iterator[tuple[str, type, Control, str]]:
-    kinds = {"bool": bool, "int": int, "float": float, "str": str}
-    for item in fields(group):  # type: ignore[arg-type]
-        name = group.prefix if item.name == "enabled" else f"{group.prefix}_{item.name.rstrip('_')}"
-        yield name, kinds.get(str(item.type), tuple), item.metadata["control"], item.name
+    @classmethod
+    def rows(cls) -> Iterator[tuple[str, type, Control, str]]:
+        """(public name, type, control, attribute) of every field, in order."""
+        kinds = {"bool": bool, "int": int, "float": float, "str": str}
+        for item in fields(cls):  # type: ignore[arg-type]
+            name = item.name.rstrip("_")
+            if cls.prefix:
+                name = cls.prefix if name == "enabled" else f"{cls.prefix}_{name}"
+            yield name, kinds.get(str(item.type), tuple), item.metadata["control"], item.name
 
 
 @dataclass(frozen=True)
-class UpsampleGuidance(_Group):
+class UpsampleGuidance(Declared):
     """UG: at each step also ask the model about the picture at its native size."""
 
     prefix = "ug"
 
-    enabled: bool = _control(
+    enabled: bool = control(
         False, "Enable", "Guide the coarse part of the picture by the model's native-size answer."
     )
-    theta: float = _control(
+    theta: float = control(
         1.0,
         "Strength",
         "How far the coarse part is pulled to the native-size answer. 1 replaces it, 0 is off.",
@@ -150,7 +154,7 @@ class UpsampleGuidance(_Group):
         maximum=2,
         step=0.05,
     )
-    eta: float = _control(
+    eta: float = control(
         1.0,
         "Share of the run",
         "The first part of the run that is guided. Lower leaves more of the end to the large "
@@ -160,7 +164,7 @@ class UpsampleGuidance(_Group):
         maximum=1,
         step=0.05,
     )
-    edge: float = _control(
+    edge: float = control(
         4.0,
         "Soft end",
         "Steps over which the guidance fades out before its end, where the end lies inside the "
@@ -169,7 +173,7 @@ class UpsampleGuidance(_Group):
         maximum=50,
         step=0.5,
     )
-    scale: float = _control(
+    scale: float = control(
         0.0,
         "Scale",
         "How many times larger than native the picture is taken to be. 0 finds it from the "
@@ -180,7 +184,7 @@ class UpsampleGuidance(_Group):
         step=0.25,
         automatic=True,
     )
-    cadence: int = _control(
+    cadence: int = control(
         1,
         "Ask every n-th step",
         "Ask the native-size question every n-th step and reuse the answer's difference between.",
@@ -188,7 +192,7 @@ class UpsampleGuidance(_Group):
         minimum=1,
         maximum=10,
     )
-    shifted_start: bool = _control(
+    shifted_start: bool = control(
         True,
         "Resolution-shifted start",
         "Start at m times the noise, so that the coarse picture starts from pure noise too.",
@@ -196,15 +200,15 @@ class UpsampleGuidance(_Group):
 
 
 @dataclass(frozen=True)
-class AttentiveGuidance(_Group):
+class AttentiveGuidance(Declared):
     """PFSA: mix a little parameter-free self-attention of the latent into the latent."""
 
     prefix = "pfsa"
 
-    enabled: bool = _control(
+    enabled: bool = control(
         False, "Enable", "Mix self-attention of the latent into the latent after each step."
     )
-    gamma: float = _control(
+    gamma: float = control(
         0.004,
         "Strength",
         "The largest share of self-attention that is mixed in.",
@@ -213,7 +217,7 @@ class AttentiveGuidance(_Group):
         maximum=1,
         step=0.001,
     )
-    beta: float = _control(
+    beta: float = control(
         3.0,
         "Decay",
         "How fast the strength falls towards the end of the run; higher is faster.",
@@ -222,7 +226,7 @@ class AttentiveGuidance(_Group):
         maximum=20,
         step=0.5,
     )
-    eta1: float = _control(
+    eta1: float = control(
         0.06,
         "Delay",
         "The first part of the run, mostly noise, that is left alone.",
@@ -231,7 +235,7 @@ class AttentiveGuidance(_Group):
         maximum=1,
         step=0.01,
     )
-    lambda_: float = _control(
+    lambda_: float = control(
         0.0,
         "Temperature",
         "Divides the similarities before the softmax. 0: the square root of the channel count.",
@@ -241,7 +245,7 @@ class AttentiveGuidance(_Group):
         step=0.1,
         automatic=True,
     )
-    space: str = _control(
+    space: str = control(
         "VE",
         "State scale",
         "The scale of the latent that attends to itself. VE is the reference; VP is brought to "
@@ -251,15 +255,15 @@ class AttentiveGuidance(_Group):
 
 
 @dataclass(frozen=True)
-class ProgressiveRefinement(_Group):
+class ProgressiveRefinement(Declared):
     """AP-LDM's stages and Self-Cascade's pivot: enlarge, renoise part of the way, denoise."""
 
     prefix = "refine"
 
-    enabled: bool = _control(
+    enabled: bool = control(
         False, "Enable", "Enlarge the finished picture and denoise it again, in stages."
     )
-    factor: float = _control(
+    factor: float = control(
         2.0,
         "Enlarge by",
         "The final picture's sides relative to the first picture's.",
@@ -267,7 +271,7 @@ class ProgressiveRefinement(_Group):
         maximum=16,
         step=0.25,
     )
-    width: int = _control(
+    width: int = control(
         0,
         "Width",
         "The final picture's width in pixels; with a height it replaces the factor. 0: by factor.",
@@ -276,7 +280,7 @@ class ProgressiveRefinement(_Group):
         step=8,
         automatic=True,
     )
-    height: int = _control(
+    height: int = control(
         0,
         "Height",
         "The final picture's height in pixels; with a width it replaces the factor. 0: by factor.",
@@ -285,21 +289,21 @@ class ProgressiveRefinement(_Group):
         step=8,
         automatic=True,
     )
-    method: str = _control(
+    method: str = control(
         "AP-LDM",
         "Method",
         "AP-LDM: one stage for each strength, areas evenly spaced. Pivot (Self-Cascade): at most "
         "4 times the area a stage, all from timestep K.",
         choices=("AP-LDM", "Pivot"),
     )
-    eta2: tuple[float, ...] = _control(
+    eta2: tuple[float, ...] = control(
         (0.2,),
         "Strengths",
         "For AP-LDM: the share of the schedule that each stage denoises again, one number a "
         "stage. 0.2 for twice the sides, 0.1, 0.2 for four times.",
         "η₂",
     )
-    pivot: int = _control(
+    pivot: int = control(
         700,
         "Pivot timestep",
         "For Pivot: the training timestep (of 1000) up to which each stage is renoised.",
@@ -307,22 +311,22 @@ class ProgressiveRefinement(_Group):
         minimum=1,
         maximum=999,
     )
-    enlargement: str = _control(
+    enlargement: str = control(
         "automatic",
         "Enlarge in",
         "pixel: decode, enlarge, encode (AP-LDM). latent: enlarge the latent itself (Pivot). "
         "automatic: what the method's paper does.",
         choices=("automatic", "pixel", "latent"),
     )
-    guided: bool = _control(
+    guided: bool = control(
         True, "UG inside the stages", "Guide the stages too when Upsample Guidance is enabled."
     )
-    colour_match: bool = _control(
+    colour_match: bool = control(
         False,
         "Match colours",
         "Give each stage's latent the channel means and deviations of the first picture's.",
     )
-    tile: int = _control(
+    tile: int = control(
         0,
         "Decode in tiles of",
         "Tile side in pixels for decoding and encoding large pictures; saves memory. 0: whole.",
@@ -333,7 +337,7 @@ class ProgressiveRefinement(_Group):
     )
 
 
-_GROUP_TYPES: dict[str, type[_Group]] = {
+_GROUP_TYPES: dict[str, type[Declared]] = {
     "ug": UpsampleGuidance,
     "pfsa": AttentiveGuidance,
     "refine": ProgressiveRefinement,
@@ -444,12 +448,12 @@ def _shown(value: Plain) -> str:
 
 def _plain(value: Any) -> Plain:
     if isinstance(value, tuple):
-        return ", ".join(f"{number:.12g}" for number in value)
+        return ", ".join(map(repr, value))
     plain: Plain = value
     return plain
 
 
 def _rows() -> Iterator[tuple[str, str, str, type, Control]]:
     for group, cls in _GROUP_TYPES.items():
-        for name, kind, control, short in _declared(cls):
+        for name, kind, control, short in cls.rows():
             yield name, group, short, kind, control

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -18,10 +19,9 @@ from lib_hires.refinement import Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size, native_size, small_size, snap
-from lib_hires.standalone.models import LatentModel
+from lib_hires.standalone.latent_model import LatentModel
+from lib_hires.standalone.request import SAMPLERS, Request
 from lib_hires.standalone.sampling import (
-    SAMPLERS,
-    SCHEDULES,
     ClassifierFreeGuidance,
     Denoiser,
     sample,
@@ -30,55 +30,7 @@ from lib_hires.standalone.sampling import (
 from lib_hires.tiling import tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 
-
-@dataclass(frozen=True)
-class Request:
-    """What to paint. width and height are the first picture's, in pixels; 0 is the native size."""
-
-    prompt: str = ""
-    negative: str = ""
-    width: int = 0
-    height: int = 0
-    steps: int = 20
-    sampler: str = "DPM++ 2M"
-    schedule: str = "Karras"
-    cfg: float = 5.0
-    seed: int = 0
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        _one_of("sampler", self.sampler, SAMPLERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
-        bounds = {
-            "width": (0, 16384),
-            "height": (0, 16384),
-            "steps": (1, 1000),
-            "cfg": (1, 100),
-            "seed": (0, 2**32 - 1),
-            "batch": (1, 1000),
-        }
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:
-                raise SettingsError(
-                    f"{name}: expected {low} to {high}, got {getattr(self, name)!r}"
-                )
-
-    @property
-    def seeds(self) -> list[int]:
-        """One seed per image of the batch."""
-        return [self.seed + image for image in range(self.batch)]
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> Request:
-        """Build from plain values, unknown names refused."""
-        unknown = set(values) - {item.name for item in fields(cls)}
-        if unknown:
-            raise SettingsError(f"{sorted(unknown)[0]}: there is no such setting")
-        return cls(**values)
-
-    def values(self) -> dict[str, Any]:
-        """Plain values, as from_values takes them."""
-        return asdict(self)
+OnStep = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,17 +49,10 @@ class Painted:
 class Run:
     """Everything one run needs, checked when built; `paint` makes the pictures.
 
-    on_step: called after each step with (stage, step, steps of the stage).
     Raises SettingsError for what cannot work with this model and these sizes.
     """
 
-    def __init__(
-        self,
-        model: LatentModel,
-        request: Request,
-        settings: Settings,
-        on_step: Callable[[int, int, int], None] = lambda *_: None,
-    ) -> None:
+    def __init__(self, model: LatentModel, request: Request, settings: Settings) -> None:
         self.model, self.request, self.settings = model, request, settings
         self.first = first_size(request, model)
         self.stages: tuple[Stage, ...] = ()
@@ -120,15 +65,35 @@ class Run:
                 f"ug: {self.first[1]}x{self.first[0]} is not above the model's native "
                 f"{model.native[1]}x{model.native[0]}, so there is nothing to guide"
             )
-        self._on_step = on_step
+        self._on_step: OnStep = lambda *_: None
         self._denoiser = model.denoiser()
         self._sigmas = schedule_sigmas(self._denoiser, request.schedule, request.steps)
         self._family = VarianceExploding(self._denoiser.sigmas)
         self._evaluations = {"all": 0, "small": 0}
 
+    @property
+    def steps(self) -> list[int]:
+        """The sampler's steps of the first picture and of each stage."""
+        schedule = self._sigmas.tolist()
+        later = [len(stage.times(schedule, self._sigma_at)) - 1 for stage in self.stages]
+        return [len(schedule) - 1, *later]
+
+    def about(self) -> dict[str, Any]:
+        """Plain values that repeat this run."""
+        return {
+            "version": version("hires-guidance"),
+            "model": self.model.name,
+            "request": self.request.values(),
+            "settings": self.settings.changed(),
+        }
+
     @torch.no_grad()
-    def paint(self) -> Iterator[Painted]:
-        """Yield the first picture and then each stage's, as soon as it is finished."""
+    def paint(self, on_step: OnStep = lambda *_: None) -> Iterator[Painted]:
+        """Yield the first picture and then each stage's, as soon as it is finished.
+
+        on_step: called after each step with (stage, step, steps of the stage).
+        """
+        self._on_step = on_step
         started = time.perf_counter()
         decode = _Remembering(self._decode)
         denoise = self._guided_by_prompt()
@@ -174,13 +139,16 @@ class Run:
     def _denoise_stage(
         self, prompted: Callable[[Denoiser], Denoiser], latent: Tensor, stage: Stage
     ) -> Tensor:
-        time_at = lambda step: float(self._denoiser.t_to_sigma(torch.tensor(float(step))))  # noqa: E731
-        sigmas = torch.tensor(stage.times(self._sigmas.tolist(), time_at)).to(self._sigmas)
+        times = stage.times(self._sigmas.tolist(), self._sigma_at)
+        sigmas = torch.tensor(times).to(self._sigmas)
         streams = generators(self.request.seeds, stage.number)
         noisy = latent + sigmas[0] * draw(streams, tuple(latent.shape[1:])).to(latent)
         return self._sample(
             prompted, noisy, sigmas, self._sigmas, streams, stage.size, stage.number
         )
+
+    def _sigma_at(self, timestep: float) -> float:
+        return float(self._denoiser.t_to_sigma(torch.tensor(float(timestep))))
 
     def _sample(
         self,
@@ -285,8 +253,3 @@ def first_size(request: Request, model: LatentModel) -> Size:
             f"width, height: expected at least {model.multiple}, got {size[1]}x{size[0]}"
         )
     return snap(size[0], model.multiple), snap(size[1], model.multiple)
-
-
-def _one_of(name: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise SettingsError(f"{name}: expected one of {', '.join(known)}, got {value!r}")

@@ -75,7 +75,7 @@ class Judge(nn.Module):
         super().__init__()
         self.classes, self.palette, self.widths = tuple(classes), tuple(palette), tuple(widths)
         half, quarter, eighth, sixteenth = widths
-        self.stem = nn.Sequential(_layer(3, half, stride=2), _layer(half, half))
+        self.stem = _layer(3, half, stride=2)
         self.quarter = nn.Sequential(_layer(half, quarter, stride=2), _Residual(quarter))
         self.eighth = nn.Sequential(_layer(quarter, eighth, stride=2), _Residual(eighth))
         self.sixteenth = nn.Sequential(_layer(eighth, sixteenth, stride=2), _Residual(sixteenth))
@@ -212,7 +212,7 @@ class _Residual(nn.Module):
 def _layer(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inside, outside, 3, stride, 1, bias=False),
-        nn.GroupNorm(8, outside),
+        nn.BatchNorm2d(outside),
         nn.SiLU(),
     )
 

@@ -3,49 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lib_hires.noise import draw
-from lib_hires.standalone.models import Conditioning
+from lib_hires.standalone.kdiffusion import import_k_diffusion
+from lib_hires.standalone.latent_model import Conditioning
+from lib_hires.standalone.request import Sampler
 
 Denoiser = Callable[..., Tensor]
 StateHook = Callable[[Tensor, int], None]
 """hook(state, steps done): may change the sampler's state in place before a step begins."""
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """One of k-diffusion's sampling functions and what it asks of its caller."""
-
-    function: str
-    evaluations: int = 1  # of the model, in every step but the last
-    noise: Literal["none", "white", "brownian"] = "none"
-
-
-SAMPLERS = {
-    "Euler": Sampler("sample_euler"),
-    "Euler a": Sampler("sample_euler_ancestral", noise="white"),
-    "Heun": Sampler("sample_heun", evaluations=2),
-    "DPM2": Sampler("sample_dpm_2", evaluations=2),
-    "DPM2 a": Sampler("sample_dpm_2_ancestral", evaluations=2, noise="white"),
-    "LMS": Sampler("sample_lms"),
-    "DPM++ 2S a": Sampler("sample_dpmpp_2s_ancestral", evaluations=2, noise="white"),
-    "DPM++ 2M": Sampler("sample_dpmpp_2m"),
-    "DPM++ SDE": Sampler("sample_dpmpp_sde", evaluations=2, noise="brownian"),
-    "DPM++ 2M SDE": Sampler("sample_dpmpp_2m_sde", noise="brownian"),
-    "DPM++ 3M SDE": Sampler("sample_dpmpp_3m_sde", noise="brownian"),
-}
-
-SCHEDULES = ("Karras", "Exponential", "Uniform")
-
-
 def schedule_sigmas(denoiser: Any, name: str, steps: int) -> Tensor:
     """(steps + 1,) sigmas from the model's largest to its smallest and 0."""
-    from k_diffusion import sampling
+    sampling = import_k_diffusion().sampling
 
     if name == "Uniform":
         return denoiser.get_sigmas(steps)
@@ -100,7 +75,7 @@ def sample(
     streams: where stochastic samplers take their noise from, one stream per image.
     on_step: called with the step's index and its prediction (b, c, h, w).
     """
-    from k_diffusion import sampling
+    sampling = import_k_diffusion().sampling
 
     extra: dict[str, Any] = {}
     if sampler.noise == "white":

@@ -11,11 +11,13 @@ import io
 import json
 import logging
 import math
+import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -205,9 +207,12 @@ def draw_pictures(number: int, width: int, height: int, seed: int) -> Pictures:
     sizes = [min(chunk, number - start) for start in range(0, number, chunk)]
     seeds = np.random.SeedSequence([seed, width, height]).generate_state(len(sizes))
     jobs = [(int(s), size, width, height) for s, size in zip(seeds, sizes, strict=True)]
-    with ProcessPoolExecutor(os.cpu_count()) as workers:
-        work = workers.map(_draw_chunk, jobs)
-        parts = list(tqdm(work, f"draw {width}x{height}", total=len(jobs), leave=False))
+    bar = partial(tqdm, desc=f"draw {width}x{height}", total=len(jobs), leave=False)
+    if len(jobs) == 1:
+        parts = [_draw_chunk(jobs[0])]
+    else:  # spawned: forking a process in which torch has threads can hang
+        with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as workers:
+            parts = list(bar(workers.map(_draw_chunk, jobs)))
     pixels, objects = (torch.from_numpy(np.concatenate(p)) for p in zip(*parts, strict=True))
     return Pictures(pixels, objects)
 
@@ -365,7 +370,7 @@ def loss_of(sight: Sight, objects: Tensor) -> dict[str, Tensor]:
 # --- training -------------------------------------------------------------------------------------
 
 
-def train(out: Path, config: Config = Config(), minutes: float = math.inf) -> Path:
+def train(out: Path, config: Config | None = None, minutes: float = math.inf) -> Path | None:
     """Train a judge and write `judge.safetensors`, `judge-training.json` and `judge-loss.png`.
 
     Args:
@@ -373,8 +378,9 @@ def train(out: Path, config: Config = Config(), minutes: float = math.inf) -> Pa
         minutes: stop after so long; the next call goes on from there.
 
     Returns:
-        The path of the weights.
+        The path of the weights, or None when it was stopped before the end.
     """
+    config = config or Config()
     out.mkdir(parents=True, exist_ok=True)
     shapes = [
         draw_pictures(max(1, round(config.scenes * share)), *shape, config.seed)
@@ -383,16 +389,21 @@ def train(out: Path, config: Config = Config(), minutes: float = math.inf) -> Pa
     run = _Run.resume(out / "judge-state.pt", config)
     until = time.monotonic() + 60 * minutes
     bar = tqdm(range(run.step, config.steps), "train judge", initial=run.step, total=config.steps)
-    for step in bar:
-        if time.monotonic() > until:
-            run.save()
-            return out / "judge.safetensors"
-        torch.manual_seed(1_000_003 * config.seed + step)  # so that a resumed run is the same run
-        pictures = shapes[int(torch.multinomial(torch.tensor(SHAPE_SHARES), 1))]
-        losses = run.advance(*pictures.pick(torch.randint(len(pictures), (config.batch,))))
-        bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
-        if run.step % 250 == 0:
-            run.save()
+    try:
+        for _ in bar:
+            if time.monotonic() > until:
+                break
+            losses = run.advance(shapes)
+            bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()}, refresh=False)
+            if run.step % 250 == 0:
+                run.save()
+    finally:
+        run.save()
+    if run.step < config.steps:
+        log.warning(
+            "judge: stopped at step %d of %d; start it again to go on", run.step, config.steps
+        )
+        return None
     return _finish(out, run)
 
 
@@ -422,15 +433,17 @@ class _Run:
     def save(self) -> None:
         state = {name: getattr(self, name).state_dict() for name in ("judge", "average")}
         state |= {"optimiser": self.optimiser.state_dict(), "config": asdict(self.config)}
-        partial = self.path.with_suffix(".partial")
-        torch.save({**state, "step": self.step, "curve": self.curve}, partial)
-        partial.replace(self.path)
+        unfinished = self.path.with_suffix(".unfinished")
+        torch.save({**state, "step": self.step, "curve": self.curve}, unfinished)
+        unfinished.replace(self.path)
 
-    def advance(self, images: Tensor, objects: Tensor) -> dict[str, float]:
-        """One step on pictures (b, 3, H, W) and their objects; returns the parts of the loss."""
+    def advance(self, shapes: Sequence[Pictures]) -> dict[str, float]:
+        """One step on pictures of one of the shapes; returns the parts of the loss."""
+        torch.manual_seed(1_000_003 * self.config.seed + self.step)  # resumed, it is the same run
         self._set_rate()
-        flipped = torch.rand(()) < 0.5
-        if flipped:
+        pictures = shapes[int(torch.multinomial(torch.tensor(SHAPE_SHARES), 1))]
+        images, objects = pictures.pick(torch.randint(len(pictures), (self.config.batch,)))
+        if torch.rand(()) < 0.5:
             images, objects = images.flip(3), _mirrored(objects)
         images = degrade(images, self.config.clean).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
@@ -455,8 +468,10 @@ class _Run:
     @torch.no_grad()
     def _update_average(self) -> None:
         decay = min(self.config.average, self.step / (self.step + 10))
-        for mean, new in zip(self.average.parameters(), self.judge.parameters(), strict=True):
-            mean.lerp_(new, 1 - decay)
+        news = self.judge.state_dict()
+        for name, mean in self.average.state_dict().items():
+            if mean.is_floating_point():  # the weights, and the statistics of the normalisations
+                mean.lerp_(news[name], 1 - decay)
 
 
 def _mirrored(objects: Tensor) -> Tensor:

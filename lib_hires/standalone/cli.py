@@ -1,0 +1,208 @@
+"""The command `hires`; heavy imports happen inside the commands, so that --help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib_hires.settings import GROUPS, Control, Settings, declarations
+from lib_hires.standalone.request import Request
+
+if TYPE_CHECKING:
+    from lib_hires.standalone.generate import Painted, Run
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 done, 2 refused or failed with a sentence, 130 interrupted."""
+    logging.basicConfig(format="hires: %(message)s")
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except ValueError as error:  # SettingsError and ModelError are among them
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hires", description="Pictures above native size.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    generate = commands.add_parser("generate", help="make pictures from a prompt")
+    _add_generate_options(generate)
+    generate.set_defaults(command=_generate)
+    demo = commands.add_parser("demo", help="every technique side by side, bundled model")
+    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
+    demo.set_defaults(command=_demo)
+    train = commands.add_parser("train-demo", help="train the bundled model and its judge anew")
+    train.add_argument("--out", type=Path, default=Path("training"), help="folder (resumes there)")
+    train.set_defaults(command=_train_demo)
+    benchmark = commands.add_parser("benchmark", help="measure quality or memory")
+    kinds = benchmark.add_subparsers(required=True, metavar="what")
+    quality = kinds.add_parser("quality", help="objects, classes, colours, Frechet distances")
+    quality.add_argument("--out", type=Path, default=Path("benchmark"), help="folder")
+    quality.add_argument("--pictures", type=int, default=100, help="per technique (default: 100)")
+    quality.add_argument("--scale", type=int, default=2, choices=(2, 4))
+    quality.set_defaults(command=_benchmark_quality)
+    pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
+    pfsa.set_defaults(command=_benchmark_pfsa)
+    return parser
+
+
+def _add_generate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help="what to show")
+    parser.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
+    parser.add_argument("--from", dest="source", type=Path, help="repeat this picture")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    picture = parser.add_argument_group("Picture")
+    for name, kind, control, attribute in Request.rows():
+        if name != "prompt":
+            _add_option(picture, name, kind, control, getattr(Request(), attribute))
+    groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
+    for row in declarations():
+        _add_option(groups[row.group], row.name, row.kind, row.control, row.default)
+
+
+def _add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:
+    """One control as an option; absent where it is not given, so that --from shows through."""
+    flag = "--" + name.replace("_", "-")
+    if kind is bool:
+        action = argparse.BooleanOptionalAction
+        group.add_argument(flag, action=action, default=argparse.SUPPRESS, help=control.help)
+        return
+    choices = f" {', '.join(control.choices)}." if control.choices else ""
+    text = f"{control.help}{choices} (default: {default})".replace("%", "%%")
+    group.add_argument(flag, metavar="VALUE", default=argparse.SUPPRESS, help=text)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.png import read_about, writable_folder
+
+    given = vars(options)
+    about = read_about(options.source) if options.source else {}
+    settings = Settings.from_values(about.get("settings", {})).updated(
+        {row.name: given[row.name] for row in declarations() if row.name in given}
+    )
+    asked = {name: given[name] for name, *_ in Request.rows() if name in given}
+    request = Request.from_values(about.get("request", {}) | asked)
+    writable_folder(options.out)
+
+    import torch
+
+    from lib_hires.standalone.generate import Run
+    from lib_hires.standalone.models import load_model
+
+    model = load_model(options.model, device=options.device, dtype=getattr(torch, options.dtype))
+    if about and about.get("model") != model.name:
+        _complain(f"--from: made with {about.get('model')}, repeated with {model.name}")
+    # A picture of a batch is repeated within its batch, for to the bit it depends on it.
+    repeats_one = about and not {"seed", "batch"} & set(asked)
+    only = about.get("image", 0) if repeats_one else None
+    return _paint_and_save(Run(model, request, settings), options.out, only)
+
+
+def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
+    """Write the pictures as each stage finishes, the later over the earlier, so none is lost.
+
+    only: the one image of the batch to write; None for all.
+    """
+    from tqdm import tqdm
+
+    from lib_hires.standalone.png import next_number
+
+    number = next_number(folder)
+    chosen = range(run.request.batch) if only is None else [only]
+    paths = {
+        image: folder / f"{number + place:05d}-{run.request.seeds[image]}.png"
+        for place, image in enumerate(chosen)
+    }
+    names = "\n".join(map(str, paths.values()))
+    finished = -1
+    with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
+        try:
+            for painted in run.paint(on_step=lambda *_: bar.update()):
+                _save(run, painted, paths)
+                finished = painted.stage
+        except (KeyboardInterrupt, RuntimeError, FloatingPointError) as error:
+            message = _what_happened(error, run, finished + 1)
+            if finished >= 0:
+                message += f"; stage {finished} is kept:\n{names}"
+            return _complain(message, 130 if isinstance(error, KeyboardInterrupt) else 2)
+    _say(names)
+    return 0
+
+
+def _save(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:
+    """One PNG per image of the batch, each with what repeats it."""
+    from lib_hires.standalone.png import save, to_pil
+
+    for image, path in paths.items():
+        about = run.about() | {"stage": painted.stage, "stages": painted.stages, "image": image}
+        save(to_pil(painted.images[image]), path, about)
+
+
+def _what_happened(error: BaseException, run: Run, stage: int) -> str:
+    """A sentence for an error in `stage`; one that says nothing to a user is raised again."""
+    height, width = run.stages[stage - 1].size if stage else run.first
+    where = f"stage {stage} ({width}x{height})"
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted in {where}"
+    if isinstance(error, FloatingPointError):
+        return f"{error}: try --dtype float32"
+    if "out of memory" in str(error) or "can't allocate memory" in str(error):
+        lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
+        return f"out of memory in {where}: {lower}, or lower --batch"
+    raise error
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.png import writable_folder
+
+    writable_folder(options.out)
+    from lib_hires.standalone.demo import demo
+
+    _say(demo(options.out))
+    return 0
+
+
+def _train_demo(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.png import writable_folder
+
+    writable_folder(options.out)
+    from lib_hires.standalone.train_demo import train
+
+    train(options.out)
+    return 0
+
+
+def _benchmark_quality(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.png import writable_folder
+
+    writable_folder(options.out)
+    from lib_hires.standalone.benchmark import quality
+
+    _say(quality(options.out, pictures=options.pictures, scale=options.scale))
+    return 0
+
+
+def _benchmark_pfsa(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.benchmark import pfsa_cost
+
+    _say(pfsa_cost())
+    return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(sentence: str, code: int = 2) -> int:
+    sys.stderr.write(f"hires: {sentence}\n")
+    return code

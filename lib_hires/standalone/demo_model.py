@@ -1,0 +1,226 @@
+"""The bundled model: a small latent diffusion model in the shape of Stable Diffusion.
+
+Everything that fixes its architecture stands here once: a VAE of factor 8 with 4 latent channels, a
+U-Net with self- and cross-attention at the two coarser of its three levels, and a CLIP text encoder
+with a vocabulary made for the scenes' captions. Native size 256x256, v prediction, scaled-linear
+betas from 0.00085 to 0.012 in 1000 steps: SD's schedule.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from lib_hires.standalone.scenes import CLASSES, COLOURS, GROUNDS, SKIES
+
+log = logging.getLogger("hires_guidance")
+
+NATIVE_SIZE = 256
+VAE_FACTOR = 8
+LATENT_CHANNELS = 4
+SCALE_FACTOR = 0.18215
+TRAINING_STEPS = 1000
+BETA_START, BETA_END = 0.00085, 0.012
+MAX_TOKENS = 77
+CONTEXT = 128
+
+VAE_CHANNELS, VAE_MULTIPLIERS, VAE_BLOCKS = 32, (1, 1, 2, 3), 1
+UNET_CHANNELS, UNET_MULTIPLIERS, UNET_BLOCKS = 96, (1, 1, 1), 1
+UNET_ATTENTION_FACTORS = (2, 4)  # attention at 16x16 and 8x8, none at 32x32
+UNET_HEADS = 3
+TEXT_LAYERS, TEXT_HEADS = 3, 4
+
+
+def alphas_cumprod() -> Tensor:
+    """abar_t of SD's scaled-linear schedule, (1000,) float64."""
+    ends = torch.tensor([BETA_START, BETA_END], dtype=torch.float64).sqrt()
+    betas = torch.linspace(ends[0], ends[1], TRAINING_STEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def build_vae() -> AutoencoderKL:
+    """(b, 3, h, w) in [-1, 1] to latents (b, 4, h/8, w/8) and back."""
+    levels = len(VAE_MULTIPLIERS)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(VAE_CHANNELS * k for k in VAE_MULTIPLIERS),
+        layers_per_block=VAE_BLOCKS,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=32,
+        sample_size=NATIVE_SIZE,
+        scaling_factor=SCALE_FACTOR,
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Latents (b, 4, h, w), timesteps (b,), context (b, 77, 128) to the predicted v."""
+    attends = [2**i in UNET_ATTENTION_FACTORS for i in range(len(UNET_MULTIPLIERS))]
+    return UNet2DConditionModel(
+        sample_size=NATIVE_SIZE // VAE_FACTOR,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=tuple(UNET_CHANNELS * k for k in UNET_MULTIPLIERS),
+        layers_per_block=UNET_BLOCKS,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attends[::-1]),
+        cross_attention_dim=CONTEXT,
+        attention_head_dim=UNET_HEADS,  # diffusers' name for the number of heads
+    )
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+_WORDS = ("a", "an", "on", "over", "and", "under", "sky", "nothing", "picture", "of")
+
+
+def _byte_symbols() -> list[str]:
+    """CLIP's 256 printable stand-ins for bytes, in CLIP's order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in set(printable)]
+    return [chr(b) for b in printable] + [chr(256 + k) for k in range(len(others))]
+
+
+def _merge(symbols: list[str], merges: Sequence[tuple[str, str]]) -> list[str]:
+    """`symbols` after byte-pair encoding with `merges` in order of their rank."""
+    rank = {pair: k for k, pair in enumerate(merges)}
+    while len(symbols) > 1:
+        pairs = list(zip(symbols, symbols[1:], strict=False))
+        best = min(pairs, key=lambda pair: rank.get(pair, len(rank)))
+        if best not in rank:
+            break
+        merged, k = [], 0
+        while k < len(symbols):
+            if tuple(symbols[k : k + 2]) == best:
+                merged.append(best[0] + best[1])
+                k += 2
+            else:
+                merged.append(symbols[k])
+                k += 1
+        symbols = merged
+    return symbols
+
+
+def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Token ids and merges in CLIP's format: every word of the captions is one token."""
+    merges: list[tuple[str, str]] = []
+    for word in (*_WORDS, *CLASSES, *COLOURS, *SKIES, *GROUNDS):
+        symbols = [*word[:-1], word[-1] + "</w>"]
+        while len(rest := _merge(symbols, merges)) > 1:
+            merges.append((rest[0], rest[1]))
+    symbols = _byte_symbols()
+    tokens = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges)]
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return {token: k for k, token in enumerate(tokens)}, merges
+
+
+def write_tokenizer(folder: Path) -> None:
+    """`vocab.json`, `merges.txt` and the two small configuration files that CLIPTokenizer reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids, merges = vocabulary()
+    (folder / "vocab.json").write_text(json.dumps(ids, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    special = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+    }
+    (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=1))
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, **special}
+    config |= {"do_lower_case": True, "errors": "replace", "add_prefix_space": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))
+
+
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The tokenizer whose files lie in `folder`, which are written if they are missing."""
+    if not (folder / "vocab.json").exists():
+        write_tokenizer(folder)
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """(b, 77) token ids, padded as SD does."""
+    return tokenizer(
+        list(captions),
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_TOKENS,
+        return_tensors="pt",
+    ).input_ids
+
+
+def build_text_encoder() -> CLIPTextModel:
+    """Token ids (b, 77) to a context (b, 77, 128)."""
+    ids, _ = vocabulary()
+    end = ids["<|endoftext|>"]
+    config = CLIPTextConfig(
+        vocab_size=len(ids),
+        hidden_size=CONTEXT,
+        intermediate_size=4 * CONTEXT,
+        projection_dim=CONTEXT,
+        num_hidden_layers=TEXT_LAYERS,
+        num_attention_heads=TEXT_HEADS,
+        max_position_embeddings=MAX_TOKENS,
+        hidden_act="quick_gelu",
+        bos_token_id=ids["<|startoftext|>"],
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    model = CLIPTextModel(config)
+    # The WebUI's emphasis divides by the mean of the output, which a zero bias would make zero.
+    nn.init.constant_(model.text_model.final_layer_norm.bias, 0.1)
+    return model
+
+
+# --- speed ----------------------------------------------------------------------------------------
+
+
+class _GroupNorm(torch.autograd.Function):
+    """group_norm for channels-last tensors; torch's own backward pass is some 15 times slower."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:  # type: ignore[override, no-untyped-def]
+        x = x.contiguous()
+        n, c, pixels = x.shape[0], x.shape[1], x[0, 0].numel()
+        y, mean, rstd = torch.native_group_norm(
+            x, weight.to(x.dtype), bias.to(x.dtype), n, c, pixels, groups, eps
+        )
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.groups = groups
+        return y.contiguous(memory_format=torch.channels_last) if y.dim() == 4 else y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override, no-untyped-def]
+        x, weight, mean, rstd = ctx.saved_tensors
+        n, c, pixels = x.shape[0], x.shape[1], x[0, 0].numel()
+        dx, dw, db = torch.ops.aten.native_group_norm_backward(
+            grad.contiguous(), x, mean, rstd, weight.to(x.dtype), n, c, pixels, ctx.groups, [True] * 3
+        )  # fmt: skip
+        dx = dx.contiguous(memory_format=torch.channels_last) if dx.dim() == 4 else dx
+        return dx, dw.to(weight.dtype), db.to(weight.dtype), None, None
+
+
+def speed_up(module: nn.Module) -> nn.Module:
+    """Make training in channels-last format fast on CPUs; outputs stay the same. Returns `module`."""
+    for part in module.modules():
+        if isinstance(part, nn.GroupNorm):
+            part.forward = _fast_forward(part)  # type: ignore[method-assign]
+    return module.to(memory_format=torch.channels_last)
+
+
+def _fast_forward(norm: nn.GroupNorm):  # type: ignore[no-untyped-def]
+    def forward(x: Tensor) -> Tensor:
+        return _GroupNorm.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
+
+    return forward

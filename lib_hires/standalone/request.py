@@ -1,0 +1,87 @@
+"""What to paint: prompt, size, sampler, seed. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lib_hires.settings import Declared, SettingsError, control
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One of k-diffusion's sampling functions and what it asks of its caller."""
+
+    function: str
+    evaluations: int = 1  # of the model, in every step but the last
+    noise: Literal["none", "white", "brownian"] = "none"
+
+
+SAMPLERS = {
+    "Euler": Sampler("sample_euler"),
+    "Euler a": Sampler("sample_euler_ancestral", noise="white"),
+    "Heun": Sampler("sample_heun", evaluations=2),
+    "DPM2": Sampler("sample_dpm_2", evaluations=2),
+    "DPM2 a": Sampler("sample_dpm_2_ancestral", evaluations=2, noise="white"),
+    "LMS": Sampler("sample_lms"),
+    "DPM++ 2S a": Sampler("sample_dpmpp_2s_ancestral", evaluations=2, noise="white"),
+    "DPM++ 2M": Sampler("sample_dpmpp_2m"),
+    "DPM++ SDE": Sampler("sample_dpmpp_sde", evaluations=2, noise="brownian"),
+    "DPM++ 2M SDE": Sampler("sample_dpmpp_2m_sde", noise="brownian"),
+    "DPM++ 3M SDE": Sampler("sample_dpmpp_3m_sde", noise="brownian"),
+}
+
+SCHEDULES = ("Karras", "Exponential", "Uniform")
+
+
+@dataclass(frozen=True)
+class Request(Declared):
+    """What to paint, beside the guidance."""
+
+    prompt: str = control("", "Prompt", "What to show.")
+    negative: str = control("", "Negative prompt", "What not to show.")
+    width: int = control(
+        0,
+        "Width",
+        "The first picture's width in pixels, rounded to what the model takes. 0: native.",
+        minimum=8,
+        maximum=16384,
+        step=8,
+        automatic=True,
+    )
+    height: int = control(
+        0,
+        "Height",
+        "The first picture's height in pixels, rounded to what the model takes. 0: native.",
+        minimum=8,
+        maximum=16384,
+        step=8,
+        automatic=True,
+    )
+    steps: int = control(20, "Steps", "Sampling steps.", minimum=1, maximum=1000)
+    sampler: str = control("DPM++ 2M", "Sampler", "k-diffusion's sampler.", choices=tuple(SAMPLERS))
+    schedule: str = control("Karras", "Schedule", "Spacing of the noise levels.", choices=SCHEDULES)
+    cfg: float = control(
+        5.0, "CFG scale", "Classifier-free guidance; 1 is none.", minimum=1, maximum=100, step=0.5
+    )
+    seed: int = control(0, "Seed", "Of the first picture.", minimum=0, maximum=2**32 - 1)
+    batch: int = control(
+        1, "Batch", "Pictures at once, their seeds counting up.", minimum=1, maximum=1000
+    )
+
+    @property
+    def seeds(self) -> list[int]:
+        """One seed per image of the batch."""
+        return [self.seed + image for image in range(self.batch)]
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Request:
+        """Build from plain values. Raises SettingsError for unknown names and for bad values."""
+        unknown = sorted(set(values) - {name for name, *_ in cls.rows()})
+        if unknown:
+            raise SettingsError(f"{unknown[0]}: there is no such setting")
+        return cls(**values)
+
+    def values(self) -> dict[str, Any]:
+        """Plain values, as from_values takes them."""
+        return asdict(self)

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-# The toys are so small that a second thread costs more than it brings, most of all on a busy machine.
+# The toys are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
 
 

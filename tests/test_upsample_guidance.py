@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -422,13 +423,13 @@ class Gaussian:
 
 
 def euler(denoise, x, sigmas):
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         denoised = denoise(x, sigma.expand(len(x)))
         x = x + (x - denoised) / sigma * (after - sigma)
     return x
 
 
-def many_steps(count=120):
+def many_steps(count=240):
     return torch.cat([torch.logspace(math.log10(15), -2, count), torch.zeros(1)])
 
 

@@ -161,7 +161,7 @@ class Run:
         stage: int,
     ) -> Tensor:
         """Sample one stage down `sigmas`, the end of the whole `schedule`."""
-        denoise: Denoiser = self._counted
+        denoise: Denoiser = partial(self._counted, x.shape)
         reduction = self._reduction(size)
         if self._guides(reduction, stage):
             assert reduction is not None
@@ -190,8 +190,9 @@ class Run:
             on_step=lambda step, _: self._on_step(stage, step, steps),
         )
 
-    def _counted(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+    def _counted(self, state: torch.Size, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
         self._evaluations["all"] += 1
+        self._evaluations["small"] += x.shape[-2:] != state[-2:]
         return self._denoiser(x, sigma, **cond)
 
     def _guides(self, reduction: Reduction | None, stage: int = 0) -> bool:

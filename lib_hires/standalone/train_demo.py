@@ -8,22 +8,28 @@ be given more or fewer minutes than before.
 
 from __future__ import annotations
 
+import argparse
+import copy
+import json
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import CLIPTokenizer
 
 from lib_hires.standalone import demo_model as demo
-from lib_hires.standalone.scenes import draw, random_scene
+from lib_hires.standalone.scenes import CLASSES, Scene, draw, random_scene
 
 log = logging.getLogger("hires_guidance")
 
@@ -162,6 +168,9 @@ def run_stage(
         for group in optimizer.param_groups:
             group["lr"] = rate_at(config, progress, minutes, rate)
         loss = loss_of()
+        if not torch.isfinite(loss):
+            log.warning("%s: step %d has no finite loss; skipped", name, progress.step)
+            continue
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -243,8 +252,6 @@ def train_vae(work: Path, config: TrainingConfig) -> Progress:
 @torch.no_grad()
 def show_vae(vae: nn.Module, path: Path) -> None:
     """Eight scenes above their reconstructions, and the logged PSNR at 1x and 2x."""
-    from PIL import Image
-
     rng = np.random.default_rng(123)
     rows: list[Tensor] = []
     for scale, count in ((1, 8), (2, 4)):
@@ -260,7 +267,304 @@ def show_vae(vae: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(((sheet.permute(1, 2, 0) + 1) * 127.5).byte().numpy()).save(path)
 
+# --- stage 2: latents -----------------------------------------------------------------------------
+
+SHARD = 500  # scenes a file
+
+
+def load_vae(work: Path) -> nn.Module:
+    """The trained VAE of `work`, before its latents are normalised."""
+    state = load(work / "vae.pt")
+    if state is None:
+        raise ValueError(f"{work / 'vae.pt'}: not there; run the stage 'vae' first")
+    vae = demo.build_vae()
+    vae.load_state_dict(state["modules"]["vae"])
+    return demo.speed_up(vae).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_scenes(work: Path, config: TrainingConfig) -> None:
+    """Draw and encode `config.scenes` scenes, each once, into `work`/latents/*.npz."""
+    vae = load_vae(work)
+    folder = work / "latents"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in tqdm(range(-(-config.scenes // SHARD)), desc="latents", unit="file"):
+        path = folder / f"{number:04d}.npz"
+        if path.exists():
+            continue
+        rng = np.random.default_rng([config.seed, 2, number])
+        scenes = [random_scene(rng) for _ in range(SHARD)]
+        latents = []
+        for k in range(0, SHARD, 20):
+            size = demo.NATIVE_SIZE
+            batch = to_tensor([np.asarray(draw(s, size, size)) for s in scenes[k : k + 20]])
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                latents.append(vae.encode(batch).latent_dist.mode().half().contiguous().numpy())
+        captions = [[replace(s, names_ground=g).caption for g in (False, True)] for s in scenes]
+        partial = folder / "partial.npz"
+        np.savez(partial, latents=np.concatenate(latents), captions=np.array(captions))
+        os.replace(partial, path)
+
+
+class Latents:
+    """The encoded scenes as (n, 4, 32, 32) float16 and their captions, short and long."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read: set[Path] = set()
+        self.latents = torch.empty(0, demo.LATENT_CHANNELS, 32, 32, dtype=torch.float16)
+        self.captions: list[list[str]] = []
+        self.refresh()
+        if not self.captions:
+            raise ValueError(f"{folder}: holds no latents; run the stage 'latents' first")
+        self.mean, self.deviation = self._normalisation()  # (1, 4, 1, 1) each
+
+    def refresh(self) -> None:
+        """Read the files that came since; another process may still be writing them."""
+        for path in sorted(set(self.folder.glob("[0-9]*.npz")) - self._read):
+            with np.load(path) as file:
+                more = torch.from_numpy(file["latents"])
+                self.captions += file["captions"].tolist()
+            self.latents = torch.cat([self.latents, more])
+            self._read.add(path)
+
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation a channel, fixed when first asked for."""
+        path = self.folder / "normalisation.json"
+        if not path.exists():
+            values = self.latents.float()
+            mean, deviation = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).tolist()
+            path.write_text(json.dumps({"mean": mean, "deviation": deviation}))
+        stored = json.loads(path.read_text())
+        mean, deviation = (torch.tensor(stored[k]) for k in ("mean", "deviation"))
+        return mean.view(1, -1, 1, 1), deviation.view(1, -1, 1, 1)
+
+    def batch(self, rng: np.random.Generator, size: int, dropout: float) -> tuple[Tensor, list[str]]:
+        """Normalised latents (size, 4, 32, 32) and captions, some of them dropped."""
+        picks = rng.integers(len(self.captions), size=size)
+        long = rng.random(size) < 0.5
+        dropped = rng.random(size) < dropout
+        captions = [
+            "" if d else self.captions[k][int(g)]
+            for k, g, d in zip(picks, long, dropped, strict=True)
+        ]
+        values = self.latents[torch.from_numpy(picks)].float()
+        return (values - self.mean) / self.deviation, captions
+
+
+# --- stage 3: U-Net and text encoder --------------------------------------------------------------
+
+
+def train_model(work: Path, config: TrainingConfig) -> Progress:
+    """Trains the U-Net with the text encoder on v; the checkpoint is `work`/model.pt."""
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng([config.seed, 3])
+    data = Latents(work / "latents")
+    tokenizer = demo.build_tokenizer(work / "tokenizer")
+    parts = {"unet": demo.build_unet(), "text": demo.build_text_encoder()}
+    averages = {k: copy.deepcopy(m).requires_grad_(False) for k, m in parts.items()}
+    for group in (parts, averages):
+        demo.speed_up(group["unet"])
+    tokens = TokenCache(tokenizer)
+    vae = load_vae(work)
+    abar = demo.alphas_cumprod().float()
+    steps = 0
+
+    def loss_of() -> Tensor:
+        nonlocal steps
+        steps += 1
+        if steps % 200 == 0:
+            data.refresh()
+        x0, captions = data.batch(rng, config.model_batch, config.caption_dropout)
+        n = len(x0)
+        t = ((torch.arange(n) + torch.rand(n)) / n * demo.TRAINING_STEPS).long()  # stratified
+        a, s = (abar[t] ** 0.5).view(-1, 1, 1, 1), ((1 - abar[t]) ** 0.5).view(-1, 1, 1, 1)
+        noise = torch.randn_like(x0)
+        noisy = (a * x0 + s * noise).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            context = parts["text"](tokens(captions)).last_hidden_state
+            v = parts["unet"](noisy, t, context).sample
+        return F.mse_loss(v.float(), a * noise - s * x0)
+
+    def look(step: int) -> None:
+        path = work / "samples" / f"model-{step:06d}.png"
+        show_samples(averages["unet"], averages["text"], vae, data, tokenizer, path)
+
+    return run_stage(
+        "model", work / "model.pt", config, config.model_minutes,
+        rate=config.model_rate, parts=parts, averages=averages,
+        rng=rng, loss_of=loss_of, look=look,
+    )  # fmt: skip
+
+
+class TokenCache:
+    """Token ids of captions, each tokenized once; there are only some thousand."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: dict[str, Tensor] = {}
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        for caption in captions:
+            if caption not in self._ids:
+                self._ids[caption] = demo.tokenize(self._tokenizer, [caption])[0]
+        return torch.stack([self._ids[c] for c in captions])
+
+
+@torch.no_grad()
+def sample(
+    unet: nn.Module, context: Tensor, empty: Tensor, noise: Tensor, *, steps: int = 20, cfg: float = 4.0
+) -> Tensor:
+    """Normalised latents by DPM++ 2M on Karras' sigmas (rho 7), for looks while training.
+
+    `context`, `empty`: (b, 77, 128); `noise`: (b, 4, h, w) of unit variance.
+    """
+    abar = demo.alphas_cumprod().float()
+    table = ((1 - abar) / abar).sqrt()
+    ramp = torch.linspace(0, 1, steps)
+    low, high = table[0] ** (1 / 7), table[-1] ** (1 / 7)
+    sigmas = torch.cat([(high + ramp * (low - high)) ** 7, torch.zeros(1)])
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        t = torch.from_numpy(np.interp(sigma.log(), table.log(), np.arange(1000.0))).float()
+        scaled = (x / (sigma**2 + 1).sqrt()).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            v = unet(torch.cat([scaled] * 2), t, torch.cat([empty, context])).sample.float()
+        uncond, cond = v.chunk(2)
+        v = uncond + cfg * (cond - uncond)
+        return x / (sigma**2 + 1) - v * sigma / (sigma**2 + 1).sqrt()
+
+    x, old = noise * sigmas[0], None
+    for k in range(steps):
+        x0 = denoise(x, sigmas[k])
+        if sigmas[k + 1] == 0:
+            return x0
+        h = (sigmas[k] / sigmas[k + 1]).log()
+        mixed = x0
+        if old is not None:
+            r = (sigmas[k - 1] / sigmas[k]).log() / h
+            mixed = x0 + (x0 - old) / (2 * r)
+        x, old = sigmas[k + 1] / sigmas[k] * x - (-h).expm1() * mixed, x0
+    return x
+
+
+@torch.no_grad()
+def show_samples(
+    unet: nn.Module,
+    text: nn.Module,
+    vae: nn.Module,
+    data: Latents,
+    tokenizer: CLIPTokenizer,
+    path: Path,
+) -> None:
+    """24 pictures of the averaged model; the first ten name the classes in order."""
+    rng = np.random.default_rng(7)
+    kinds = list(CLASSES)
+    scenes: list[Scene] = []
+    while len(scenes) < 24:
+        scene = random_scene(rng)
+        if scene.subjects[0].kind == kinds[len(scenes) % len(kinds)]:
+            scenes.append(scene)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        context, empty = (
+            text(demo.tokenize(tokenizer, captions)).last_hidden_state.float()
+            for captions in ([s.caption for s in scenes], [""] * len(scenes))
+        )
+    noise = torch.randn(len(scenes), 4, 32, 32, generator=torch.Generator().manual_seed(7))
+    latent = sample(unet, context, empty, noise) * data.deviation + data.mean
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pictures = vae.decode(latent.contiguous(memory_format=torch.channels_last)).sample.float()
+    grid = torch.cat([torch.cat(list(row), -1) for row in pictures.clamp(-1, 1).split(8)], -2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(((grid.permute(1, 2, 0) + 1) * 127.5).byte().numpy()).save(path)
+    path.with_suffix(".txt").write_text("\n".join(s.caption for s in scenes))
+
+
+# --- stage 4: export ------------------------------------------------------------------------------
+
+
+def export_model(work: Path, out: Path, config: TrainingConfig) -> None:
+    """Write the bundled model's files, the training's record and its loss curve into `out`."""
+    vae, data = load_vae(work), Latents(work / "latents")
+    state = load(work / "model.pt")
+    if state is None:
+        raise ValueError(f"{work / 'model.pt'}: not there; run the stage 'model' first")
+    unet, text = demo.build_unet(), demo.build_text_encoder()
+    unet.load_state_dict(state["modules"]["ema_unet"])
+    text.load_state_dict(state["modules"]["ema_text"])
+    demo.normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
+    demo.export(out, vae=vae, unet=unet, text_encoder=text)
+    vae_state = load(work / "vae.pt")
+    assert vae_state is not None
+    stages = {"vae": vae_state["progress"], "model": state["progress"]}
+    _write_record(out, config, len(data.captions), stages)
+
+
+def _write_record(
+    out: Path, config: TrainingConfig, scenes: int, stages: dict[str, Progress]
+) -> None:
+    record: dict[str, Any] = {"config": asdict(config), "scenes_encoded": scenes}
+    for name, progress in stages.items():
+        record[name] = {
+            "steps": progress.step,
+            "minutes": round(progress.seconds / 60, 1),
+            "loss": [[s, round(m, 2), loss] for s, m, loss in progress.losses],
+        }
+    (out / "training.json").write_text(json.dumps(record, indent=None) + "\n")
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, (name, progress) in zip(figure.subplots(1, 2), stages.items(), strict=True):
+        steps, _, losses = zip(*progress.losses, strict=True) if progress.losses else ([], [], [])
+        axes.plot(steps, losses, linewidth=1)
+        axes.set(xlabel="step", ylabel="loss", yscale="log", title=name)
+    figure.savefig(out / "loss.png", dpi=110)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def train(
+    out: Path,
+    *,
+    stages: Sequence[str] = STAGES,
+    config: TrainingConfig | None = None,
+    work: Path = Path("training"),
+) -> None:
+    """Run `stages` in order. Checkpoints, latents and samples go to `work`, the model to `out`.
+
+    Called again it goes on where it stopped: at the last checkpoint of an unfinished stage. With
+    fewer minutes than have passed, a stage ends at once; to let the rate decay from where a run
+    stands, give it minutes a little above those passed.
+    """
+    config = config or TrainingConfig()
+    unknown = [s for s in stages if s not in STAGES]
+    if unknown:
+        raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {unknown[0]!r}")
+    if "vae" in stages:
+        train_vae(work, config)
+    if "latents" in stages:
+        encode_scenes(work, config)
+    if "model" in stages:
+        train_model(work, config)
+    if "export" in stages:
+        out.mkdir(parents=True, exist_ok=True)
+        export_model(work, out, config)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=BUNDLED, help="folder of the finished model")
+    parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints, samples")
+    parser.add_argument("--stages", default=",".join(STAGES), help="some of the four, with commas")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's choice")
+    for option in fields(TrainingConfig):
+        name = "--" + option.name.replace("_", "-")
+        parser.add_argument(name, type=type(option.default), default=option.default)
+    chosen = vars(parser.parse_args(arguments))
+    out, work, stages = chosen.pop("out"), chosen.pop("work"), chosen.pop("stages").split(",")
+    if threads := chosen.pop("threads"):
+        torch.set_num_threads(threads)
+    train(out, stages=stages, work=work, config=TrainingConfig(**chosen))
+
+
 if __name__ == "__main__":
-    import sys
-    torch.set_num_threads(1)
-    train_vae(Path("training"), TrainingConfig(vae_minutes=float(sys.argv[1])))
+    main()

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import shutil
 import socket
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
 import yaml
 
 from lib_hires.standalone import ldm_file, models
+from lib_hires.standalone.kdiffusion import import_k_diffusion
 from lib_hires.standalone.latent_model import LatentModel, ModelError
 from lib_hires.standalone.models import load_model
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # its dependencies announce their own deprecations
-    import k_diffusion.external
-
-_spec = importlib.util.spec_from_file_location(
-    "tiny_models", Path(__file__).with_name("tiny_models.py")
-)
-assert _spec is not None and _spec.loader is not None
-tiny_models = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny_models)
-
+k_diffusion = import_k_diffusion()
 KINDS = [("sd1", "eps"), ("sd2", "v"), ("sdxl", "eps")]
 
 
@@ -46,15 +36,6 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(socket.socket, "connect", refuse)
     yield
     assert asked == []
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Any:
-    """Operations this small only get slower on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,22 @@
+"""A tiny random model, the real path through the loader included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+from lib_hires.standalone.latent_model import LatentModel
+from lib_hires.standalone.models import load_model
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder, SD1 layout, native 16x16 pixels, VAE factor 2."""
+    return tiny_models.write_folder(tmp_path_factory.mktemp("models") / "tiny", "sd1", "eps")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> LatentModel:
+    return load_model(tiny_folder)

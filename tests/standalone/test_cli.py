@@ -1,0 +1,130 @@
+"""The command line: sentences for bad input, pictures that are never lost, exact repeats."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_hires.standalone.cli import main
+from lib_hires.standalone.generate import Run
+from lib_hires.standalone.png import read_about
+
+
+@pytest.fixture
+def hires(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Run `hires generate` on the tiny model; returns (exit code, stdout, the last complaint)."""
+
+    def run(*options: str) -> tuple[int, str, str]:
+        common = ["--model", str(tiny_folder), "--out", str(tmp_path / "out"), "--steps", "4"]
+        code = main(["generate", *common, *options])
+        captured = capsys.readouterr()
+        said = [line for line in captured.err.splitlines() if "hires: " in line]
+        return code, captured.out, said[-1].split("hires: ")[1] if said else ""
+
+    return run
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture).astype(int)
+
+
+def test_help_is_there_at_once() -> None:
+    code = "import lib_hires.standalone.cli, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--sampler", "Eular"], "sampler: expected one of Euler, Euler a"),
+        (["--refine", "--refine-eta2", "0.1, x"], "refine_eta2: expected numbers in (0, 1]"),
+        (["--ug", "--ug-theta", "3"], "ug_theta: expected a number from 0 to 2, got '3'"),
+        (["--ug"], "ug: 16x16 is not above the model's native 16x16"),
+        (["--refine", "--refine-width", "64"], "refine_width, refine_height: expected both"),
+        (
+            ["--width", "4"],
+            "width: expected a whole number from 8 to 16384 (0: automatic), got '4'",
+        ),
+        (["--model", "/nowhere.safetensors"], "/nowhere.safetensors: no such model"),
+        (["--from", "/nowhere.png"], "--from: there is no file /nowhere.png"),
+        (["--from", __file__], f"--from: {__file__} is not a picture"),
+        (["--device", "no-such-device"], "device 'no-such-device': cannot be used here"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(hires, tmp_path, options, sentence) -> None:
+    code, out, said = hires("x", *options)
+    assert code == 2
+    assert out == ""
+    assert said.startswith(sentence)
+    assert list(tmp_path.glob("out/*.png")) == []
+
+
+def test_an_unwritable_folder_is_refused_before_loading(hires, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, said = hires("x", "--out", str(tmp_path / "file"))
+    assert (code, said.startswith("--out: cannot write into")) == (2, True)
+
+
+def test_a_picture_repeats_exactly_from_its_png(hires) -> None:
+    guided = ["--ug", "--refine", "--refine-eta2", "0.5", "--sampler", "DPM++ SDE"]
+    code, out, _ = hires("a red house", "--batch", "2", "--seed", "3", *guided)
+    first, second = out.split()
+    assert code == 0
+    about = read_about(Path(second))
+    assert about["request"]["prompt"] == "a red house"
+    assert about["settings"] == {"ug": True, "refine": True, "refine_eta2": "0.5"}
+    code, out, _ = hires("--from", second)
+    assert code == 0
+    (repeat,) = out.split()
+    assert repeat not in (first, second)
+    assert np.array_equal(pixels(repeat), pixels(second))
+    code, out, _ = hires("--from", second, "--seed", "9", "--batch", "1")
+    assert not np.array_equal(pixels(out.strip()), pixels(second))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted in stage 1 (32x32); stage 0 is kept:"),
+        (RuntimeError("CUDA out of memory. Tried"), 2, "out of memory in stage 1 (32x32): lower"),
+        (FloatingPointError("stage 1: not numbers"), 2, "stage 1: not numbers: try --dtype"),
+    ],
+)
+def test_the_last_finished_stage_survives(hires, monkeypatch, error, code, sentence) -> None:
+    _, plain, _ = hires("a red house")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Run, "_denoise_stage", fail)
+    got, out, said = hires("a red house", "--refine")
+    assert (got, out) == (code, "")
+    assert said.startswith(sentence)
+    kept = Path(plain.strip()).with_name("00002-0.png")
+    assert np.array_equal(pixels(kept), pixels(plain.strip()))
+    assert read_about(kept)["stage"] == 0
+
+
+def test_out_of_memory_in_the_first_picture_says_what_to_lower(hires, monkeypatch) -> None:
+    def fail(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(Run, "_first_picture", fail)
+    code, _, said = hires("x")
+    assert (code, "lower --width, --height" in said, "is kept" in said) == (2, True, False)
+
+
+def test_other_errors_are_not_hidden(hires, monkeypatch) -> None:
+    def fail(*_):
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr(Run, "_first_picture", fail)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        hires("x")

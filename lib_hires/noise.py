@@ -18,6 +18,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -50,8 +51,7 @@ class NoiseFamily(ABC):
     def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
         """The model's time tau for a picture whose noise is multiplied by `gain`.
 
-        Returns (tau, input scale a(tau)/a(t)). tau is clamped to the times that the model knows;
-        above the largest, the input is scaled down until its noise is the one that is told.
+        Returns (tau, input scale a(tau)/a(t)). tau is clamped to the times that the model knows.
         """
 
 
@@ -79,6 +79,7 @@ class VarianceExploding(NoiseFamily):
         return _interpolate(t.log(), table.log(), torch.arange(len(table)).to(t))
 
     def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+        """Above the largest sigma the input is scaled down until its noise is the one told."""
         wanted = gain * t
         smallest, largest = self.sigmas[0].to(t), self.sigmas[-1].to(t)
         return wanted.clamp(smallest, largest), (largest / wanted).clamp(max=1)
@@ -107,19 +108,21 @@ class VariancePreserving(NoiseFamily):
         return t
 
     def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
-        ratios = self._log_ratios(t)
+        ratios = self._log_ratios.to(t.device)
         steps = torch.arange(len(ratios)).to(ratios)
         tau = _interpolate(_interpolate(t, steps, ratios) + math.log(gain), ratios, steps)
         power = self.signal(t) ** 2 + (gain * self.noise(t)) ** 2  # the paper's P
         return tau, power.rsqrt()
 
-    def _log_ratios(self, t: Tensor) -> Tensor:
-        """log(s/a) of every timestep, increasing."""
-        abar = self.alphas_cumprod.to(device=t.device, dtype=torch.float64)
-        return ((1 - abar) / abar).log().div(2).to(torch.float32)
+    @cached_property
+    def _log_ratios(self) -> Tensor:
+        """log(s/a) of every timestep, increasing; in float64 on the CPU, for MPS has none."""
+        abar = self.alphas_cumprod.cpu().double()
+        ratios = ((1 - abar) / abar).log() / 2
+        return ratios.to(device=self.alphas_cumprod.device, dtype=torch.float32)
 
     def _ratio(self, t: Tensor) -> Tensor:
-        ratios = self._log_ratios(t)
+        ratios = self._log_ratios.to(t.device)
         return _interpolate(t.float(), torch.arange(len(ratios)).to(ratios), ratios).exp()
 
 

@@ -26,18 +26,19 @@ class Stage:
     size: Size  # (height, width) of the picture in pixels
     enlargement: Literal["pixel", "latent"]
     strength: float  # AP-LDM: the share of the schedule's steps that is denoised again
-    timestep: int | None = None  # Pivot: renoise up to this training timestep instead
+    timestep: int | None = None  # Pivot: renoise up to this training timestep of 1000 instead
 
     def times(self, schedule: Sequence[float], time_at: Callable[[float], float]) -> list[float]:
         """The part of a decreasing schedule (final time included) that this stage denoises.
 
-        time_at: the sampler's time of a training timestep. Always at least one step.
+        time_at: the sampler's time of a training timestep of 1000. Always at least one step.
         """
         steps = len(schedule) - 1
         if self.timestep is None:
             return list(schedule[-(max(1, round(self.strength * steps)) + 1) :])
         start = time_at(self.timestep)
-        return [start, *(time for time in schedule if time < start)]
+        # A tiny first step would unsettle multistep samplers, which divide by it.
+        return [start, *(time for time in schedule if time < 0.99 * start)]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class StageResult:
 def target_size(settings: ProgressiveRefinement, first: Size, factor: int) -> Size:
     """The final (height, width) in pixels, rounded to the VAE's factor.
 
-    Raises SettingsError where it would be smaller than the first picture.
+    Raises SettingsError where it would be smaller than the first picture or clearly of another
+    shape (rounding makes small differences, which are stretched over).
     """
     if settings.width:
         wanted: tuple[float, float] = settings.height, settings.width
@@ -62,6 +64,11 @@ def target_size(settings: ProgressiveRefinement, first: Size, factor: int) -> Si
         raise SettingsError(
             f"refine: the final size {target[1]}x{target[0]} is smaller than the first picture's "
             f"{first[1]}x{first[0]}"
+        )
+    if not 0.85 < target[0] / target[1] / (first[0] / first[1]) < 1.18:
+        raise SettingsError(
+            f"refine: the final size {target[1]}x{target[0]} has another shape than the first "
+            f"picture's {first[1]}x{first[0]}"
         )
     return target
 
@@ -85,7 +92,8 @@ def plan(
         count = len(settings.eta2)
         areas = [area + (last_area - area) * number / count for number in range(1, count + 1)]
         strengths = settings.eta2
-    sizes = [size_of_area(a, target[0] / target[1], multiple) for a in areas[:-1]] + [target]
+    between = [size_of_area(a, target[0] / target[1], multiple) for a in areas[:-1]]
+    sizes = [(max(h, first[0]), max(w, first[1])) for h, w in between] + [target]
     enlargement = settings.enlargement
     if enlargement == "automatic":
         enlargement = "latent" if settings.method == "Pivot" else "pixel"

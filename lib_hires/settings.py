@@ -75,8 +75,8 @@ class Control:
 
 
 def _read_bool(name: str, value: object) -> bool:
-    words = {"true": True, "on": True, "yes": True, "1": True}
-    words |= {"false": False, "off": False, "no": False, "0": False}
+    words = {"true": True, "on": True, "yes": True, "1": True, "1.0": True}
+    words |= {"false": False, "off": False, "no": False, "0": False, "0.0": False}
     known = words.get(str(value).strip().lower())
     if known is None:
         raise SettingsError(f"{name}: expected true or false, got {value!r}")
@@ -196,6 +196,14 @@ class UpsampleGuidance(Declared):
         True,
         "Resolution-shifted start",
         "Start at m times the noise, so that the coarse picture starts from pure noise too.",
+    )
+    enlargement: str = control(
+        "nearest",
+        "Enlarge the guidance",
+        "nearest: as in the paper; bicubic: without the blocks' edges, which show as grain after "
+        "decoding. Both leave the same coarse picture.",
+        "U",
+        choices=("nearest", "bicubic"),
     )
 
 

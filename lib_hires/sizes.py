@@ -6,6 +6,8 @@ import math
 
 Size = tuple[int, int]  # (height, width)
 
+SMALLEST_SCALE = 1.15  # of the sides, above native, at which Upsample Guidance begins
+
 
 def snap(length: float, multiple: int) -> int:
     """The nearest positive whole multiple of `multiple`."""
@@ -31,9 +33,10 @@ def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -
     """The size at which Upsample Guidance asks about a picture of size `large`.
 
     scale: how many times smaller; 0 finds the native size of the same aspect. Returns None where
-    the picture is not above the native size, so that there is nothing to guide.
+    the picture is not clearly above the native size (SMALLEST_SCALE), so that there is nothing to
+    guide; between whole numbers that close to 1, U would amplify what it enlarges.
     """
-    if math.prod(large) <= math.prod(native):
+    if math.sqrt(math.prod(large) / math.prod(native)) < SMALLEST_SCALE:
         return None
     if scale:
         small = snap(large[0] / scale, multiple), snap(large[1] / scale, multiple)

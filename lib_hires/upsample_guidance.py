@@ -131,6 +131,7 @@ class UpsampleGuided:
         small = self._reduction.reduce(x) * _per_image(scale)
         if self._shrink_cond is not None:
             cond = self._shrink_cond(cond, (small.shape[-2], small.shape[-1]))
+        tau = tau if t.is_floating_point() else tau.round()
         output = self._predict(small.to(x.dtype), tau.to(t.dtype), **cond)
         return to_denoised(self._prediction, small, output.float(), *self._scales(tau))
 

@@ -65,8 +65,8 @@ def test_stages_are_frozen():
     [
         ({"factor": 2}, (256, 192), (512, 384)),
         ({"factor": 1.3}, (256, 256), (336, 336)),  # 332.8, the nearest multiple of 8
-        ({"factor": 2, "width": 640, "height": 512}, (256, 256), (512, 640)),
-        ({"width": 601, "height": 395}, (256, 256), (392, 600)),
+        ({"factor": 2, "width": 640, "height": 512}, (256, 320), (512, 640)),
+        ({"width": 601, "height": 395}, (192, 288), (392, 600)),
         ({"factor": 1}, (256, 192), (256, 192)),
     ],
 )
@@ -296,3 +296,23 @@ def test_the_plan_of_any_settings_can_be_run():
         results = list(Fakes().run(noise(1, 4, 4, 6), stages))
         assert results[-1].latent.shape == (1, 4, 12, 18)
         assert math.prod(stages[-1].size) == 9 * 16 * 24
+
+
+def test_a_target_of_another_shape_is_refused():
+    settings = ProgressiveRefinement(width=512, height=512)
+    with pytest.raises(SettingsError, match="512x512 has another shape than .* 512x256"):
+        target_size(settings, (256, 512), 8)
+
+
+def test_no_stage_is_smaller_than_the_first_picture():
+    settings = ProgressiveRefinement(width=580, height=512, eta2="0.2, 0.2")
+    stages = plan(settings, (512, 512), multiple=8, factor=8)
+    assert all(stage.size[0] >= 512 and stage.size[1] >= 512 for stage in stages)
+    assert stages[-1].size == (512, 584)
+
+
+def test_a_pivot_just_above_a_step_does_not_take_a_tiny_step():
+    schedule = [10.0, 5.0, 2.0, 0.0]
+    stage = Stage(1, (8, 8), "latent", 0.7, timestep=700)
+    assert stage.times(schedule, lambda _: 5.01) == [5.01, 2.0, 0.0]
+    assert stage.times(schedule, lambda _: 6.0) == [6.0, 5.0, 2.0, 0.0]

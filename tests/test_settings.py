@@ -26,6 +26,7 @@ NAMES = [
     "ug_scale",
     "ug_cadence",
     "ug_shifted_start",
+    "ug_enlargement",
     "pfsa",
     "pfsa_gamma",
     "pfsa_beta",

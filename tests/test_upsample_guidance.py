@@ -254,7 +254,7 @@ def test_whole_timesteps_are_not_rounded_away(kind, toy_net):
     options = {"family": family, "times": [900, 0], "prediction": "eps"}
     got = guided(model, (8, 8), (4, 4), **options)(x, t)
     expected = guided(model, (8, 8), (4, 4), **options)(x, t.float())
-    # at most half a timestep away, where the net moves by 1/50 a timestep
+    # less than one timestep away, where the net is told 1/50 more or less
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 

@@ -54,7 +54,15 @@ class Collected:
         self.hits.append((seen.objects == 1, same_kind, same_colour))
 
 
-def quality(out: Path, *, pictures: int, scale: int, first_seed: int = FINAL_SEEDS) -> str:
+def quality(
+    out: Path,
+    *,
+    pictures: int,
+    scale: int,
+    techniques: Sequence[Technique] = (*ENLARGING, *WINDOWS),
+    first_seed: int = FINAL_SEEDS,
+    true_pictures: int = TRUE_PICTURES,
+) -> str:
     """Measure every technique on `pictures` pictures at `scale` times the native size.
 
     Writes report.json (one row per technique) and samples.png into `out`; returns the table.
@@ -65,11 +73,11 @@ def quality(out: Path, *, pictures: int, scale: int, first_seed: int = FINAL_SEE
     model, judge = load_model(None), load_judge()
     native = model.native[0]
     true = Collected()
-    for seed in tqdm(range(TRUE_PICTURES), desc="true pictures", leave=False):
+    for seed in tqdm(range(true_pictures), desc="true pictures", leave=False):
         scene = scene_of(TRUE_SEEDS + seed)
         true.add(draw(scene, native * scale, native * scale), scene, judge, native)
-    plan = [(NATIVE, 1), *((technique, scale) for technique in (*ENLARGING, *WINDOWS))]
-    report, samples = [_row("true pictures", scale, true, true)], []
+    plan = [(NATIVE, 1), *((technique, scale) for technique in techniques)]
+    report, samples = [_row("true", scale, true, true)], []
     for technique, at in plan:
         collected, shown = _collect(technique, at, pictures, first_seed, model, judge)
         samples.append(shown)

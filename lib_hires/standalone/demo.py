@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,21 @@ class Row:
     entries: Sequence[dict[str, Any]]
 
 
-def demo(out: Path) -> str:
+def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT) -> str:
     """Make the pictures, the contact sheet `demo.png` and `report.json` in `out`.
 
+    shown_at: how many of the wishes are made at each scale.
     Returns the sheet's path and a short table for the terminal.
     """
     model, judge = load_model(None), load_judge()
     plan = [(1, NATIVE), (1, NATIVE_PFSA), *((s, t) for s in (2, 4) for t in ENLARGING)]
-    total = sum(SHOWN_AT[scale] for scale, _ in plan)
+    plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
+    total = sum(shown_at[scale] for scale, _ in plan)
     with tqdm(total=total, unit="picture", desc="demo") as bar:
-        rows = [_row(model, judge, technique, scale, out, bar) for scale, technique in plan]
+        rows = [
+            _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar)
+            for scale, technique in plan
+        ]
     report = [entry for row in rows for entry in row.entries]
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     sheet = out / "demo.png"
@@ -60,10 +65,16 @@ def demo(out: Path) -> str:
 
 
 def _row(
-    model: LatentModel, judge: Judge, technique: Technique, scale: int, out: Path, bar: Any
+    model: LatentModel,
+    judge: Judge,
+    technique: Technique,
+    scale: int,
+    wishes: Sequence[tuple[str, int]],
+    out: Path,
+    bar: Any,
 ) -> Row:
     pictures, entries = [], []
-    for prompt, seed in WISHES[: SHOWN_AT[scale]]:
+    for prompt, seed in wishes:
         bar.set_postfix_str(f"{technique.label} at {scale}x")
         base = Request(prompt=prompt, seed=seed)
         made = make(technique, model, base, scale)

@@ -54,7 +54,7 @@ class Run:
 
     def __init__(self, model: LatentModel, request: Request, settings: Settings) -> None:
         self.model, self.request, self.settings = model, request, settings
-        self.first = first_size(request, model)
+        self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
         if settings.refine.enabled:
             self.stages = plan(
@@ -148,7 +148,9 @@ class Run:
         )
 
     def _sigma_at(self, timestep: float) -> float:
-        return float(self._denoiser.t_to_sigma(torch.tensor(float(timestep))))
+        """sigma of a training timestep, counted as if there were 1000."""
+        timestep *= self._family.training_steps / 1000
+        return float(self._denoiser.t_to_sigma(torch.tensor(timestep)))
 
     def _sample(
         self,
@@ -206,7 +208,8 @@ class Run:
         latent = size[0] // factor, size[1] // factor
         native = model.native[0] // factor, model.native[1] // factor
         small = small_size(latent, native, self.settings.ug.scale, model.multiple // factor)
-        return small and Reduction.between(latent, small)
+        smooth = self.settings.ug.enlargement == "bicubic"
+        return small and Reduction.between(latent, small, smooth)
 
     def _latent_shape(self, size: Size) -> tuple[int, int, int]:
         factor = self.model.factor
@@ -240,14 +243,17 @@ class _Remembering:
         return self._last[1]
 
 
-def first_size(request: Request, model: LatentModel) -> Size:
+def first_size(request: Request, settings: Settings, model: LatentModel) -> Size:
     """The first picture's (height, width) in pixels, rounded to what the model takes.
 
-    Raises SettingsError for a side that is too small. With one side given the other keeps the
-    native area's aspect of a square.
+    Without a wish it has the native area, in the shape of refinement's target where that is given.
+    With one side given the picture is square. Raises SettingsError for a side that is too small.
     """
     if not request.width and not request.height:
-        return native_size(model.native, model.native, model.multiple)
+        wanted = model.native
+        if settings.refine.enabled and settings.refine.height:
+            wanted = settings.refine.height, settings.refine.width
+        return native_size(wanted, model.native, model.multiple)
     size = request.height or request.width, request.width or request.height
     if min(size) < model.multiple:
         raise SettingsError(

@@ -57,6 +57,13 @@ class Sight:
     kinds: Tensor  # (b, 1 + classes, h, w) logits, the first for "nothing"
     colours: Tensor  # (b, colours, h, w) logits, meant where there is an object
 
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """(b, classes) and (b, colours): each one's share of the area that objects cover."""
+        kinds = self.kinds.softmax(1)[:, 1:]
+        there = kinds.sum(1, keepdim=True)
+        colours = self.colours.softmax(1)
+        return _shares((kinds * there).sum((2, 3))), _shares((colours * there**2).sum((2, 3)))
+
 
 class Judge(nn.Module):
     """A small U-shaped convolutional network with three maps as output.
@@ -105,10 +112,7 @@ class Judge(nn.Module):
         sight = self(reduce_area(images, SIDE))
         counts = sight.density.sum((1, 2))  # (b,)
         objects = counts.round()
-        kinds = sight.kinds.softmax(1)[:, 1:]  # (b, classes, h, w)
-        there = kinds.sum(1, keepdim=True)
-        kind = _shares((kinds * there).sum((2, 3)))
-        colour = _shares((sight.colours.softmax(1) * there**2).sum((2, 3)))
+        kind, colour = sight.shares()
         sure = (1 - 2 * (counts - objects).abs()) * (objects < MANY) + 1.0 * (objects >= MANY)
         sure = torch.stack([sure, kind.amax(1), colour.amax(1)]).amin(0).clamp(0, 1)
         return [
@@ -118,16 +122,19 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Tensor, side: int | None = SIDE) -> Tensor:
-        """Features (b, d) for a Frechet distance: means and deviations of the inner maps.
+        """Features (b, d) for a Frechet distance, of fine detail and of content.
+
+        The logarithm of the contrast that each filter of the first layer finds tells blur, grain
+        and grids; the means of the last maps tell what there is. d = 72.
 
         Args:
             images: (b, 3, H, W) in [-1, 1].
             side: reduce the pictures to about side x side first; None looks at every pixel, which
                 crops need: reduced, a blurred crop cannot be told from a sharp one.
         """
-        fine, merged = self.trunk(reduce_area(images, side or math.isqrt(images[0, 0].numel())))
-        pooled = [fine.mean((2, 3)), merged.mean((2, 3)), merged.std((2, 3))]
-        return torch.cat(pooled, dim=1)
+        pixels = images.shape[-2] * images.shape[-1]
+        fine, merged = self.trunk(reduce_area(images, side or math.sqrt(pixels)))
+        return torch.cat([(fine.std((2, 3)) + 0.02).log(), merged.mean((2, 3))], dim=1)
 
 
 def save_judge(judge: Judge, path: Path, **notes: object) -> None:
@@ -188,7 +195,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def reduce_area(images: Tensor, side: int) -> Tensor:
+def reduce_area(images: Tensor, side: float) -> Tensor:
     """Resize by area to about side x side pixels in all, keeping the shape, in multiples of 16."""
     height, width = images.shape[-2:]
     scale = side / math.sqrt(height * width) / _MULTIPLE

@@ -12,7 +12,7 @@ from torch import Tensor
 from lib_hires.noise import draw
 from lib_hires.standalone.kdiffusion import import_k_diffusion
 from lib_hires.standalone.latent_model import Conditioning
-from lib_hires.standalone.request import Sampler
+from lib_hires.standalone.request import SAMPLERS, Sampler
 
 Denoiser = Callable[..., Tensor]
 StateHook = Callable[[Tensor, int], None]
@@ -78,6 +78,9 @@ def sample(
     """
     sampling = import_k_diffusion().sampling
 
+    if len(sigmas) == 2:
+        # Every sampler's last step is Euler's, and k-diffusion's SDE samplers fail on it alone.
+        sampler = SAMPLERS["Euler"]
     extra: dict[str, Any] = {}
     if sampler.noise == "white":
         extra["noise_sampler"] = lambda *_: draw(streams, tuple(x.shape[1:])).to(x)

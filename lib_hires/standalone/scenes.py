@@ -230,7 +230,7 @@ def _backdrop(scene: Scene, width: int, height: int) -> Image.Image:
     column = np.concatenate(
         [_gradient(*SKIES[scene.sky], split), _gradient(far, near, height - split)]
     )[:height]
-    strip = Image.fromarray(np.rint(column).astype(np.uint8)[:, None, :], "RGB")
+    strip = Image.fromarray(np.rint(column).astype(np.uint8)[:, None, :])
     canvas = strip.resize((width, height), Image.Resampling.NEAREST)
     ink = ImageDraw.Draw(canvas)
     if scene.sky == "night":
@@ -521,8 +521,8 @@ def _rocket(pen: _Pen, variant: float) -> None:
     flame = 0.86 + 0.12 * variant
     pen.polygon([(-0.2, 0.56), (0.2, 0.56), (0.0, flame)], (255, 190, 60))
     for side in (-1, 1):
-        pen.polygon([(0.26 * side, 0.1), (0.64 * side, 0.5), (0.62 * side, 0.8), (0.24 * side, 0.54)],
-                    pen.dark)  # fmt: skip
+        fin = [(0.26, 0.1), (0.64, 0.5), (0.62, 0.8), (0.24, 0.54)]
+        pen.polygon([(x * side, y) for x, y in fin], pen.dark)
     pen.polygon(
         [(0.0, -0.98), (0.2, -0.7), (0.31, -0.36), (0.34, 0.1), (0.26, 0.58), (-0.26, 0.58),
          (-0.34, 0.1), (-0.31, -0.36), (-0.2, -0.7)],

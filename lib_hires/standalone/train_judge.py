@@ -46,7 +46,7 @@ class Config:
     """How the judge is trained. `scenes`: drawn pictures, each degraded anew whenever it is used;
     `clean`: the share of pictures left as drawn; `average`: the decay of the averaged weights."""
 
-    steps: int = 4000
+    steps: int = 3500
     batch: int = 64
     scenes: int = 16_000
     rate: float = 2e-3
@@ -111,18 +111,18 @@ def place(
     was no place. `like`: a subject whose class and colour it takes."""
     wide, high = size * min(1, 1 / aspect), size * min(1, aspect)  # in fractions of each side
     inside = 0.3 if rng.random() < 0.15 else 0.5
-    nearest = rng.uniform(0.36, 0.55)
+    gap = rng.uniform(0.05, 0.55)  # 0: half hidden behind the larger one; 0.5: side by side
     kind = like.kind if like else str(rng.choice(CLASSES))
     for _ in range(30):
         x = _between(rng, inside * wide, 1 - inside * wide)
         y = _between(rng, inside * high, 1 - inside * high)
         if kind not in AIRBORNE and rng.random() < 0.6:  # stands on the ground
             y = _between(rng, max(scene.horizon + 0.05 - high / 2, high / 2), 1 - inside * high)
-        apart = [
-            max(abs(x - o.x) / (wide / size), abs(y - o.y) / (high / size)) / (size + o.size)
+        if all(
+            max(abs(x - o.x) / wide, abs(y - o.y) / high) * size
+            > max(size, o.size) / 2 + gap * min(size, o.size)
             for o in others
-        ]
-        if min(apart, default=1.0) > nearest:
+        ):
             return Subject(
                 kind=kind,
                 colour=like.colour if like else str(rng.choice(tuple(COLOURS))),
@@ -334,6 +334,7 @@ def targets(objects: Tensor, h: int, w: int) -> tuple[Tensor, Tensor, Tensor]:
     The density is a Gaussian of volume one at each centre, wider for larger objects. A class label
     is 0 for nothing, 1 + the class inside an object, -1 (not asked) at its rim.
     """
+    objects = objects[:, : int((objects[..., 4] >= 0).sum(1).max())]
     density = torch.zeros(len(objects), h, w)
     kinds = torch.full((len(objects), h, w), NOTHING)
     colours = torch.full((len(objects), h, w), UNSURE)
@@ -364,7 +365,18 @@ def loss_of(sight: Sight, objects: Tensor) -> dict[str, Tensor]:
         .mean(),
         "class": F.cross_entropy(sight.kinds, kinds, ignore_index=UNSURE),
         "colour": F.cross_entropy(sight.colours, colours, ignore_index=UNSURE),
+        "named": _naming_loss(sight, objects),
     }
+
+
+def _naming_loss(sight: Sight, objects: Tensor) -> Tensor:
+    """How surprising the true names are to the verdicts on pictures with exactly one object."""
+    alone = (objects[..., 4] >= 0).sum(1) == 1
+    truth = objects[alone, 0, 4:].long().unbind(1)
+    return sum(
+        F.nll_loss((shares[alone] + 1e-4).log(), names, reduction="sum") / len(objects)
+        for shares, names in zip(sight.shares(), truth, strict=True)
+    )
 
 
 # --- training -------------------------------------------------------------------------------------

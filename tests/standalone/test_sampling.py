@@ -191,18 +191,7 @@ def test_stochastic_samplers_give_the_right_deviation(name, sigmas):
     assert got.std().item() == pytest.approx(1, abs=0.06)
 
 
-UNSET = pytest.mark.xfail(
-    strict=True, raises=UnboundLocalError, reason="k-diffusion reads a step length it never set"
-)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=UNSET if name in ("DPM++ 2M SDE", "DPM++ 3M SDE") else ())
-        for name in SAMPLERS
-    ],
-)
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_one_step_is_the_prediction(name, toy_denoiser):
     """The least a refinement stage does."""
     sigmas = torch.tensor([2.0, 0.0])

@@ -1,0 +1,86 @@
+"""The contact sheet and the report of the demo, and the quality benchmark, in small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_hires.settings import Settings
+from lib_hires.standalone import benchmark
+from lib_hires.standalone.demo import CELL, LABEL, Row, contact_sheet, demo
+from lib_hires.standalone.models import BUNDLED
+from lib_hires.standalone.png import read_about
+from lib_hires.standalone.techniques import ENLARGING, NATIVE, NATIVE_PFSA, UG, WINDOWS
+
+bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled model is not there")
+
+
+def test_every_technique_has_settings_of_its_own() -> None:
+    techniques = [NATIVE, NATIVE_PFSA, *ENLARGING, *WINDOWS]
+    assert len({technique.name for technique in techniques}) == len(techniques)
+    for technique in techniques:
+        for scale in (2, 4):
+            settings = technique.settings_at(scale)
+            assert settings.refine.factor == (scale if settings.refine.enabled else 2)
+    assert NATIVE.settings_at(2) == Settings()
+
+
+def test_contact_sheet_shows_every_picture_and_a_detail() -> None:
+    red, blue = (Image.new("RGB", (600, 600), colour) for colour in ("red", "blue"))
+    entries = [{"objects": 1, "seconds": 1.0}, {"objects": 2, "seconds": 3.0}]
+    rows = [Row(NATIVE, 2, [red, blue], entries), Row(UG, 2, [blue], entries[:1])]
+    sheet = np.asarray(contact_sheet(rows, ["one", "two"]))
+    assert sheet.shape == (24 + 2 * CELL, LABEL + 3 * CELL, 3)
+    middles = [
+        [tuple(sheet[24 + row * CELL + 80, LABEL + column * CELL + 80]) for column in range(3)]
+        for row in range(2)
+    ]
+    red_, blue_, white = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+    assert middles == [[red_, blue_, red_], [blue_, white, blue_]]
+    assert (sheet[:, :LABEL] < 128).any()  # the labels
+
+
+@bundled
+def test_demo_writes_the_sheet_the_pictures_and_the_report(tmp_path: Path) -> None:
+    said = demo(tmp_path, shown_at={1: 1, 2: 1, 4: 0})
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {entry["technique"] for entry in report} == {
+        technique.name for technique in (NATIVE, NATIVE_PFSA, *ENLARGING)
+    }
+    for entry in report:
+        with Image.open(tmp_path / entry["file"]) as picture:
+            side = 256 * entry["scale"]
+            assert picture.size == (entry["width"], entry["height"]) == (side, side)
+        assert read_about(tmp_path / entry["file"])["demo"]["settings"] == entry["settings"]
+        assert entry["seconds"] > 0
+        assert entry["model_evaluations"] >= 20
+    with Image.open(tmp_path / "demo.png") as sheet:
+        assert sheet.size == (LABEL + 2 * CELL, 24 + len(report) * CELL)
+    assert said.endswith(f"sheet: {tmp_path / 'demo.png'}")
+
+
+@bundled
+def test_quality_reports_a_row_for_each_technique(tmp_path: Path) -> None:
+    text = benchmark.quality(
+        tmp_path, pictures=2, scale=2, techniques=[UG], first_seed=50, true_pictures=3
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [(row["technique"], row["n"]) for row in report] == [
+        ("true", 3),
+        ("native", 2),
+        ("ug", 2),
+    ]
+    assert report[0]["one_object"] == 1
+    assert report[0]["fd_whole"] == report[0]["fd_crop"] == 0
+    assert all(row["fd_whole"] > 0 for row in report[1:])
+    assert "one_object" in text.splitlines()[0]
+    assert (tmp_path / "samples.png").is_file()
+
+
+def test_quality_refuses_too_few_pictures(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--pictures: expected at least 2, got 1"):
+        benchmark.quality(tmp_path, pictures=1, scale=2)

@@ -226,6 +226,10 @@ def train_vae(work: Path, config: TrainingConfig) -> Progress:
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     vae = demo.speed_up(demo.build_vae()).train()
+    with torch.no_grad():  # A noisy start makes all channels copies of the brightness.
+        nn.init.orthogonal_(vae.quant_conv.weight)
+        vae.quant_conv.weight[demo.LATENT_CHANNELS :] *= 0.1
+        vae.quant_conv.bias[demo.LATENT_CHANNELS :] = -8.0
     source = crops(rng, config.vae_crop)
 
     def loss_of() -> Tensor:

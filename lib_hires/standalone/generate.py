@@ -98,6 +98,8 @@ class Run:
         decode = _Remembering(self._decode)
         denoise = self._guided_by_prompt()
         latent = self._first_picture(denoise)
+        if not torch.isfinite(latent).all():
+            raise FloatingPointError("the first picture came out as values that are not numbers")
 
         def painted(stage: int, latent: Tensor) -> Painted:
             images = decode(latent)

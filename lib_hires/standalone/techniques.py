@@ -64,7 +64,14 @@ UG_REFINE = Technique(
     {"ug": True, "refine": True, "refine_eta2": "0.2, 0.4"},
 )
 
-# The window's end, hard as in eq. 5 and soft: a one-step and a multistep sampler should agree.
+# What the two additions to the paper bring: the start at m times the noise, and the soft end of a
+# window inside the run, with which a one-step and a multistep sampler should agree.
+UNSHIFTED = Technique(
+    "ug_unshifted",
+    "UG, start not shifted",
+    {"ug": True, "ug_shifted_start": False},
+    starts_large=True,
+)
 WINDOWS = tuple(
     Technique(
         f"ug_eta0.6_edge{edge}_{short}",

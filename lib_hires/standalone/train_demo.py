@@ -1,9 +1,10 @@
 """`hires train-demo`: draws scenes and trains the bundled model on them, resumable at any moment.
 
-Four stages, each of which can be run alone: `vae` (autoencoder), `latents` (scenes encoded once),
-`model` (U-Net and text encoder) and `export` (files in the LDM layout). Learning rates follow the
-share of a stage's minutes that have passed, so a run fits the time that there is; a resumed run may
-be given more or fewer minutes than before.
+Five stages, each of which can be run alone: `vae` (autoencoder), `latents` (scenes encoded once),
+`decoder` (the VAE's decoder, trained further for the encoder as it is), `model` (U-Net and text
+encoder) and `export` (files in the LDM layout). Once some latents are there, the next two stages
+can run side by side in two processes. Learning rates follow the share of a stage's minutes that
+have passed, so a run fits the time that there is; a resumed run may be given more or fewer minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers.models.attention_processor import AttnProcessor
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ from lib_hires.standalone.scenes import CLASSES, Scene, draw, random_scene
 
 log = logging.getLogger("hires_guidance")
 
-STAGES = ("vae", "latents", "model", "export")
+STAGES = ("vae", "latents", "decoder", "model", "export")
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -44,8 +46,11 @@ class TrainingConfig:
     vae_minutes: float = 20.0
     vae_batch: int = 8
     vae_crop: int = 96
-    vae_rate: float = 1e-3
+    vae_rate: float = 1.5e-3
     vae_kl: float = 3e-5
+    vae_guided: float = 0.4  # the first part, in which latents are drawn to colours, fading
+    decoder_minutes: float = 30.0
+    decoder_rate: float = 7e-4
     scenes: int = 20_000
     model_minutes: float = 75.0
     model_batch: int = 32
@@ -133,10 +138,10 @@ def run_stage(
     parts: dict[str, nn.Module],
     averages: dict[str, nn.Module],
     rng: np.random.Generator,
-    loss_of: Callable[[], Tensor],
+    loss_of: Callable[[Progress], Tensor],
     look: Callable[[int], None],
 ) -> Progress:
-    """Train `parts` on `loss_of()` until `minutes` of training lie behind them, from `path` on.
+    """Train `parts` on `loss_of(progress)` until `minutes` have been trained, going on from `path`.
 
     `averages` holds the exponential moving averages of some of the parts, under the same names.
     `look(step)` is called every `sample_minutes` and at the end.
@@ -166,7 +171,7 @@ def run_stage(
         begun = time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = rate_at(config, progress, minutes, rate)
-        loss = loss_of()
+        loss = loss_of(progress)
         if not torch.isfinite(loss):
             log.warning("%s: step %d has no finite loss; skipped", name, progress.step)
             continue
@@ -221,24 +226,46 @@ def sharp_loss(picture: Tensor, target: Tensor) -> Tensor:
     return total
 
 
+@torch.no_grad()
+def start_plainly(vae: nn.Module) -> None:
+    """Start the VAE near plain averaging and enlarging, with little noise in its latents.
+
+    From the usual start all four latent channels first become copies of the brightness, and colour
+    takes thousands of steps to come.
+    """
+    for name, part in vae.named_modules():
+        if name.endswith(("downsamplers.0.conv", "upsamplers.0.conv")):
+            part.weight *= 0.3
+            channels = range(part.weight.shape[0])
+            if "down" in name:
+                part.weight[channels, channels, :2, :2] += 0.25
+            else:
+                part.weight[channels, channels, 1, 1] += 1.0
+        elif ".resnets." in name and name.endswith("conv2"):
+            part.weight *= 0.1
+    nn.init.orthogonal_(vae.quant_conv.weight)
+    vae.quant_conv.weight[demo.LATENT_CHANNELS :] *= 0.1
+    vae.quant_conv.bias[demo.LATENT_CHANNELS :] = -8.0
+
+
 def train_vae(work: Path, config: TrainingConfig) -> Progress:
     """Trains the VAE on crops; the checkpoint is `work`/vae.pt."""
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     vae = demo.speed_up(demo.build_vae()).train()
-    with torch.no_grad():  # A noisy start makes all channels copies of the brightness.
-        nn.init.orthogonal_(vae.quant_conv.weight)
-        vae.quant_conv.weight[demo.LATENT_CHANNELS :] *= 0.1
-        vae.quant_conv.bias[demo.LATENT_CHANNELS :] = -8.0
+    start_plainly(vae)
     source = crops(rng, config.vae_crop)
 
-    def loss_of() -> Tensor:
+    def loss_of(progress: Progress) -> Tensor:
         batch = to_tensor([next(source) for _ in range(config.vae_batch)])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             latent = vae.encode(batch).latent_dist
             picture = vae.decode(latent.sample()).sample
         kl = 0.5 * (latent.mean.float() ** 2 + latent.var.float() - 1 - latent.logvar.float())
-        return sharp_loss(picture.float(), batch) + config.vae_kl * kl.mean()
+        colours = F.l1_loss(latent.mean[:, :3].float(), 3 * F.avg_pool2d(batch, demo.VAE_FACTOR))
+        fade = max(0.0, 1 - progress.seconds / (60 * config.vae_minutes * config.vae_guided))
+        loss = sharp_loss(picture.float(), batch) + config.vae_kl * kl.mean()
+        return loss + 3 * fade * colours
 
     def look(step: int) -> None:
         show_vae(vae, work / "samples" / f"vae-{step:06d}.png")
@@ -246,6 +273,36 @@ def train_vae(work: Path, config: TrainingConfig) -> Progress:
     return run_stage(
         "vae", work / "vae.pt", config, config.vae_minutes,
         rate=config.vae_rate, parts={"vae": vae}, averages={},
+        rng=rng, loss_of=loss_of, look=look,
+    )  # fmt: skip
+
+
+def train_decoder(work: Path, config: TrainingConfig) -> Progress:
+    """Trains the decoder alone: latents stay valid. The checkpoint is `work`/decoder.pt."""
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng([config.seed, 1])
+    vae = load_vae(work, "vae.pt")
+    parts = {"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv}
+    for part in parts.values():
+        part.requires_grad_(True).train()
+    averages = {k: copy.deepcopy(m).requires_grad_(False) for k, m in parts.items()}
+    demo.speed_up(averages["decoder"])
+    source = crops(rng, config.vae_crop)
+
+    def loss_of(progress: Progress) -> Tensor:
+        batch = to_tensor([next(source) for _ in range(config.vae_batch)])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad():
+                latent = vae.encode(batch).latent_dist.sample()
+            picture = vae.decode(latent).sample
+        return sharp_loss(picture.float(), batch)
+
+    def look(step: int) -> None:
+        show_vae(vae, work / "samples" / f"decoder-{step:06d}.png")
+
+    return run_stage(
+        "decoder", work / "decoder.pt", config, config.decoder_minutes,
+        rate=config.decoder_rate, parts=parts, averages=averages,
         rng=rng, loss_of=loss_of, look=look,
     )  # fmt: skip
 
@@ -274,38 +331,47 @@ def show_vae(vae: nn.Module, path: Path) -> None:
 SHARD = 500  # scenes a file
 
 
-def load_vae(work: Path) -> nn.Module:
-    """The trained VAE of `work`, before its latents are normalised."""
+def load_vae(work: Path, *files: str) -> nn.Module:
+    """The VAE of `work`, before its latents are normalised: with the decoder of `decoder.pt` where
+    that is there, unless only other `files` are asked for."""
+    files = files or ("vae.pt", "decoder.pt")
     state = load(work / "vae.pt")
     if state is None:
         raise ValueError(f"{work / 'vae.pt'}: not there; run the stage 'vae' first")
     vae = demo.build_vae()
     vae.load_state_dict(state["modules"]["vae"])
+    better = load(work / "decoder.pt") if "decoder.pt" in files else None
+    if better is not None:
+        for part in ("decoder", "post_quant_conv"):
+            getattr(vae, part).load_state_dict(better["modules"][f"ema_{part}"])
     return demo.speed_up(vae).eval().requires_grad_(False)
 
 
-@torch.no_grad()
 def encode_scenes(work: Path, config: TrainingConfig) -> None:
     """Draw and encode `config.scenes` scenes, each once, into `work`/latents/*.npz."""
     vae = load_vae(work)
-    folder = work / "latents"
-    folder.mkdir(parents=True, exist_ok=True)
     for number in tqdm(range(-(-config.scenes // SHARD)), desc="latents", unit="file"):
-        path = folder / f"{number:04d}.npz"
-        if path.exists():
-            continue
-        rng = np.random.default_rng([config.seed, 2, number])
-        scenes = [random_scene(rng) for _ in range(SHARD)]
-        latents = []
-        for k in range(0, SHARD, 20):
-            size = demo.NATIVE_SIZE
-            batch = to_tensor([np.asarray(draw(s, size, size)) for s in scenes[k : k + 20]])
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                latents.append(vae.encode(batch).latent_dist.mode().half().contiguous().numpy())
-        captions = [[replace(s, names_ground=g).caption for g in (False, True)] for s in scenes]
-        partial = folder / "partial.npz"
-        np.savez(partial, latents=np.concatenate(latents), captions=np.array(captions))
-        partial.replace(path)
+        encode_shard(work / "latents", vae, config.seed, number)
+
+
+@torch.no_grad()
+def encode_shard(folder: Path, vae: nn.Module, seed: int, number: int) -> None:
+    """Write the latents and captions of SHARD scenes, unless their file is there already."""
+    path = folder / f"{number:04d}.npz"
+    if path.exists():
+        return
+    rng = np.random.default_rng([seed, 2, number])
+    scenes = [random_scene(rng) for _ in range(SHARD)]
+    size, latents = demo.NATIVE_SIZE, []
+    for k in range(0, SHARD, 20):
+        batch = to_tensor([np.asarray(draw(s, size, size)) for s in scenes[k : k + 20]])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            latents.append(vae.encode(batch).latent_dist.mode().half().contiguous().numpy())
+    captions = [[replace(s, names_ground=g).caption for g in (False, True)] for s in scenes]
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"partial-{number:04d}.npz"
+    np.savez(partial, latents=np.concatenate(latents), captions=np.array(captions))
+    partial.replace(path)
 
 
 class Latents:
@@ -369,12 +435,13 @@ def train_model(work: Path, config: TrainingConfig) -> Progress:
     averages = {k: copy.deepcopy(m).requires_grad_(False) for k, m in parts.items()}
     for group in (parts, averages):
         demo.speed_up(group["unet"])
+    parts["unet"].set_attn_processor(AttnProcessor())  # its backward pass is the faster one here
     tokens = TokenCache(tokenizer)
     vae = load_vae(work)
     abar = demo.alphas_cumprod().float()
     steps = 0
 
-    def loss_of() -> Tensor:
+    def loss_of(progress: Progress) -> Tensor:
         nonlocal steps
         steps += 1
         if steps % 200 == 0:
@@ -436,7 +503,7 @@ def sample(
     sigmas = torch.cat([(high + ramp * (low - high)) ** 7, torch.zeros(1)])
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        t = torch.from_numpy(np.interp(sigma.log(), table.log(), np.arange(1000.0))).float()
+        t = torch.tensor(np.interp(sigma.log(), table.log(), np.arange(1000.0)))
         scaled = (x / (sigma**2 + 1).sqrt()).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             v = unet(torch.cat([scaled] * 2), t, torch.cat([empty, context])).sample.float()
@@ -504,9 +571,8 @@ def export_model(work: Path, out: Path, config: TrainingConfig) -> None:
     text.load_state_dict(state["modules"]["ema_text"])
     demo.normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
     demo.export(out, vae=vae, unet=unet, text_encoder=text)
-    vae_state = load(work / "vae.pt")
-    assert vae_state is not None
-    stages = {"vae": vae_state["progress"], "model": state["progress"]}
+    found = {name: load(work / f"{name}.pt") for name in ("vae", "decoder", "model")}
+    stages = {name: state["progress"] for name, state in found.items() if state}
     _write_record(out, config, len(data.captions), stages)
 
 
@@ -521,8 +587,8 @@ def _write_record(
             "loss": [[s, round(m, 2), loss] for s, m, loss in progress.losses],
         }
     (out / "training.json").write_text(json.dumps(record, indent=None) + "\n")
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    for axes, (name, progress) in zip(figure.subplots(1, 2), stages.items(), strict=True):
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    for axes, (name, progress) in zip(figure.subplots(1, len(stages)), stages.items(), strict=True):
         steps, _, losses = zip(*progress.losses, strict=True) if progress.losses else ([], [], [])
         axes.plot(steps, losses, linewidth=1)
         axes.set(xlabel="step", ylabel="loss", yscale="log", title=name)
@@ -553,6 +619,8 @@ def train(
         train_vae(work, config)
     if "latents" in stages:
         encode_scenes(work, config)
+    if "decoder" in stages:
+        train_decoder(work, config)
     if "model" in stages:
         train_model(work, config)
     if "export" in stages:
@@ -564,7 +632,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=BUNDLED, help="folder of the finished model")
     parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints, samples")
-    parser.add_argument("--stages", default=",".join(STAGES), help="some of the four, with commas")
+    parser.add_argument("--stages", default=",".join(STAGES), help="some of them, with commas")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's choice")
     for option in fields(TrainingConfig):
         name = "--" + option.name.replace("_", "-")

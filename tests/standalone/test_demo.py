@@ -14,13 +14,13 @@ from lib_hires.standalone import benchmark
 from lib_hires.standalone.demo import CELL, LABEL, Row, contact_sheet, demo
 from lib_hires.standalone.models import BUNDLED
 from lib_hires.standalone.png import read_about
-from lib_hires.standalone.techniques import ENLARGING, NATIVE, NATIVE_PFSA, UG, WINDOWS
+from lib_hires.standalone.techniques import ENLARGING, NATIVE, NATIVE_PFSA, UG, UNSHIFTED, WINDOWS
 
 bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled model is not there")
 
 
 def test_every_technique_has_settings_of_its_own() -> None:
-    techniques = [NATIVE, NATIVE_PFSA, *ENLARGING, *WINDOWS]
+    techniques = [NATIVE, NATIVE_PFSA, *ENLARGING, UNSHIFTED, *WINDOWS]
     assert len({technique.name for technique in techniques}) == len(techniques)
     for technique in techniques:
         for scale in (2, 4):

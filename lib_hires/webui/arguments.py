@@ -1,0 +1,41 @@
+"""Script arguments, as the page, the API and queue extensions give them, to Settings and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lib_hires.settings import Settings, SettingsError, declarations
+
+AXIS_VALUES = "hires_guidance_axis_values"  # a plain dict on p, written by X/Y/Z axes
+
+
+def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
+    """Settings from positional values in the declaration's order, or from one dict of names.
+
+    None stands for a control's default. X/Y/Z values on `p` win. Raises SettingsError.
+    """
+    values: Mapping[Any, object]
+    if arguments and isinstance(arguments[0], Mapping):
+        values = arguments[0]
+    else:
+        names = [row.name for row in declarations()]
+        if len(arguments) > len(names):
+            raise SettingsError(
+                f"expected at most {len(names)} arguments or one object of names, "
+                f"got {len(arguments)}"
+            )
+        values = {
+            name: value
+            for name, value in zip(names, arguments, strict=False)
+            if value is not None
+        }
+    return Settings.from_values({**values, **getattr(p, AXIS_VALUES, {})})
+
+
+def settings_or_off(arguments: Sequence[object], p: Any) -> Settings:
+    """The same for hooks after the first, which has already told the user of any error."""
+    try:
+        return read_arguments(arguments, p)
+    except SettingsError:
+        return Settings()

@@ -1,0 +1,135 @@
+"""The scope around one sampling in which a host's sampler is guided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from lib_hires.resample import Reduction
+from lib_hires.settings import Settings
+from lib_hires.sizes import Size, small_size
+from lib_hires.upsample_guidance import shifted_schedule
+from lib_hires.webui.guided_model import GuidedModel
+from lib_hires.webui.messages import Say
+from lib_hires.webui.mixing import WITHOUT_STEPS, mixing
+from lib_hires.webui.model import FACTOR, ModelSizes
+from lib_hires.webui.patching import replaced
+
+Kind = Literal["text", "image", "stage"]
+"""From noise, from a picture (img2img and Hires. fix), or a refinement stage."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How one sampling is to be guided."""
+
+    settings: Settings
+    sizes: ModelSizes
+    kind: Kind
+    say: Say
+
+    def reduction(self, large: Size) -> Reduction | None:
+        """D and U for a latent of size (height, width); None where UG has nothing to do."""
+        ug = self.settings.ug
+        wanted = ug.enabled and ug.theta > 0
+        if not wanted or (self.kind == "stage" and not self.settings.refine.guided):
+            return None
+        multiple = self.sizes.multiple // FACTOR
+        small = small_size(large, self.sizes.native_latent, ug.scale, multiple)
+        return small and Reduction.between(large, small, ug.enlargement == "bicubic")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether Attentive Guidance has something to do. Stages and Hires. fix refine only."""
+        pfsa = self.settings.pfsa
+        return pfsa.enabled and pfsa.gamma > 0 and self.kind != "stage"
+
+
+@contextmanager
+def guided(
+    sampler: Any, x: Tensor, guidance: Guidance, times: Sequence[float] | None = None
+) -> Iterator[None]:
+    """Guide what `sampler` samples inside the block; afterwards it is as before, whatever happens.
+
+    x: a latent of the pass's size. times: the whole schedule, where the sampler is given a part.
+    """
+    size = x.shape[-2], x.shape[-1]
+    reduction = guidance.reduction(size)
+    with ExitStack() as stack:
+        if reduction is not None:
+            _guide(stack, sampler, size, reduction.to(x.device), guidance, times)
+        if guidance.mixes:
+            if sampler.config.name in WITHOUT_STEPS:
+                guidance.say(
+                    f"Attentive Guidance was left out, because {sampler.config.name} has no "
+                    "fixed steps."
+                )
+            else:
+                stack.enter_context(mixing(sampler, guidance.settings.pfsa))
+        yield
+
+
+def _guide(
+    stack: ExitStack,
+    sampler: Any,
+    size: Size,
+    reduction: Reduction,
+    guidance: Guidance,
+    times: Sequence[float] | None,
+) -> None:
+    """Put Upsample Guidance around the sampler's inner denoiser until `stack` closes."""
+    denoiser = sampler.model_wrap_cfg
+    if times is None:
+        times = _follow_schedule(stack, sampler, reduction, guidance)
+    current: list[GuidedModel] = []
+
+    def wrap() -> None:
+        inner = denoiser.inner_model
+        model = GuidedModel(
+            inner,
+            guidance.settings.ug,
+            size=size,
+            reduction=reduction,
+            times=times,
+            say=guidance.say,
+        )
+        current[:] = [model]
+        stack.enter_context(replaced(inner, "forward", model))
+
+    def update_inner_model() -> None:  # the refiner takes another model in the middle
+        update()
+        wrap()
+
+    update = denoiser.update_inner_model
+    wrap()
+    stack.enter_context(replaced(denoiser, "update_inner_model", update_inner_model))
+    hook = denoiser.register_forward_pre_hook(lambda *_: current[0].begin_evaluation())
+    stack.enter_context(hook)
+
+
+def _follow_schedule(
+    stack: ExitStack, sampler: Any, reduction: Reduction, guidance: Guidance
+) -> list[float]:
+    """A list that will hold the schedule as soon as the sampler has made it.
+
+    From pure noise the schedules of VE samplers are stretched upward, and with them the starting
+    noise, which the host scales by the first sigma. DPM fast and adaptive make their own.
+    """
+    times: list[float] = []
+    shifts = guidance.kind == "text" and guidance.settings.ug.shifted_start
+    name = "get_sigmas" if hasattr(sampler, "get_sigmas") else "get_timesteps"
+    make = getattr(sampler, name)
+
+    def schedule(p: Any, steps: int) -> Tensor:
+        made = make(p, steps)
+        if shifts and name == "get_sigmas" and sampler.config.name not in WITHOUT_STEPS:
+            made = shifted_schedule(made, reduction.noise_gain)
+        times[:] = made.tolist()
+        return made
+
+    stack.enter_context(replaced(sampler, name, schedule))
+    return times

@@ -1,0 +1,78 @@
+"""Attentive Guidance on a sampler's own state, once a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from lib_hires.attentive_guidance import gamma_at, mix_into_state_
+from lib_hires.noise import NoiseFamily
+from lib_hires.settings import AttentiveGuidance
+from lib_hires.webui.guided_model import family_of
+from lib_hires.webui.patching import replaced
+
+WITHOUT_STEPS = ("DPM fast", "DPM adaptive")
+"""Samplers that choose their steps themselves or take evaluations in turns of three."""
+
+
+@contextmanager
+def mixing(sampler: Any, settings: AttentiveGuidance) -> Iterator[None]:
+    """Mix PFSA into the state of everything that `sampler` samples inside the block.
+
+    The state is the tensor that the CFG denoiser gets in the evaluation that begins a step; with
+    UniPC, which evaluates predictions of the state, the one that its callback gets.
+    """
+    denoiser = sampler.model_wrap_cfg
+    last_time: list[Tensor] = []
+
+    def mix(state: Tensor, time: Tensor, done: int) -> None:
+        gamma = gamma_at(max(denoiser.steps - done, 0), denoiser.steps, settings)
+        family, _ = family_of(denoiser.inner_model)
+        mix_scaled_(state, time, gamma, settings, family)
+
+    def before_evaluation(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        state, times = inputs[:2]
+        last_time[:] = [times[0]]
+        done = steps_done(sampler.config, denoiser.step)
+        if done:
+            mix(state, times[0], done)
+
+    def after_update(step: dict[str, Any]) -> None:
+        mix(step["x"], last_time[0], step["i"] + 1)
+        callback(step)
+
+    callback = sampler.callback_state
+    with denoiser.register_forward_pre_hook(before_evaluation):
+        if sampler.config.name == "UniPC":
+            with replaced(sampler, "callback_state", after_update):
+                yield
+        else:
+            yield
+
+
+def steps_done(config: Any, evaluations: int) -> int | None:
+    """How many steps are behind, where the evaluation that comes begins a step; else None.
+
+    Samplers of second order evaluate twice a step, PLMS twice in its first.
+    """
+    if config.name == "UniPC":
+        return None
+    if config.name == "PLMS":
+        return evaluations - 1 if evaluations > 1 else None
+    steps, within = divmod(evaluations, 2 if config.options.get("second_order") else 1)
+    return steps if within == 0 else None
+
+
+def mix_scaled_(
+    state: Tensor, time: Tensor, gamma: float, settings: AttentiveGuidance, family: NoiseFamily
+) -> None:
+    """Mix into a state of any family, in place; it is brought to VE's scale and back."""
+    if gamma == 0:
+        return
+    signal, noise = float(family.signal(time)), float(family.noise(time))
+    scaled = state / signal
+    mix_into_state_(scaled, gamma, settings, noise / signal)
+    state.copy_(scaled * signal)

@@ -1,0 +1,47 @@
+"""What the loaded model was made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from modules import shared
+
+from lib_hires.sizes import Size
+
+FACTOR = 8  # pixels per latent position, for every model that the WebUI loads
+NATIVE_OPTION = "hires_guidance_native_size"  # on the Settings page; 0 asks the model
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """Sizes in pixels."""
+
+    native: int  # side of the square that the model was trained on
+    multiple: int  # of which sides should be multiples, for the U-Net halves them
+
+    @classmethod
+    def of(cls, sd_model: Any) -> ModelSizes:
+        """The loaded model's sizes; the native one as the user has set it, if so."""
+        unet = sd_model.model.diffusion_model
+        halvings = len(getattr(unet, "channel_mult", (1, 2, 4, 4))) - 1
+        chosen = int(getattr(shared.opts, NATIVE_OPTION, 0) or 0)
+        return cls(chosen or _native_side(sd_model), FACTOR * 2**halvings)
+
+    @property
+    def native_latent(self) -> Size:
+        """(height, width) of a native latent."""
+        return self.native // FACTOR, self.native // FACTOR
+
+
+def _native_side(sd_model: Any) -> int:
+    if getattr(sd_model, "is_sdxl", False):
+        return 1024
+    if getattr(sd_model, "is_sd2", False) and sd_model.parameterization == "v":
+        return 768  # its configuration says 512
+    return FACTOR * int(getattr(sd_model, "image_size", 64))
+
+
+def is_supported(sd_model: Any) -> bool:
+    """False for Stable Diffusion 3, whose samplers run in another noise family."""
+    return not getattr(sd_model, "is_sd3", False)

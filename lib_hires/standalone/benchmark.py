@@ -125,7 +125,7 @@ def _row(name: str, scale: int, collected: Collected, true: Collected) -> dict[s
 
 
 def _distance(features: Sequence[Tensor], true: Sequence[Tensor]) -> float:
-    return round(1000 * frechet_distance(torch.cat([*features]), torch.cat([*true])), 2)
+    return round(frechet_distance(torch.cat([*features]), torch.cat([*true])), 3)
 
 
 def table(report: Sequence[dict[str, Any]]) -> Iterator[str]:

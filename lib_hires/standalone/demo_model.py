@@ -460,5 +460,6 @@ def export(
     path = out / f"{NAME}.safetensors"
     partial = path.with_suffix(".partial")
     save_file(ldm_state(vae, unet, text_encoder), partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
     partial.replace(path)
     return path

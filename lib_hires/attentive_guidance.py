@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lib_hires.settings import AttentiveGuidance
+
+QUERIES = 512  # attended at once, so that memory stays linear also where no fused kernel exists
 
 
 def gamma_at(steps_to_go: int, total_steps: int, settings: AttentiveGuidance) -> float:
@@ -37,7 +40,13 @@ def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     # Fused attention kernels want a multiple of 8 channels; zeros change no product.
     padded = F.pad(positions, (0, -c % 8)).contiguous()
     scale = 1 / (lambda_ or math.sqrt(c))
-    attended = F.scaled_dot_product_attention(padded, padded, padded, scale=scale)
+    attended = torch.cat(
+        [
+            F.scaled_dot_product_attention(queries, padded, padded, scale=scale)
+            for queries in padded.split(QUERIES, dim=2)
+        ],
+        dim=2,
+    )
     return attended[:, 0, :, :c].transpose(1, 2).reshape(b, c, h, w).to(z.dtype)
 
 

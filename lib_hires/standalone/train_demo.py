@@ -125,7 +125,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    return torch.load(path, map_location="cpu", weights_only=False) if path.exists() else None
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
 def run_stage(
@@ -159,12 +159,16 @@ def run_stage(
             group["fused"], group["foreach"] = True, False
         torch.set_rng_state(state["torch_rng"])
         rng.bit_generator.state = state["numpy_rng"]
-        progress = state["progress"]
+        progress = Progress(**state["progress"])
 
     def keep() -> None:
         modules = {k: m.state_dict() for k, m in parts.items()}
         modules |= {f"ema_{k}": m.state_dict() for k, m in averages.items()}
-        state = {"modules": modules, "optimizer": optimizer.state_dict(), "progress": progress}
+        state = {
+            "modules": modules,
+            "optimizer": optimizer.state_dict(),
+            "progress": asdict(progress),
+        }
         state |= {"torch_rng": torch.get_rng_state(), "numpy_rng": rng.bit_generator.state}
         save(path, state | {"config": asdict(config)})
 
@@ -572,7 +576,7 @@ def show_samples(
 # --- stage 4: export ------------------------------------------------------------------------------
 
 
-def export_model(work: Path, out: Path, config: TrainingConfig) -> None:
+def export_model(work: Path, out: Path) -> None:
     """Write the bundled model's files, the training's record and its loss curve into `out`."""
     vae, data = load_vae(work), Latents(work / "latents")
     state = load(work / "model.pt")
@@ -584,26 +588,24 @@ def export_model(work: Path, out: Path, config: TrainingConfig) -> None:
     demo.normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
     demo.export(out, vae=vae, unet=unet, text_encoder=text)
     found = {name: load(work / f"{name}.pt") for name in ("vae", "decoder", "model")}
-    stages = {name: state["progress"] for name, state in found.items() if state}
-    _write_record(out, config, len(data.captions), stages)
+    _write_record(out, len(data.captions), {k: s for k, s in found.items() if s})
 
 
-def _write_record(
-    out: Path, config: TrainingConfig, scenes: int, stages: dict[str, Progress]
-) -> None:
-    record: dict[str, Any] = {"config": asdict(config), "scenes_encoded": scenes}
-    for name, progress in stages.items():
+def _write_record(out: Path, scenes: int, stages: dict[str, dict[str, Any]]) -> None:
+    """training.json: how each stage was last run and its losses; loss.png: their curves."""
+    record: dict[str, Any] = {"scenes_encoded": scenes}
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    for axes, (name, state) in zip(figure.subplots(1, len(stages)), stages.items(), strict=True):
+        progress = Progress(**state["progress"])
         record[name] = {
+            "config": state["config"],
             "steps": progress.step,
             "minutes": round(progress.seconds / 60, 1),
-            "loss": [[s, round(m, 2), loss] for s, m, loss in progress.losses],
+            "loss": [[step, round(minutes, 2), loss] for step, minutes, loss in progress.losses],
         }
-    (out / "training.json").write_text(json.dumps(record, indent=None) + "\n")
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    for axes, (name, progress) in zip(figure.subplots(1, len(stages)), stages.items(), strict=True):
-        steps, _, losses = zip(*progress.losses, strict=True) if progress.losses else ([], [], [])
-        axes.plot(steps, losses, linewidth=1)
+        axes.plot([s for s, _, _ in progress.losses], [x for _, _, x in progress.losses])
         axes.set(xlabel="step", ylabel="loss", yscale="log", title=name)
+    (out / "training.json").write_text(json.dumps(record) + "\n")
     figure.savefig(out / "loss.png", dpi=110)
 
 
@@ -637,7 +639,7 @@ def train(
         train_model(work, config)
     if "export" in stages:
         out.mkdir(parents=True, exist_ok=True)
-        export_model(work, out, config)
+        export_model(work, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

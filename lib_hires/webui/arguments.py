@@ -26,9 +26,7 @@ def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
                 f"got {len(arguments)}"
             )
         values = {
-            name: value
-            for name, value in zip(names, arguments, strict=False)
-            if value is not None
+            name: value for name, value in zip(names, arguments, strict=False) if value is not None
         }
     return Settings.from_values({**values, **getattr(p, AXIS_VALUES, {})})
 

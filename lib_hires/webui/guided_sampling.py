@@ -19,8 +19,8 @@ from lib_hires.webui.mixing import WITHOUT_STEPS, mixing
 from lib_hires.webui.model import FACTOR, ModelSizes
 from lib_hires.webui.patching import replaced
 
-Kind = Literal["text", "image", "stage"]
-"""From noise, from a picture (img2img and Hires. fix), or a refinement stage."""
+Kind = Literal["text", "image", "hires", "stage"]
+"""From noise, from a picture (img2img), the second pass of Hires. fix, or a refinement stage."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Guidance:
 
     @property
     def mixes(self) -> bool:
-        """Whether Attentive Guidance has something to do. Stages and Hires. fix refine only."""
+        """Whether Attentive Guidance has something to do; later passes keep what it has made."""
         pfsa = self.settings.pfsa
-        return pfsa.enabled and pfsa.gamma > 0 and self.kind != "stage"
+        return pfsa.enabled and pfsa.gamma > 0 and self.kind in ("text", "image")
 
 
 @contextmanager

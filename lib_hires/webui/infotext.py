@@ -9,6 +9,7 @@ from lib_hires.settings import Plain, Settings, SettingsError, declarations
 
 PREFIX = "HiRes "
 NOTE = PREFIX + "note"  # what was left out, for those who see no page
+NATIVE = PREFIX + "native size"  # the host's option, where it is set
 
 
 def key(name: str) -> str:
@@ -16,14 +17,18 @@ def key(name: str) -> str:
     return PREFIX + name.replace("_", " ")
 
 
-def write(settings: Settings, parameters: dict[str, Any]) -> None:
+def write(settings: Settings, parameters: dict[str, Any], native: int = 0) -> None:
     """Put the changed settings into the host's `parameters`, in place; nothing where all is off.
+
+    native: the native size that the user has set for Upsample Guidance, 0 for none.
 
     Keys of an earlier run are removed: X/Y/Z shares one dict between its cells.
     """
-    for name in [NOTE, *(key(row.name) for row in declarations())]:
+    for name in [NOTE, NATIVE, *(key(row.name) for row in declarations())]:
         parameters.pop(name, None)
     parameters.update({key(name): value for name, value in settings.changed().items()})
+    if native and settings.ug.enabled:
+        parameters[NATIVE] = native
 
 
 def reader(name: str) -> Callable[[Mapping[str, Any]], Plain | None]:

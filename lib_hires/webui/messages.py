@@ -17,12 +17,13 @@ def say_to(p: Any) -> Say:
     """A function that tells the user of run `p` a sentence, once."""
 
     def say(sentence: str) -> None:
+        sentence = sentence.replace("?.", "?")  # what is wrong may itself end in a question
         text = f"HiRes Guidance: {sentence}"
-        if text in p.comments:
-            return
-        p.comment(text)
-        log.warning(text)
-        earlier = p.extra_generation_params.get(NOTE)
-        p.extra_generation_params[NOTE] = f"{earlier} {sentence}" if earlier else sentence
+        if text not in p.comments:
+            log.warning(text)
+            p.comment(text)
+        note = p.extra_generation_params.get(NOTE, "")
+        if sentence not in note:
+            p.extra_generation_params[NOTE] = f"{note} {sentence}".lstrip()
 
     return say

@@ -25,13 +25,17 @@ class ModelSizes:
         """The loaded model's sizes; the native one as the user has set it, if so."""
         unet = sd_model.model.diffusion_model
         halvings = len(getattr(unet, "channel_mult", (1, 2, 4, 4))) - 1
-        chosen = int(getattr(shared.opts, NATIVE_OPTION, 0) or 0)
-        return cls(chosen or _native_side(sd_model), FACTOR * 2**halvings)
+        return cls(chosen_native() or _native_side(sd_model), FACTOR * 2**halvings)
 
     @property
     def native_latent(self) -> Size:
         """(height, width) of a native latent."""
         return self.native // FACTOR, self.native // FACTOR
+
+
+def chosen_native() -> int:
+    """The native size that the user has set, 0 for none."""
+    return int(getattr(shared.opts, NATIVE_OPTION, 0) or 0)
 
 
 def _native_side(sd_model: Any) -> int:

@@ -1,0 +1,57 @@
+"""The page's controls, made from the engine's declaration and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from modules.ui_components import InputAccordion
+
+from lib_hires.settings import GROUPS, Declaration, declarations
+from lib_hires.webui import infotext
+
+
+def make_controls(element_id: Callable[[str], str]) -> dict[str, Any]:
+    """Three accordions; the components by control name, in the order of the script's arguments.
+
+    An accordion is itself the switch of its group: open is on.
+    """
+    made: dict[str, Any] = {}
+    for group, title in GROUPS.items():
+        rows = [row for row in declarations() if row.group == group]
+        with InputAccordion(False, label=title, elem_id=element_id(group)) as made[group]:
+            for row in rows:
+                if row.name != group:
+                    made[row.name] = _component(row, element_id(row.name))
+    return {row.name: made[row.name] for row in declarations()}
+
+
+def paste_fields(components: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """What the host needs to read pasted PNG info into the components."""
+    return [(component, infotext.reader(name)) for name, component in components.items()]
+
+
+def label(row: Declaration) -> str:
+    """A control's label with the paper's symbol behind it."""
+    symbol = row.control.symbol
+    return f"{row.control.label} ({symbol})" if symbol else row.control.label
+
+
+def _component(row: Declaration, element_id: str) -> Any:
+    control = row.control
+    common = {
+        "label": label(row),
+        "info": control.help,
+        "value": row.default,
+        "elem_id": element_id,
+        "interactive": True,
+    }
+    if row.kind is bool:
+        return gr.Checkbox(**common)
+    if control.choices:
+        return gr.Radio(choices=list(control.choices), **common)
+    if row.kind in (int, float):
+        lowest = 0 if control.automatic else control.minimum
+        return gr.Slider(minimum=lowest, maximum=control.maximum, step=control.step, **common)
+    return gr.Textbox(**common)

@@ -1,0 +1,129 @@
+"""Sample one refinement stage with the host's own sampler."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from modules import devices, prompt_parser, rng, sd_samplers, shared
+from torch import Tensor
+
+from lib_hires.refinement import Stage
+from lib_hires.sizes import Size
+from lib_hires.webui.guided_sampling import Guidance, guided
+from lib_hires.webui.patching import replaced
+
+STAGE_SEED = 0x9E3779B1  # seeds of stage n lie n times this above the picture's; as standalone
+
+
+class Stopped(Exception):
+    """The user has interrupted or skipped the picture."""
+
+
+def sample_stage(p: Any, latent: Tensor, stage: Stage, guidance: Guidance) -> Tensor:
+    """Renoise a clean latent (b, c, h, w) as the stage says and denoise it; raises Stopped."""
+    if shared.state.interrupted or shared.state.skipped:
+        raise Stopped
+    run = stage_run(p, latent, stage)
+    sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
+    whole, times = stage_times(sampler, run, stage)
+    if hasattr(sampler, "get_sigmas") and len(times) == 2:
+        # Every sampler's last step is Euler's, and those with noise or steps of their own fail.
+        sampler = sd_samplers.create_sampler("Euler", p.sd_model)
+    run.sampler = sampler
+    name, schedule, steps = host_schedule(sampler, times)
+    noise = run.rng.next()
+    precision = devices.without_autocast if devices.unet_needs_upcast else devices.autocast
+    with precision():
+        cond, uncond = stage_conditioning(p, stage.size)
+        image_cond = run.txt2img_image_conditioning(latent, stage.size[1], stage.size[0])
+        with (
+            replaced(sampler, name, lambda *_: schedule),
+            guided(sampler, latent, guidance, whole),
+        ):
+            sampled = sampler.sample_img2img(
+                run, latent, noise, cond, uncond, steps=steps, image_conditioning=image_cond
+            )
+    if shared.state.interrupted or shared.state.skipped:
+        raise Stopped
+    return sampled
+
+
+def stage_run(p: Any, latent: Tensor, stage: Stage) -> Any:
+    """A copy of the host's run for one stage: its size, seeds and noise, and no mask."""
+    offset = stage.number * STAGE_SEED
+    run = copy.copy(p)
+    run.height, run.width = stage.size
+    run.denoising_strength = 1.0  # the schedule that the sampler gets is the stage's part already
+    run.is_hr_pass = False
+    run.mask = run.nmask = None
+    run.all_seeds = [(seed + offset) % 2**63 for seed in p.all_seeds]
+    run.rng = rng.ImageRNG(
+        latent.shape[1:],
+        [(seed + offset) % 2**63 for seed in p.seeds],
+        subseeds=[(seed + offset) % 2**63 for seed in p.subseeds],
+        subseed_strength=p.subseed_strength,
+    )
+    return run
+
+
+def stage_times(sampler: Any, run: Any, stage: Stage) -> tuple[list[float], list[float]]:
+    """The sampler's whole schedule and the stage's part of it, both decreasing."""
+    if hasattr(sampler, "get_sigmas"):
+        whole = sampler.get_sigmas(run, run.steps).tolist()
+
+        def sigma_at(timestep: float) -> float:
+            return float(sampler.model_wrap.t_to_sigma(torch.tensor(float(timestep))))
+
+        return whole, stage.times(whole, sigma_at)
+    whole = sampler.get_timesteps(run, run.steps).tolist()[::-1]
+    times = stage.times(whole, lambda timestep: timestep)
+    least = shared.opts.uni_pc_order if sampler.config.name == "UniPC" else 2
+    if len(times) < least:  # UniPC refuses fewer times than its order
+        times = torch.linspace(times[0], times[-1], least).round().tolist()
+    return whole, times
+
+
+def host_schedule(sampler: Any, times: list[float]) -> tuple[str, Tensor, int]:
+    """How to make `sample_img2img` sample exactly `times`.
+
+    Returns the name of the method to replace, what it is to return, and the steps to ask for. At
+    strength 1 k-diffusion's samplers take the sigmas as they are. Timestep samplers want them
+    increasing and renoise to the one behind the last that they are given: here the last once more.
+    """
+    if hasattr(sampler, "get_sigmas"):
+        return "get_sigmas", torch.tensor(times), len(times) - 1
+    increasing = torch.tensor([*times[::-1], times[0]], device=devices.device).long()
+    return "get_timesteps", increasing, len(times) + 1
+
+
+def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
+    """Conds of the stage's size, which SDXL is told; edited prompts stand as they end."""
+    hires = getattr(p, "enable_hr", False) and p.hr_prompts
+    prompts = p.hr_prompts if hires else p.prompts
+    negative = p.hr_negative_prompts if hires else p.negative_prompts
+    model, steps, old = p.sd_model, p.firstpass_steps, shared.opts.use_old_scheduling
+    uncond = prompt_parser.get_learned_conditioning(
+        model,
+        prompt_parser.SdConditioning(
+            negative, is_negative_prompt=True, width=size[1], height=size[0]
+        ),
+        steps,
+        use_old_scheduling=old,
+    )
+    cond = prompt_parser.get_multicond_learned_conditioning(
+        model,
+        prompt_parser.SdConditioning(prompts, width=size[1], height=size[0]),
+        steps,
+        use_old_scheduling=old,
+    )
+    ends = [
+        [
+            prompt_parser.ComposableScheduledPromptConditioning(part.schedules[-1:], part.weight)
+            for part in parts
+        ]
+        for parts in cond.batch
+    ]
+    ended = prompt_parser.MulticondLearnedConditioning(shape=cond.shape, batch=ends)
+    return ended, [schedule[-1:] for schedule in uncond]

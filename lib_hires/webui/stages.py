@@ -1,0 +1,132 @@
+"""Progressive Refinement after sampling: what is finished survives whatever happens later."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from modules import devices, shared
+from torch import Tensor
+
+from lib_hires.refinement import Stage, StageResult, plan, refine
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.sizes import Size
+from lib_hires.webui.guided_sampling import Guidance
+from lib_hires.webui.messages import Say
+from lib_hires.webui.model import FACTOR, ModelSizes
+from lib_hires.webui.stage_sampling import Stopped, sample_stage
+from lib_hires.webui.vae import HostVae
+
+log = logging.getLogger("hires_guidance")
+
+
+def stages_of(p: Any, settings: Settings, first: Size) -> tuple[Stage, ...]:
+    """The stages from a picture of (height, width) pixels; none where refinement is off.
+
+    Raises SettingsError where this run cannot be refined.
+    """
+    if not settings.refine.enabled:
+        return ()
+    if getattr(p, "image_mask", None) is not None:
+        raise SettingsError("refine: an inpainted picture keeps the size of its mask")
+    multiple = ModelSizes.of(p.sd_model).multiple
+    return plan(settings.refine, first, multiple=multiple, factor=FACTOR)
+
+
+def announce_stages(p: Any, settings: Settings) -> None:
+    """Count the stages in the host's progress bar, before the first sampling."""
+    hires = getattr(p, "enable_hr", False)
+    first = (p.hr_upscale_to_y, p.hr_upscale_to_x) if hires else (p.height, p.width)
+    with suppress(SettingsError):  # said when it comes to refining
+        shared.state.job_count += p.n_iter * len(stages_of(p, settings, first))
+
+
+def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
+    """The refined samples: latents, or decoded images. `samples` come back where nothing is done.
+
+    samples: latents (b, 4, h, w), or after Hires. fix a list of images (3, H, W) in [-1, 1].
+    """
+    state = shared.state
+    if not settings.refine.enabled or state.interrupted or state.skipped:
+        return samples
+    first = _pixels(samples)
+    try:
+        stages = stages_of(p, settings, first)
+    except SettingsError as error:
+        say(f"the picture was not refined. {error}.")
+        return samples
+    vae = HostVae(p.sd_model, settings.refine.tile)
+    guidance = Guidance(settings, ModelSizes.of(p.sd_model), "stage", say)
+
+    def denoise(enlarged: Tensor, stage: Stage) -> Tensor:
+        state.nextjob()
+        size = f"{stage.size[1]}x{stage.size[0]}"
+        state.job = f"HiRes Guidance: stage {stage.number} of {len(stages)}, {size}"
+        state.textinfo = state.job
+        return sample_stage(p, enlarged.float(), stage, guidance)
+
+    def results() -> Iterator[StageResult]:
+        yield from refine(
+            _latent_of(samples, vae),
+            stages,
+            decode=vae.decode,
+            encode=vae.encode,
+            denoise=denoise,
+            factor=FACTOR,
+            colour_match=settings.refine.colour_match,
+        )
+
+    job, text = state.job, state.textinfo
+    try:
+        finished = _last(results(), len(stages), say)
+    finally:
+        state.job, state.textinfo = job, text
+    return samples if finished is None else vae.finished(finished)
+
+
+def _last(results: Iterator[StageResult], count: int, say: Say) -> Tensor | None:
+    """The latent of the last stage that was finished, with a sentence if stages are missing."""
+    finished, number = None, 0
+    try:
+        for result in results:
+            finished, number = result.latent, result.stage.number
+    except Stopped:
+        say(f"stopped; this is the picture after {_stages_done(number, count)}.")
+    except Exception as error:
+        log.exception("Progressive Refinement failed")
+        devices.torch_gc()
+        say(
+            f"refinement stage {number + 1} failed ({type(error).__name__}: {error}); this is the "
+            f"picture after {_stages_done(number, count)}. {_remedy(error)}"
+        )
+    return finished
+
+
+def _latent_of(samples: Any, vae: HostVae) -> Tensor:
+    """The first picture's latent; after Hires. fix the host has kept the images alone."""
+    if not getattr(samples, "already_decoded", False):
+        return samples
+    images = torch.stack(list(samples)).to(shared.device).float()
+    latent = vae.encode(images).float()
+    vae.remember(latent, images)
+    return latent
+
+
+def _stages_done(number: int, count: int) -> str:
+    return f"stage {number} of {count}" if number else "the first pass"
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return 'Set "Decode in tiles of" to 512, or lower "Enlarge by".'
+    if isinstance(error, FloatingPointError):
+        return 'Lower "Strengths", or start the WebUI with --no-half.'
+    return "The log has the details."
+
+
+def _pixels(samples: Any) -> Size:
+    scale = 1 if getattr(samples, "already_decoded", False) else FACTOR
+    return samples[0].shape[-2] * scale, samples[0].shape[-1] * scale

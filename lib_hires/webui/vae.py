@@ -1,0 +1,73 @@
+"""Decode and encode through the host, so that its precision, memory and tiling options hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import torch
+from modules import devices, shared
+from modules.processing import DecodedSamples, decode_latent_batch
+from modules.sd_samplers_common import approximation_indexes, images_tensor_to_samples
+from torch import Tensor
+
+from lib_hires.tiling import tiled
+from lib_hires.webui.model import FACTOR
+
+
+class HostVae:
+    """The loaded model's VAE, in tiles of `tile` pixels, 0 for whole pictures."""
+
+    def __init__(self, sd_model: Any, tile: int) -> None:
+        self._model = sd_model
+        self._tile = tile
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def remember(self, latent: Tensor, images: Tensor) -> None:
+        """Take `images` for what decoding `latent` gives."""
+        self._last = latent, images
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Latents (b, 4, h, w) to images (b, 3, H, W) around [-1, 1], float32."""
+        if self._last is None or self._last[0] is not latent:
+            self.remember(latent, self._in_tiles(self._decode, latent, Fraction(FACTOR)))
+        assert self._last is not None
+        return self._last[1]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (b, 3, H, W) in [-1, 1] to latents, the posterior's mode where the host has it."""
+        return self._in_tiles(self._encode, images, Fraction(1, FACTOR))
+
+    def finished(self, latent: Tensor) -> Tensor | DecodedSamples:
+        """What the host goes on with: decoded here where tiles are wanted, else the latent."""
+        if not self._tile:
+            return latent
+        decoded = DecodedSamples()
+        decoded.extend(self.decode(latent).to(devices.cpu))
+        return decoded
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        return torch.stack(decode_latent_batch(self._model, latent, check_for_nans=True)).float()
+
+    def _encode(self, images: Tensor) -> Tensor:
+        if shared.opts.sd_vae_encode_method != "Full":
+            method = approximation_indexes[shared.opts.sd_vae_encode_method]
+            return images_tensor_to_samples(images * 0.5 + 0.5, method)
+        self._model.first_stage_model.to(devices.dtype_vae)
+        with devices.autocast():
+            return torch.cat([self._encode_one(image[None]) for image in images])
+
+    def _encode_one(self, image: Tensor) -> Tensor:
+        image = image.to(device=shared.device, dtype=devices.dtype_vae)
+        posterior = self._model.encode_first_stage(image)
+        if not isinstance(posterior, Tensor):  # SDXL's code has drawn its sample by now
+            posterior = posterior.mode()
+        return self._model.get_first_stage_encoding(posterior)
+
+    def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, ratio: Fraction) -> Tensor:
+        side = self._tile if ratio < 1 else self._tile // FACTOR
+        if not side:
+            return function(x)
+        overlap = side // 4 // FACTOR * FACTOR if ratio < 1 else side // 4
+        return tiled(function, x, tile=side, overlap=overlap, ratio=ratio)

@@ -1,0 +1,38 @@
+"""HiRes Guidance: the WebUI's entry. Each lifecycle method hands over to lib_hires.webui."""
+
+from __future__ import annotations
+
+from modules import script_callbacks, scripts
+
+from lib_hires.webui import run
+from lib_hires.webui.axes import add_axes
+from lib_hires.webui.controls import make_controls, paste_fields
+from lib_hires.webui.options import add_options
+
+
+class HiResGuidance(scripts.Script):
+    """Upsample Guidance, Attentive Guidance and Progressive Refinement for txt2img and img2img."""
+
+    def title(self):
+        return "HiRes Guidance"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        components = make_controls(self.elem_id)
+        self.infotext_fields = paste_fields(components)
+        return list(components.values())
+
+    def process(self, p, *args):  # before_process comes before a request's own options
+        run.begin(p, args)
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        run.before_sampling(p, args)
+
+    def post_sample(self, p, ps, *args):
+        ps.samples = run.after_sampling(p, ps.samples, args)
+
+
+script_callbacks.on_before_ui(add_axes)
+script_callbacks.on_ui_settings(add_options)

@@ -1,0 +1,14 @@
+"""Precisions; all of them float32 here."""
+
+from contextlib import nullcontext
+
+import torch
+
+cpu = device = torch.device("cpu")
+dtype = dtype_vae = torch.float32
+unet_needs_upcast = False
+autocast = without_autocast = nullcontext
+
+
+def torch_gc():
+    pass

@@ -1,0 +1,155 @@
+"""The life of one generation."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+from modules import prompt_parser, rng, scripts, sd_samplers, shared
+from modules.sd_samplers_common import images_tensor_to_samples
+
+
+class DecodedSamples(list):
+    already_decoded = True
+
+
+def decode_latent_batch(model, batch, target_device=None, check_for_nans=False):
+    decoded = DecodedSamples()
+    for latent in batch:
+        if check_for_nans and not torch.isfinite(latent).all():
+            raise ArithmeticError("NaN")
+        decoded.append(model.decode_first_stage(latent[None])[0])
+    return decoded
+
+
+class StableDiffusionProcessing:
+    is_hr_pass = enable_hr = False
+    hr_prompts = hr_negative_prompts = None
+    mask = nmask = image_mask = refiner_at = None
+    subseed_strength = 0.0
+    denoising_strength = 0.75
+    sampler = rng = None
+    iteration = 0
+
+    def __init__(self, **request):
+        self.prompt, self.negative_prompt, self.seed = "a circle", "blue", 1
+        self.width = self.height = 128
+        self.steps, self.cfg_scale, self.sampler_name = 5, 3.0, "Euler"
+        self.batch_size = self.n_iter = 1
+        vars(self).update(request)
+        self.comments, self.extra_generation_params = {}, {}
+
+    @property
+    def sd_model(self):
+        return shared.loaded.sd_model
+
+    def comment(self, text):
+        self.comments[text] = 1
+
+    def txt2img_image_conditioning(self, x, width=None, height=None):
+        return x.new_zeros(len(x), 5, 1, 1)
+
+    def setup_conds(self):
+        steps = self.steps * (2 if self.config.options.get("second_order") else 1)
+        self.firstpass_steps = steps
+        conds = prompt_parser.SdConditioning(self.prompts, width=self.width, height=self.height)
+        unconds = prompt_parser.SdConditioning(self.negative_prompts)
+        model, parse = self.sd_model, prompt_parser
+        self.c = parse.get_multicond_learned_conditioning(model, conds, steps)
+        self.uc = parse.get_learned_conditioning(model, unconds, steps)
+
+    @property
+    def config(self):
+        return next(c for c in sd_samplers.CONFIGS if c.name == self.sampler_name)
+
+    def init(self):
+        pass
+
+
+class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
+    hr_scale = 2.0
+
+    def init(self):
+        if self.enable_hr:
+            self.hr_upscale_to_x = int(self.width * self.hr_scale)
+            self.hr_upscale_to_y = int(self.height * self.hr_scale)
+
+    def sample(self, c, uc):
+        self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
+        x = self.rng.next()
+        self.scripts.call("process_before_every_sampling", self, x=x, noise=x, c=c, uc=uc)
+        image_cond = self.txt2img_image_conditioning(x)
+        samples = self.sampler.sample(self, x, c, uc, image_conditioning=image_cond)
+        if not self.enable_hr or shared.state.interrupted:
+            return samples
+        self.is_hr_pass = True
+        self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
+        size = self.hr_upscale_to_y // 8, self.hr_upscale_to_x // 8
+        samples = F.interpolate(samples, size=size, mode="bilinear")
+        self.rng = rng.ImageRNG(samples.shape[1:], self.seeds)
+        noise = self.rng.next()
+        told = {"x": samples, "noise": noise, "c": c, "uc": uc}
+        self.scripts.call("process_before_every_sampling", self, **told)
+        image_cond = self.txt2img_image_conditioning(samples)
+        samples = self.sampler.sample_img2img(
+            self, samples, noise, c, uc, steps=self.steps, image_conditioning=image_cond
+        )
+        self.is_hr_pass, self.sampler = False, None
+        return decode_latent_batch(self.sd_model, samples, check_for_nans=True)
+
+
+class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
+    def init(self):
+        self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
+        images = torch.stack([self.init_image] * self.batch_size)
+        self.init_latent = images_tensor_to_samples(images)
+
+    def sample(self, c, uc):
+        noise, latent = self.rng.next(), self.init_latent
+        told = {"x": latent, "noise": noise, "c": c, "uc": uc}
+        self.scripts.call("process_before_every_sampling", self, **told)
+        image_cond = self.txt2img_image_conditioning(latent)
+        return self.sampler.sample_img2img(
+            self, latent, noise, c, uc, image_conditioning=image_cond
+        )
+
+
+@torch.no_grad()
+def process_images(p):
+    """Images (3, H, W) in [0, 1], the PNG info's parameters and the comments."""
+    state = shared.state
+    count = p.batch_size * p.n_iter
+    p.all_seeds = p.all_subseeds = [p.seed + k for k in range(count)]
+    p.scripts.call("process", p)
+    p.init()
+    if state.job_count == -1:
+        state.job_count = p.n_iter * (2 if p.enable_hr else 1)
+    images = []
+    for n in range(p.n_iter):
+        if state.interrupted:
+            break
+        state.skipped = False
+        p.iteration = n
+        p.prompts, p.negative_prompts = (
+            [p.prompt] * p.batch_size,
+            [p.negative_prompt] * p.batch_size,
+        )
+        p.hr_prompts, p.hr_negative_prompts = p.prompts, p.negative_prompts
+        p.seeds = p.subseeds = p.all_seeds[n * p.batch_size : (n + 1) * p.batch_size]
+        p.rng = rng.ImageRNG((4, p.height // 8, p.width // 8), p.seeds)
+        p.setup_conds()
+        ps = scripts.PostSampleArgs(p.sample(p.c, p.uc))
+        p.scripts.call("post_sample", p, ps)
+        decoded = ps.samples
+        if not getattr(decoded, "already_decoded", False):
+            decoded = decode_latent_batch(p.sd_model, decoded, check_for_nans=True)
+        state.nextjob()
+        for image in decoded:
+            pp = SimpleNamespace(image=(image.float() + 1).div(2).clamp(0, 1))
+            p.scripts.call("postprocess_image", p, pp)
+            images.append(pp.image)
+    return SimpleNamespace(
+        images=images, parameters=dict(p.extra_generation_params), comments=list(p.comments)
+    )

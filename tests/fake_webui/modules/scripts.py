@@ -1,0 +1,72 @@
+"""Scripts and their runner. Errors in lifecycle calls are swallowed; `errors` remembers them."""
+
+from __future__ import annotations
+
+import re
+from collections import namedtuple
+from types import SimpleNamespace
+
+import gradio as gr
+
+AlwaysVisible = object()
+ScriptClassData = namedtuple("ScriptClassData", ["script_class", "path", "basedir", "module"])
+scripts_data = []
+errors = []
+
+
+class Script:
+    infotext_fields = None
+    alwayson = True
+
+    def elem_id(self, item):
+        title = re.sub("[^a-z_0-9]", "", self.title().lower().replace(" ", "_"))
+        return f"script_{'img2img' if self.is_img2img else 'txt2img'}_{title}_{item}"
+
+    def process(self, p, *args):
+        pass
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        pass
+
+    def post_sample(self, p, ps, *args):
+        pass
+
+    def postprocess_image(self, p, pp, *args):
+        pass
+
+
+class ScriptRunner:
+    def __init__(self, classes, is_img2img):
+        self.inputs, self.scripts, self.infotext_fields = [None], [], []
+        for made in classes:
+            script = made()
+            script.is_img2img = is_img2img
+            script.show(is_img2img)
+            with gr.Blocks():
+                controls = script.ui(is_img2img)
+            script.args_from = len(self.inputs)
+            self.inputs += controls
+            self.infotext_fields += script.infotext_fields or []
+            script.args_to = len(self.inputs)
+            self.scripts.append(script)
+
+    def default_args(self):
+        """As the API does it: with components made anew."""
+        args = [None] * len(self.inputs)
+        with gr.Blocks():
+            for script in self.scripts:
+                values = [control.value for control in script.ui(script.is_img2img)]
+                args[script.args_from : script.args_to] = values
+        return args
+
+    def call(self, name, p, *args, **kwargs):
+        for script in self.scripts:
+            own = p.script_args[script.args_from : script.args_to]
+            try:
+                getattr(script, name)(p, *args, *own, **kwargs)
+            except Exception as error:
+                errors.append(error)
+
+
+def PostSampleArgs(samples):
+    return SimpleNamespace(samples=samples)

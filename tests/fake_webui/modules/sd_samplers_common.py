@@ -1,0 +1,97 @@
+"""What all samplers share, and the CFG denoiser."""
+
+from __future__ import annotations
+
+import torch
+
+from modules import prompt_parser, shared
+
+approximation_indexes = {"Full": 0, "TAESD": 3}
+
+
+class InterruptedException(BaseException):
+    pass
+
+
+def images_tensor_to_samples(images, approximation=None):
+    model = shared.loaded.sd_model
+    return model.get_first_stage_encoding(model.encode_first_stage(images * 2 - 1))
+
+
+class CFGDenoiser(torch.nn.Module):
+    """cond and uncond in one call, or one after another; conds first, uncond last."""
+
+    def __init__(self, sampler, wrap):
+        super().__init__()
+        self.sampler, self._wrap, self.model_wrap = sampler, wrap, None
+        self.step, self.steps, self.p = 0, None, None
+
+    @property
+    def inner_model(self):
+        if self.model_wrap is None:
+            self.model_wrap = self._wrap(shared.loaded.sd_model)
+        return self.model_wrap
+
+    def update_inner_model(self):
+        self.model_wrap = None
+
+    def forward(self, x, sigma, uncond, cond, cond_scale, image_cond):
+        if shared.state.interrupted or shared.state.skipped:
+            raise InterruptedException
+        if self.p.refiner_at is not None and self.step == self.p.refiner_at:
+            self.update_inner_model()
+        at_step, step = prompt_parser.at_step, self.step
+        parts = [[at_step(part.schedules, step) for part in parts] for parts in cond.batch]
+        counts = torch.tensor([len(p) for p in parts])
+        conds = prompt_parser.stack([c for p in parts for c in p])
+        unconds = prompt_parser.stack([at_step(schedule, step) for schedule in uncond])
+        x_in = torch.cat([x.repeat_interleave(counts, 0), x])
+        t_in = torch.cat([sigma.repeat_interleave(counts, 0), sigma])
+        image_in = torch.cat([image_cond.repeat_interleave(counts, 0), image_cond])
+
+        def ask(rows, context):
+            told = {"c_crossattn": [context], "c_concat": [image_in[rows]]}
+            return self.inner_model(x_in[rows], t_in[rows], cond=told)
+
+        n = len(conds)
+        if shared.opts.batch_cond_uncond and conds.shape[1] == unconds.shape[1]:
+            out = ask(slice(None), torch.cat([conds, unconds]))
+        else:
+            out = torch.cat([ask(slice(0, n), conds), ask(slice(n, None), unconds)])
+        result, k = out[n:].clone(), 0
+        for i, count in enumerate(counts.tolist()):
+            for j in range(k, k + count):
+                result[i] += cond_scale * (out[j] - out[n + i])
+            k += count
+        self.step += 1
+        return result
+
+
+class Sampler:
+    def __init__(self, config, wrap):
+        self.config = config
+        self.model_wrap_cfg = CFGDenoiser(self, wrap)
+        self.model_wrap = self.model_wrap_cfg.inner_model
+        self.last_latent = None
+
+    def callback_state(self, step):
+        pass
+
+    def launch_sampling(self, steps, func):
+        self.model_wrap_cfg.steps = steps
+        try:
+            return func()
+        except InterruptedException:
+            return self.last_latent
+
+    def initialize(self, p, x, cond, uncond, image_cond):
+        self.model_wrap_cfg.p, self.model_wrap_cfg.step, self.last_latent = p, 0, x
+        told = {"cond": cond, "uncond": uncond, "image_cond": image_cond}
+        return told | {"cond_scale": p.cfg_scale}
+
+
+def img2img_steps(p, steps):
+    """Asked for by number, the schedule is stretched; else it is cut by the strength."""
+    if steps is not None:
+        return int(steps / min(p.denoising_strength, 0.999)), steps - 1
+    return p.steps, int(min(p.denoising_strength, 0.999) * p.steps)

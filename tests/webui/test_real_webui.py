@@ -1,0 +1,371 @@
+"""The extension in a real WebUI, through its API. Skipped where HIRES_WEBUI names none."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+
+import pytest
+
+UG = {"ug": True}
+PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
+REFINE = {"refine": True, "refine_factor": 1.5, "refine_eta2": "0.5"}
+SAMPLERS = re.split(
+    ", ",
+    "Euler, Euler a, Heun, LMS, DPM2, DPM2 a, DPM++ 2M, DPM++ 2S a, DPM++ SDE, DPM++ 2M SDE, "
+    "DPM++ 2M SDE Heun, DPM++ 3M SDE, DPM fast, DPM adaptive, Restart, LCM, DDIM, DDIM CFG++, "
+    "PLMS, UniPC",
+)
+WITHOUT_STEPS = ("DPM fast", "DPM adaptive")
+
+
+def test_the_list_of_samplers_is_the_hosts(webui):
+    assert {sampler["name"] for sampler in webui.request("/sdapi/v1/samplers")} == set(SAMPLERS)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampler(webui, sampler):
+    """Nothing without weight, something with it, the size refinement asks for, nothing left."""
+    before = webui.state()
+    plain = webui.paint(sampler_name=sampler)
+    nothing = webui.paint(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, sampler_name=sampler)
+    assert nothing.pixels == plain.pixels
+    guided = webui.paint(UG, sampler_name=sampler)
+    assert guided.pixels != plain.pixels
+    assert "note" not in guided.info
+    mixed = webui.paint(PFSA, sampler_name=sampler)
+    assert (mixed.pixels != plain.pixels) == (sampler not in WITHOUT_STEPS)
+    assert ("note" in mixed.info) == (sampler in WITHOUT_STEPS)
+    refined = webui.paint(REFINE | UG, sampler_name=sampler)
+    assert refined.sizes == [(384, 384)]
+    assert "note" not in refined.info
+    assert webui.paint(sampler_name=sampler).pixels == plain.pixels
+    assert webui.state() == before
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ SDE", "UniPC", "DDIM", "PLMS", "Restart"])
+@pytest.mark.parametrize("strength", ["0.1", "1", "0.2, 0.4"])
+def test_stages_of_any_length(webui, sampler, strength):
+    settings = REFINE | {"refine_eta2": strength}
+    refined = webui.paint(settings, sampler_name=sampler)
+    assert refined.sizes == [(384, 384)]
+    assert "note" not in refined.info
+
+
+def test_the_pivot_and_latent_enlargement(webui):
+    for sampler in ("Euler", "DDIM"):
+        refined = webui.paint(REFINE | UG | {"refine_method": "Pivot"}, sampler_name=sampler)
+        assert refined.sizes == [(384, 384)]
+        assert "note" not in refined.info
+
+
+def test_decoding_in_tiles_changes_little(webui):
+    whole = webui.paint(REFINE).images[0]
+    tiles = webui.paint(REFINE | {"refine_tile": 256}).images[0]
+    assert tiles.size == whole.size
+    # An untrained VAE, whose norms see each tile alone; a misplaced tile would differ far more.
+    assert _mean_distance(tiles, whole) < 6
+    assert _mean_distance(tiles, whole.rotate(180)) > 6
+
+
+@pytest.mark.parametrize("where", [1, 5, 12])
+def test_after_a_failure_the_next_picture_is_as_ever(webui, where):
+    settings = UG | PFSA | REFINE
+    plain, guided, before = webui.paint().pixels, webui.paint(settings).pixels, webui.state()
+    with pytest.raises(urllib.error.HTTPError):
+        webui.paint({}, fault=("raise", 2))
+    webui.paint(UG, fault=("raise", where))
+    assert webui.paint().pixels == plain
+    with pytest.raises(urllib.error.HTTPError):
+        webui.paint(PFSA, fault=("raise", 3))
+    assert webui.paint().pixels == plain
+    assert webui.paint(settings).pixels == guided
+    assert webui.state() == before
+
+
+def test_a_small_call_that_fails_leaves_a_picture_and_a_sentence(webui):
+    picture = webui.paint(UG, fault=("raise small", 2))
+    assert "without Upsample Guidance" in picture.info
+    assert picture.sizes == [(256, 256)]
+
+
+@pytest.mark.parametrize("what", ["raise", "interrupt", "skip"])
+def test_the_last_finished_stage_survives(webui, what):
+    """6 steps of the first pass, 3 of the first stage, then the second stage is stopped."""
+    two = REFINE | {"refine_eta2": "0.5, 0.5"}
+    first = webui.paint().pixels
+    one_stage = webui.paint(two, fault=(what, 11))
+    assert "after stage 1 of 2" in one_stage.info
+    assert 256 < one_stage.sizes[0][0] < 384
+    none = webui.paint(two, fault=(what, 8))
+    assert "after the first pass" in none.info
+    assert none.pixels == first
+
+
+def test_an_interrupt_in_the_first_pass_refines_nothing(webui):
+    stopped = webui.paint(REFINE | UG, fault=("interrupt", 3))
+    assert stopped.sizes == [(256, 256)]
+
+
+def test_a_batch_gives_each_picture_the_one_it_gives_alone(webui):
+    settings = UG | PFSA | REFINE
+    batch = webui.paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
+    for k, picture in enumerate(batch.images[-4:]):
+        alone = webui.paint(settings, seed=1 + k, sampler_name="Euler a").images[0]
+        assert _distance(picture, alone) <= 2  # rounding
+
+
+def test_img2img_with_two_batches_on_one_sampler(webui):
+    start = webui.paint(seed=7).encoded[0]
+    request = {"kind": "img2img", "init_images": [start], "denoising_strength": 0.7, "n_iter": 2}
+    plain = webui.paint(**request)
+    assert webui.paint(UG | {"ug_theta": 0}, **request).sizes == plain.sizes
+    guided = webui.paint(UG, **request)
+    assert guided.pixels != plain.pixels
+    refined = webui.paint(UG | PFSA | REFINE, **request)
+    assert set(refined.sizes[-2:]) == {(384, 384)}
+    assert "note" not in refined.info
+
+
+def test_inpainting_is_guided_but_not_refined(webui):
+    from PIL import Image
+
+    start = webui.paint(seed=7).encoded[0]
+    mask = _encoded(Image.new("L", (256, 256), 255))
+    request = {"kind": "img2img", "init_images": [start], "mask": mask, "inpaint_full_res": False}
+    picture = webui.paint(UG | REFINE, **request)
+    assert picture.sizes == [(256, 256)]
+    assert "was not refined" in picture.info
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
+def test_hires_fix_before_refinement(webui, upscaler):
+    request = {
+        "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": upscaler, "hr_second_pass_steps": 4,
+        "denoising_strength": 0.6,
+    }  # fmt: skip
+    plain = webui.paint(**request)
+    guided = webui.paint(UG, **request)
+    assert plain.sizes == guided.sizes == [(384, 384)]
+    assert "note" not in guided.info
+    assert plain.pixels != guided.pixels
+    both = webui.paint(UG | PFSA | REFINE | {"refine_factor": 1.25}, **request)
+    assert both.sizes == [(480, 480)]
+    assert "note" not in both.info
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"prompt": "red AND a blue circle:0.5 AND grass"},
+        {"prompt": "a circle, " * 40},
+        {"prompt": "a circle, " * 40, "sampler_name": "DDIM"},
+        {"prompt": "a [red:blue:3] circle [on grass:0.5]"},
+        {"cfg_scale": 1},
+        {"options": {"batch_cond_uncond": False}},
+        {"options": {"batch_cond_uncond": False}, "prompt": "a circle, " * 40},
+        {"options": {"pad_cond_uncond": True}, "prompt": "a circle, " * 40},
+        {"s_min_uncond": 4},
+        {"options": {"skip_early_cond": 0.4}},
+        {"options": {"img2img_fix_steps": True}},
+        {"options": {"randn_source": "NV"}},
+        {"options": {"eta_noise_seed_delta": 31337}, "sampler_name": "Euler a"},
+        {"options": {"always_discard_next_to_last_sigma": True}},
+        {"options": {"sgm_noise_multiplier": True}},
+        {"subseed": 3, "subseed_strength": 0.4},
+        {"scheduler": "Karras"},
+        {"scheduler": "SGM Uniform", "sampler_name": "DPM++ 2M"},
+        {"width": 320, "height": 200},
+        {"tiling": True},
+    ],
+    ids=str,
+)
+def test_combination(webui, request_):
+    """Each with all three and a cadence: guided, refined, nothing left, nothing left out."""
+    settings = UG | PFSA | REFINE | {"ug_cadence": 2}
+    plain = webui.paint(**request_)
+    made = webui.paint(settings, **request_)
+    assert made.sizes[0][0] > plain.sizes[0][0]
+    assert "note" not in made.info
+    assert webui.paint(settings, **request_).pixels == made.pixels
+    assert webui.paint(**request_).pixels == plain.pixels
+
+
+def test_the_refiner_takes_over_in_the_middle_and_the_next_picture_is_as_ever(webui):
+    plain = webui.paint().pixels
+    request = {"refiner_checkpoint": "other", "refiner_switch_at": 0.5}
+    settings = UG | PFSA | REFINE
+    for sampler in ("Euler", "DDIM"):
+        refined = webui.paint(settings, sampler_name=sampler, **request)
+        assert refined.sizes == [(384, 384)]
+        assert "Refiner: other" in refined.info
+        assert "note" not in refined.info
+        assert webui.paint(settings, sampler_name=sampler, **request).pixels == refined.pixels
+        assert webui.paint(settings, sampler_name=sampler).pixels != refined.pixels
+    assert webui.paint().pixels == plain
+
+
+def test_a_nine_channel_inpainting_model(webui):
+    from PIL import Image
+
+    before = webui.paint()
+    options = {"sd_model_checkpoint": "inpaint"}
+    plain = webui.paint(options=options)
+    made = webui.paint(UG | PFSA | REFINE, options=options)
+    assert made.sizes == [(384, 384)]
+    assert "note" not in made.info
+    mask = Image.new("L", (256, 256))
+    mask.paste(255, (64, 64, 200, 200))
+    request = {"kind": "img2img", "init_images": list(plain.encoded), "mask": _encoded(mask)}
+    for area in (True, False):
+        request["inpaint_full_res"] = area
+        unguided = webui.paint(options=options, **request)
+        guided = webui.paint(UG, options=options, **request)
+        assert "note" not in guided.info
+        assert guided.pixels != unguided.pixels
+    assert webui.paint().pixels == before.pixels
+
+
+def test_the_plot_has_an_axis_for_every_control(webui):
+    from lib_hires.settings import declarations
+
+    infos = webui.request("/sdapi/v1/script-info")
+    plot = next(i for i in infos if i["name"] == "x/y/z plot" and not i["is_img2img"])
+    labels = plot["args"][0]["choices"]
+    assert sum(label.startswith("[HiRes]") for label in labels) == len(declarations())
+    strength = labels.index("[HiRes] Upsample Guidance: Strength (θ)")
+    axes = [strength, "0, 0.5, 1", [], labels.index("Steps"), "4, 5", [], 0, "", []]
+    legend, single, grids, seeds, margin, text = True, True, False, [False] * 4, 0, True
+    script_args = [*axes, legend, single, grids, *seeds, margin, text]
+    made = webui.paint(UG, script_name="x/y/z plot", script_args=script_args)
+    settings = [(steps, theta) for steps in (4, 5) for theta in (0, 0.5, 1)]
+    for cell, (steps, theta) in zip(made.pixels[1:], settings, strict=True):
+        assert cell == webui.paint(UG | {"ug_theta": theta}, steps=steps).pixels[0]
+
+
+def test_at_or_below_the_native_size_nothing_happens(webui):
+    plain = webui.paint(options={"hires_guidance_native_size": 0})
+    guided = webui.paint(UG, options={"hires_guidance_native_size": 0})
+    assert guided.pixels == plain.pixels
+    assert "not above the model's native 256x256" in guided.info
+
+
+def test_positions_and_names_are_the_same(webui):
+    by_position = webui.paint([True, 0.8, 0.6])
+    by_name = webui.paint({"ug": True, "ug_theta": 0.8, "ug_eta": 0.6})
+    assert by_position.pixels == by_name.pixels
+    assert by_position.info == by_name.info
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"ug_teta": 1}, "did you mean ug_theta"),
+        ({"ug": True, "ug_theta": "much"}, "expected a number from 0 to 2"),
+        ([True, None, 7], "expected a number from 0 to 1"),
+        ({"refine": True, "refine_width": 512}, "expected both or neither"),
+        ({"refine": True, "refine_width": 512, "refine_height": 128}, "is smaller than the first"),
+    ],
+)
+def test_bad_values_are_refused_with_a_sentence(webui, settings, sentence):
+    picture = webui.paint(settings)
+    assert sentence in picture.info
+    assert picture.pixels == webui.paint().pixels
+
+
+def test_png_info_makes_the_same_picture(webui):
+    settings = {**UG, "ug_eta": 0.5, **PFSA, **REFINE, "refine_eta2": "0.3, 0.5"}
+    first = webui.paint(settings)
+    keys = [part.split(":")[0] for part in first.info.split(", ") if part.startswith("HiRes")]
+    assert keys == [
+        "HiRes ug", "HiRes ug eta", "HiRes pfsa", "HiRes pfsa gamma", "HiRes refine",
+        "HiRes refine factor", "HiRes refine eta2", "HiRes native size",
+    ]  # fmt: skip
+    text = "a red circle on grass\nNegative prompt: blue\n" + first.info
+    assert webui.paint(infotext=text, options={"hires_guidance_native_size": 128}).pixels == (
+        first.pixels
+    )
+
+
+def test_png_info_of_a_plain_picture_has_nothing_of_ours(webui):
+    off = webui.paint({"ug_theta": 0.5}, options={"hires_guidance_native_size": 0})
+    assert "HiRes" not in off.info
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "Heun", "DPM++ 2M"])
+@pytest.mark.parametrize(
+    "settings", [{}, UG, UG | PFSA | {"ug_eta": 0.6}, UG | {"refine": True, "refine_eta2": "0.5"}]
+)
+def test_the_standalone_side_makes_the_same_picture(webui, sampler, settings):
+    """To rounding: the same model, seed, sampler, schedule and settings."""
+    import torch
+
+    from lib_hires.settings import Settings
+    from lib_hires.standalone.generate import Run
+    from lib_hires.standalone.models import load_model
+    from lib_hires.standalone.request import Request
+
+    side = 256 if "refine" in settings else 512
+    request = {"prompt": "a red circle on grass", "negative": "blue", "steps": 6, "seed": 1}
+    request |= {"width": side, "height": side, "cfg": 5, "sampler": sampler, "schedule": "Karras"}
+    run = Run(load_model(webui.model), Request.from_values(request), Settings.from_values(settings))
+    *_, painted = run.paint()
+    expected = painted.images[0].add(1).mul(127.5).clamp(0, 255)
+    made = webui.paint(
+        settings, sampler_name=sampler, scheduler="Karras", width=side, height=side,
+        options={"hires_guidance_native_size": 0, "randn_source": "CPU"},
+    ).images[0]  # fmt: skip
+    pixels = torch.frombuffer(bytearray(made.tobytes()), dtype=torch.uint8)
+    expected = expected.byte().permute(1, 2, 0).flatten()  # the host cuts off, too
+    difference = (pixels.float() - expected.float()).abs()
+    assert difference.mean() < 0.5
+    assert (difference > 5).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_the_page_has_three_accordions_with_stable_ids(webui, tab):
+    from lib_hires.settings import GROUPS, declarations
+
+    components = webui.request("/config")["components"]
+    props = {part["props"].get("elem_id"): part for part in components}
+    prefix = f"script_{tab}_hires_guidance_"
+    for row in declarations():
+        accordion = row.name in GROUPS
+        made = props[prefix + row.name]
+        assert (made["type"] == "accordion") == accordion
+        wanted = GROUPS[row.group] if accordion else row.control.help
+        assert made["props"]["label" if accordion else "info"] == wanted
+
+
+def test_the_host_lists_every_control(webui):
+    from lib_hires.settings import declarations
+
+    for info in webui.request("/sdapi/v1/script-info"):
+        if info["name"] == "hires guidance":
+            assert len(info["args"]) == len(declarations())
+            assert info["is_alwayson"]
+            break
+    else:
+        pytest.fail("the script is not listed")
+
+
+def _distance(one, other) -> int:
+    """The largest difference of two pictures' values, of 255."""
+    from PIL import ImageChops
+
+    return max(high for _, high in ImageChops.difference(one, other).getextrema())
+
+
+def _mean_distance(one, other) -> float:
+    from PIL import ImageChops, ImageStat
+
+    return max(ImageStat.Stat(ImageChops.difference(one, other)).mean)
+
+
+def _encoded(image) -> str:
+    import base64
+    import io
+
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,377 @@
+"""Whole generations in the stand-in host."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+UG = {"ug": True}
+PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
+REFINE = {"refine": True, "refine_eta2": "0.4"}
+SAMPLERS = ["Euler", "Euler a", "Heun", "DPM2", "LMS", "DPM++ 2M", "DPM++ 2S a", "DDIM"]
+
+
+def same(one, other) -> bool:
+    return len(one.images) == len(other.images) and all(
+        a.shape == b.shape and torch.equal(a, b)
+        for a, b in zip(one.images, other.images, strict=True)
+    )
+
+
+def sizes(picture) -> set[tuple[int, int]]:
+    return {tuple(image.shape[-2:]) for image in picture.images}
+
+
+def leftovers() -> int:
+    """What hangs on the model, which outlives every run."""
+    from modules import shared
+
+    parts = list(shared.loaded.sd_model.modules())
+    own = sum("forward" in vars(part) or "apply_model" in vars(part) for part in parts)
+    return own + sum(len(part._forward_pre_hooks) + len(part._forward_hooks) for part in parts)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_without_weight_nothing_changes_and_with_it_something_does(host, sampler):
+    plain = host.paint(sampler_name=sampler)
+    nothing = UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}
+    assert same(plain, host.paint(nothing, sampler_name=sampler))
+    for settings in (UG, PFSA):
+        made = host.paint(settings, sampler_name=sampler)
+        assert not same(plain, made)
+        assert torch.isfinite(made.images[0]).all()
+        assert made.comments == []
+    assert same(plain, host.paint(sampler_name=sampler))
+    assert leftovers() == 0
+
+
+def test_the_small_picture_is_asked_about_at_the_native_size(host):
+    from modules import shared
+
+    host.paint(UG)
+    assert shared.loaded.sd_model.asked == [((16, 16), 2), ((8, 8), 2)] * 5
+    host.paint(UG, width=192)
+    assert {size for size, _ in shared.loaded.sd_model.asked} == {(16, 24), (8, 10)}
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "LMS"])
+def test_the_coarse_picture_is_the_native_samplers(host, sampler):
+    """theta = 1, eta = 1: D of the guided trajectory is the native one on half the sigmas.
+
+    Both stay inside the sigmas that the model knows, so that nothing is clamped.
+    """
+    from modules import processing, rng, sd_samplers
+
+    from lib_hires.standalone.kdiffusion import import_k_diffusion
+
+    D = torch.nn.functional.avg_pool2d
+    sigmas = import_k_diffusion().sampling.get_sigmas_karras(5, 0.1, 10)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5))
+    given = {}
+
+    def run(settings, noise, sigmas, side):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rng.ImageRNG, "next", lambda _: noise)
+            patch.setattr(sd_samplers.KDiffusionSampler, "get_sigmas", lambda *_: sigmas)
+            patch.setattr(
+                processing, "decode_latent_batch", lambda _, z, **k: given.setdefault(side, z) * 0
+            )
+            host.paint(settings, sampler_name=sampler, width=side, height=side)
+
+    run(UG | {"ug_shifted_start": False}, noise, sigmas, 128)
+    run({}, 2 * D(noise, 2), sigmas / 2, 64)
+    assert torch.allclose(D(given[128], 2), given[64], atol=1e-4)
+
+
+def test_the_shifted_start_stretches_the_first_pass_only(host):
+    from modules import sd_samplers
+
+    starts = []
+
+    class Watching(sd_samplers.KDiffusionSampler):
+        def _run(self, p, x, sigmas, told, steps):
+            starts.append((float(sigmas[0]), round(float(x.std()))))
+            return super()._run(p, x, sigmas, told, steps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sd_samplers, "KDiffusionSampler", Watching)
+        host.paint()
+        host.paint(UG, enable_hr=True)
+    (plain, _), (first, deviation), (second, _) = starts
+    assert first == pytest.approx(2 * plain)
+    assert deviation == pytest.approx(2 * plain, rel=0.1)
+    assert second < plain
+
+
+@pytest.mark.parametrize("sampler", [*SAMPLERS, "DPM fast"])
+@pytest.mark.parametrize("eta2", ["0.1", "0.4", "1", "0.2, 0.6"])
+def test_refinement_makes_the_size_asked_for(host, sampler, eta2):
+    made = host.paint(
+        UG | REFINE | {"refine_eta2": eta2}, sampler_name=sampler, width=64, height=64
+    )
+    assert sizes(made) == {(128, 128)}
+    assert made.comments == []
+    assert leftovers() == 0
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM"])
+@pytest.mark.parametrize("method", ["AP-LDM", "Pivot"])
+@pytest.mark.parametrize("tile", [0, 128])
+def test_methods_and_tiles(host, sampler, method, tile):
+    settings = REFINE | {"refine_method": method, "refine_tile": tile, "refine_colour_match": True}
+    assert sizes(host.paint(settings, sampler_name=sampler)) == {(256, 256)}
+
+
+def test_a_stage_samples_the_tail_of_the_schedule(host):
+    """Strength 0.4 of 5 steps is 2; the guided stage asks twice at each."""
+    from modules import shared
+
+    asked = shared.loaded.sd_model.asked
+    host.paint(UG | REFINE, width=64, height=64)
+    stage = [size for size, _ in asked[5:]]
+    assert stage == [(16, 16), (8, 8)] * 2
+    host.paint(UG | REFINE | {"refine_guided": False}, width=64, height=64, sampler_name="DDIM")
+    assert [size for size, _ in asked[4:]] == [(16, 16)] * 2
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"prompt": "red AND a blue circle"},
+        {"prompt": "a circle and " * 6},
+        {"prompt": "a [red:blue:3] circle"},
+        {"batch_size": 2, "n_iter": 2},
+        {"refiner_at": 2},
+        {"enable_hr": True},
+        {"width": 136, "height": 200},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_combinations(host, request_, apart):
+    from modules import shared
+
+    settings = UG | PFSA | REFINE | {"ug_cadence": 2}
+    shared.opts.batch_cond_uncond = not apart
+    plain = host.paint(**request_)
+    made = host.paint(settings, **request_)
+    assert made.comments == []
+    assert not same(plain, made)
+    assert same(made, host.paint(settings, **request_))
+    assert same(plain, host.paint(**request_))
+    assert leftovers() == 0
+
+
+def test_calls_apart_are_the_stacked_call(host):
+    from modules import shared
+
+    settings = UG | {"ug_cadence": 3}
+    stacked = host.paint(settings).images[0]
+    shared.opts.batch_cond_uncond = False
+    assert torch.allclose(host.paint(settings).images[0], stacked, atol=1e-4)
+
+
+def test_a_batch_gives_each_picture_the_one_it_gives_alone(host):
+    settings = UG | PFSA | REFINE
+    batch = host.paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
+    for k, image in enumerate(batch.images):
+        alone = host.paint(settings, seed=1 + k, sampler_name="Euler a").images[0]
+        assert torch.allclose(image, alone, atol=1e-4)
+
+
+def test_img2img_keeps_one_sampler_for_all_batches(host):
+    request = {"init_image": torch.rand(3, 128, 128), "n_iter": 3}
+    host.paint(UG | PFSA | REFINE, **request)
+    from modules.processing import StableDiffusionProcessingImg2Img
+
+    p = StableDiffusionProcessingImg2Img(**request)
+    host.paint(UG | PFSA, p=p, init_image=None)
+    assert not {"sample", "sample_img2img", "get_sigmas", "callback_state"} & set(vars(p.sampler))
+    assert not p.sampler.model_wrap_cfg._forward_pre_hooks
+    assert "forward" not in vars(p.sampler.model_wrap)
+
+
+class Failure(RuntimeError):
+    pass
+
+
+def fail_at(host, call, what):
+    """Make the model's `call`-th evaluation go wrong; returns what puts it right again."""
+    from modules import shared
+
+    model = shared.loaded.sd_model
+    plain, count = model.apply_model, [0]
+
+    def apply_model(*args, **kwargs):
+        count[0] += 1
+        if count[0] == call:
+            what()
+        return plain(*args, **kwargs)
+
+    model.apply_model = apply_model
+    return lambda: vars(model).pop("apply_model")
+
+
+def raise_failure():
+    raise Failure("as asked")
+
+
+@pytest.mark.parametrize("call", range(1, 15))
+def test_after_a_failure_anywhere_the_next_picture_is_as_ever(host, call):
+    settings = UG | PFSA | REFINE
+    plain, guided = host.paint(), host.paint(settings)
+    repair = fail_at(host, call, raise_failure)
+    try:
+        made = host.paint(settings)
+        assert made.comments, "the failure was hidden"
+    except Failure:
+        pass
+    repair()
+    assert leftovers() == 0
+    assert same(plain, host.paint())
+    assert same(guided, host.paint(settings))
+
+
+@pytest.mark.parametrize("way", ["raise", "interrupt", "skip"])
+def test_the_last_finished_stage_survives(host, way):
+    from modules import shared
+
+    def stop():
+        if way == "raise":
+            raise_failure()
+        setattr(shared.state, {"interrupt": "interrupted", "skip": "skipped"}[way], True)
+
+    two = REFINE | {"refine_eta2": "0.4, 0.4"}
+    first = host.paint()
+    repair = fail_at(host, 6, stop)  # the first of the first stage's two
+    stopped = host.paint(two)
+    repair()
+    assert same(first, stopped)
+    assert "after the first pass" in stopped.comments[0]
+    repair = fail_at(host, 8, stop)
+    stopped = host.paint(two)
+    repair()
+    assert 128 < stopped.images[0].shape[-1] < 256
+    assert "after stage 1 of 2" in stopped.comments[0]
+    assert same(first, host.paint())
+
+
+def test_a_failing_small_call_leaves_the_picture_and_says_so(host):
+    repair = fail_at(host, 4, raise_failure)
+    made = host.paint(UG)
+    repair()
+    assert "without Upsample Guidance" in made.comments[0]
+    assert torch.isfinite(made.images[0]).all()
+
+
+def test_stages_are_counted_and_named(host):
+    from modules import shared
+
+    names = set()
+
+    def look():
+        names.add((shared.state.textinfo, shared.state.job_count))
+
+    repair = fail_at(host, 6, look)
+    host.paint(REFINE | {"refine_eta2": "0.4, 0.4"}, n_iter=2)
+    repair()
+    assert names == {("HiRes Guidance: stage 1 of 2, 208x208", 6)}
+    assert shared.state.job_no == shared.state.job_count
+    assert shared.state.textinfo is None
+
+
+def test_at_the_native_size_nothing_happens_and_says_so(host):
+    plain, made = host.paint(width=64, height=64), host.paint(UG, width=64, height=64)
+    assert same(plain, made)
+    assert "not above the model's native 64x64" in made.comments[0]
+
+
+def test_the_native_size_can_be_set(host):
+    from modules import shared
+
+    shared.opts.hires_guidance_native_size = 128
+    assert same(host.paint(), host.paint(UG))
+
+
+def test_a_sampler_without_steps_is_not_mixed_and_says_so(host):
+    plain, made = host.paint(sampler_name="DPM fast"), host.paint(PFSA, sampler_name="DPM fast")
+    assert same(plain, made)
+    assert "DPM fast has no fixed steps" in made.comments[0]
+
+
+def test_an_inpainted_picture_is_not_refined_and_says_so(host):
+    made = host.paint(REFINE, init_image=torch.rand(3, 128, 128), image_mask=object())
+    assert sizes(made) == {(128, 128)}
+    assert "was not refined" in made.comments[0]
+
+
+def test_image_conditioning_shrinks_along(host):
+    """The toy asserts that it gets it in the latent's own size. Masks stay hard."""
+    from modules.processing import StableDiffusionProcessing
+
+    from lib_hires.webui.guided_model import shrink_cond
+
+    def conditioning(p, x, width=None, height=None):
+        return torch.rand(len(x), 5, *x.shape[-2:], generator=torch.Generator().manual_seed(0))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StableDiffusionProcessing, "txt2img_image_conditioning", conditioning)
+        assert host.paint(UG | REFINE | {"ug_cadence": 2}).comments == []
+    mask = (torch.rand(2, 1, 16, 24) > 0.5).float()
+    part = torch.cat([mask, torch.rand(2, 4, 16, 24)], 1)
+    kept = torch.rand(2, 4, 8, 8)
+    cond = {"cond": {"c_concat": [part, kept], "c_crossattn": [None]}, "more": 1}
+    shrunk = shrink_cond((16, 24), cond, (8, 12))
+    assert shrunk["more"] == 1
+    assert shrunk["cond"]["c_concat"][1] is kept
+    assert set(shrunk["cond"]["c_concat"][0][:, 0].unique().tolist()) <= {0.0, 1.0}
+    assert torch.allclose(
+        shrunk["cond"]["c_concat"][0][:, 1:], torch.nn.functional.avg_pool2d(part[:, 1:], 2)
+    )
+
+
+def test_a_generation_inside_another_changes_neither():
+    from host import Host
+    from modules import scripts
+
+    class Nesting(scripts.Script):
+        """As face detailers do: a whole generation for each finished image."""
+
+        host, inner = None, []
+
+        def title(self):
+            return "Nesting"
+
+        def show(self, is_img2img):
+            return scripts.AlwaysVisible
+
+        def ui(self, is_img2img):
+            return []
+
+        def postprocess_image(self, p, pp):
+            if self.host and not hasattr(p, "nested"):
+                request = {"init_image": torch.rand(3, 96, 96), "width": 96, "height": 96}
+                request |= {"nested": True, "seed": 9}
+                self.inner.append(self.host.paint({"ug": True}, **request))
+
+    settings = UG | PFSA | REFINE
+    alone = Host().paint(settings, batch_size=2)
+    host = Host(Nesting)
+    Nesting.host = host
+    assert same(alone, host.paint(settings, batch_size=2))
+    assert scripts.errors == []
+    assert len(Nesting.inner) == 2
+    assert leftovers() == 0
+
+
+def test_nothing_unpicklable_is_put_on_the_run(host):
+    import pickle
+
+    from modules.processing import StableDiffusionProcessingTxt2Img
+
+    p = StableDiffusionProcessingTxt2Img(enable_hr=True)
+    host.paint(UG | PFSA | REFINE, p=p)
+    ours = {k: v for k, v in vars(copy.copy(p)).items() if k not in ("scripts", "sampler", "rng")}
+    pickle.dumps(ours)

@@ -43,7 +43,7 @@ def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     attended = torch.cat(
         [
             F.scaled_dot_product_attention(queries, padded, padded, scale=scale)
-            for queries in padded.split(QUERIES, dim=2)
+            for queries in torch.split(padded, QUERIES, dim=2)
         ],
         dim=2,
     )

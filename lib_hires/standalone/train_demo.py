@@ -46,19 +46,19 @@ class TrainingConfig:
     vae_minutes: float = 20.0
     vae_batch: int = 8
     vae_crop: int = 96
-    vae_rate: float = 1.5e-3
+    vae_rate: float = 2e-3
     vae_kl: float = 3e-5
-    vae_guided: float = 0.4  # the first part, in which latents are drawn to colours, fading
+    vae_guided: float = 0.35  # the first part, in which latents are drawn to colours, fading
     decoder_minutes: float = 30.0
     decoder_rate: float = 7e-4
     scenes: int = 20_000
     model_minutes: float = 75.0
-    model_batch: int = 32
+    model_batch: int = 16
     model_rate: float = 1e-3
     caption_dropout: float = 0.1
     ema: float = 0.999
     warmup_steps: int = 100
-    decay_share: float = 0.3  # the last part of a stage, in which the rate falls to zero
+    decay_share: float = 0.5  # the last part of a stage, in which the rate falls to zero
     save_minutes: float = 3.0
     sample_minutes: float = 10.0
 

@@ -24,7 +24,7 @@ from lib_hires.standalone.judge import Judge, inspect, load_judge, to_tensor
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.request import Request
 from lib_hires.standalone.scenes import Scene, draw, random_scene
-from lib_hires.standalone.techniques import ENLARGING, NATIVE, UNSHIFTED, WINDOWS, Technique, make
+from lib_hires.standalone.techniques import ALL, NATIVE, Technique, make
 
 FINAL_SEEDS = 10_000  # pictures are reported on seeds from here; settings were chosen on others
 TRUE_SEEDS = 900_000  # the true pictures they are compared with
@@ -59,7 +59,8 @@ def quality(
     *,
     pictures: int,
     scale: int,
-    techniques: Sequence[Technique] = (*ENLARGING, UNSHIFTED, *WINDOWS),
+    techniques: Sequence[Technique] = ALL,
+    dtype: torch.dtype = torch.float32,
     first_seed: int = FINAL_SEEDS,
     true_pictures: int = TRUE_PICTURES,
 ) -> str:
@@ -70,7 +71,7 @@ def quality(
     """
     if pictures < 2:
         raise ValueError(f"--pictures: expected at least 2, got {pictures}")
-    model, judge = load_model(None), load_judge()
+    model, judge = load_model(None, dtype=dtype), load_judge()
     native = model.native[0]
     true = Collected()
     for seed in tqdm(range(true_pictures), desc="true pictures", leave=False):
@@ -84,7 +85,8 @@ def quality(
         report.append(_row(technique.name, at, collected, true))
         (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
         contact_sheet(samples, captions=()).save(out / "samples.png")
-    return "\n".join(table(report))
+    head = f"{pictures} pictures a technique, seeds from {first_seed}, {model.name}, {dtype}"
+    return "\n".join([head, *table(report)])
 
 
 def scene_of(seed: int) -> Scene:

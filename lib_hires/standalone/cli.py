@@ -40,7 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
     demo.set_defaults(command=_demo)
     train = commands.add_parser("train-demo", help="train the bundled model and its judge anew")
-    train.add_argument("--out", type=Path, default=Path("training"), help="folder (resumes there)")
+    train.add_argument("--out", type=Path, default=Path("trained"), help="folder of the result")
+    train.add_argument(
+        "--work", type=Path, default=Path("training"), help="folder of the checkpoints; resumes"
+    )
+    train.add_argument("--stages", default="", help="some of the stages, with commas")
+    train.add_argument("--model-minutes", type=float, help="how long the U-Net is trained")
     train.set_defaults(command=_train_demo)
     benchmark = commands.add_parser("benchmark", help="measure quality or memory")
     kinds = benchmark.add_subparsers(required=True, metavar="what")
@@ -48,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--out", type=Path, default=Path("benchmark"), help="folder")
     quality.add_argument("--pictures", type=int, default=100, help="per technique (default: 100)")
     quality.add_argument("--scale", type=int, default=2, choices=(2, 4))
+    quality.add_argument("--techniques", default="", help="names with commas (default: all)")
+    quality.add_argument("--dtype", default="float32", choices=DTYPES)
     quality.set_defaults(command=_benchmark_quality)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
     pfsa.set_defaults(command=_benchmark_pfsa)
@@ -176,19 +183,47 @@ def _train_demo(options: argparse.Namespace) -> int:
     from lib_hires.standalone.png import writable_folder
 
     writable_folder(options.out)
-    from lib_hires.standalone.train_demo import train
+    writable_folder(options.work)
+    from lib_hires.standalone import train_judge
+    from lib_hires.standalone.train_demo import STAGES, TrainingConfig, train
 
-    train(options.out)
+    stages = _names(options.stages) or [*STAGES, "judge"]
+    minutes = {} if options.model_minutes is None else {"model_minutes": options.model_minutes}
+    train(
+        options.out,
+        stages=[stage for stage in stages if stage != "judge"],
+        config=TrainingConfig(**minutes),
+        work=options.work,
+    )
+    if "judge" in stages:
+        train_judge.train(options.out)
     return 0
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _benchmark_quality(options: argparse.Namespace) -> int:
     from lib_hires.standalone.png import writable_folder
 
     writable_folder(options.out)
-    from lib_hires.standalone.benchmark import quality
+    import torch
 
-    _say(quality(options.out, pictures=options.pictures, scale=options.scale))
+    from lib_hires.standalone.benchmark import quality
+    from lib_hires.standalone.techniques import ALL, chosen
+
+    names = _names(options.techniques)
+    _say(
+        quality(
+            options.out,
+            pictures=options.pictures,
+            scale=options.scale,
+            dtype=getattr(torch, options.dtype),
+            techniques=chosen(names) if names else ALL,
+        )
+    )
     return 0
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import Image
 
-from lib_hires.settings import Plain, Settings
+from lib_hires.settings import Plain, Settings, SettingsError
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import to_pil
@@ -85,6 +85,16 @@ WINDOWS = tuple(
 )
 
 ENLARGING = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
+ALL = (*ENLARGING, UNSHIFTED, *WINDOWS)
+
+
+def chosen(names: Sequence[str]) -> tuple[Technique, ...]:
+    """The techniques of these names. Raises SettingsError for one that there is not."""
+    known = {technique.name: technique for technique in ALL}
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"--techniques: expected some of {', '.join(known)}, got {name!r}")
+    return tuple(known[name] for name in names)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,18 +9,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_hires.settings import Settings
+from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone import benchmark
 from lib_hires.standalone.demo import CELL, LABEL, Row, contact_sheet, demo
 from lib_hires.standalone.models import BUNDLED
 from lib_hires.standalone.png import read_about
-from lib_hires.standalone.techniques import ENLARGING, NATIVE, NATIVE_PFSA, UG, UNSHIFTED, WINDOWS
+from lib_hires.standalone.techniques import (
+    ALL,
+    ENLARGING,
+    NAIVE,
+    NATIVE,
+    NATIVE_PFSA,
+    UG,
+    chosen,
+)
 
 bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled model is not there")
 
 
 def test_every_technique_has_settings_of_its_own() -> None:
-    techniques = [NATIVE, NATIVE_PFSA, *ENLARGING, UNSHIFTED, *WINDOWS]
+    techniques = [NATIVE, NATIVE_PFSA, *ALL]
     assert len({technique.name for technique in techniques}) == len(techniques)
     for technique in techniques:
         for scale in (2, 4):
@@ -77,8 +85,15 @@ def test_quality_reports_a_row_for_each_technique(tmp_path: Path) -> None:
     assert report[0]["one_object"] == 1
     assert report[0]["fd_whole"] == report[0]["fd_crop"] == 0
     assert all(row["fd_whole"] > 0 for row in report[1:])
-    assert "one_object" in text.splitlines()[0]
+    assert text.splitlines()[0].startswith("2 pictures a technique, seeds from 50, hires-demo")
+    assert "one_object" in text.splitlines()[1]
     assert (tmp_path / "samples.png").is_file()
+
+
+def test_techniques_are_chosen_by_name() -> None:
+    assert chosen(["ug", "naive"]) == (UG, NAIVE)
+    with pytest.raises(SettingsError, match="expected some of naive, lanczos, .*, got 'ugg'"):
+        chosen(["ug", "ugg"])
 
 
 def test_quality_refuses_too_few_pictures(tmp_path: Path) -> None:

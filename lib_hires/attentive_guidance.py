@@ -33,20 +33,21 @@ def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     """Parameter-free self-attention of each image's positions.
 
     z: (b, c, h, w). lambda_: the temperature, 0 for sqrt(c). Computed in float32 without the
-    (h·w)² matrix; returns z's shape and dtype.
+    (h·w)² matrix, also under a host's autocast; returns z's shape and dtype.
     """
     b, c, h, w = z.shape
     positions = z.float().flatten(2).transpose(1, 2).unsqueeze(1)  # (b, 1, h·w, c)
     # Fused attention kernels want a multiple of 8 channels; zeros change no product.
     padded = F.pad(positions, (0, -c % 8)).contiguous()
     scale = 1 / (lambda_ or math.sqrt(c))
-    attended = torch.cat(
-        [
-            F.scaled_dot_product_attention(queries, padded, padded, scale=scale)
-            for queries in torch.split(padded, QUERIES, dim=2)
-        ],
-        dim=2,
-    )
+    with torch.autocast(z.device.type, enabled=False):
+        attended = torch.cat(
+            [
+                F.scaled_dot_product_attention(queries, padded, padded, scale=scale)
+                for queries in torch.split(padded, QUERIES, dim=2)
+            ],
+            dim=2,
+        )
     return attended[:, 0, :, :c].transpose(1, 2).reshape(b, c, h, w).to(z.dtype)
 
 

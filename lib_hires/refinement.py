@@ -93,7 +93,9 @@ def plan(
         areas = [area + (last_area - area) * number / count for number in range(1, count + 1)]
         strengths = settings.eta2
     between = [size_of_area(a, target[0] / target[1], multiple) for a in areas[:-1]]
-    sizes = [(max(h, first[0]), max(w, first[1])) for h, w in between] + [target]
+    sizes = [
+        (min(max(h, first[0]), target[0]), min(max(w, first[1]), target[1])) for h, w in between
+    ] + [target]
     enlargement = settings.enlargement
     if enlargement == "automatic":
         enlargement = "latent" if settings.method == "Pivot" else "pixel"

@@ -54,12 +54,14 @@ class Reduction:
         return Reduction(*(part.to(device) for part in parts))
 
     def reduce(self, x: Tensor) -> Tensor:
-        """D: (..., H, W) to (..., h, w), in float32."""
-        return self.reduce_rows @ x.float() @ self.reduce_columns.T
+        """D: (..., H, W) to (..., h, w), in float32, also under a host's autocast."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.reduce_rows @ x.float() @ self.reduce_columns.T
 
     def enlarge(self, x: Tensor) -> Tensor:
         """U: (..., h, w) to (..., H, W), in float32."""
-        return self.enlarge_rows @ x.float() @ self.enlarge_columns.T
+        with torch.autocast(x.device.type, enabled=False):
+            return self.enlarge_rows @ x.float() @ self.enlarge_columns.T
 
 
 def area_matrix(large: int, small: int) -> Tensor:

@@ -158,7 +158,8 @@ class UpsampleGuidance(Declared):
         1.0,
         "Share of the run",
         "The first part of the run that is guided. Lower leaves more of the end to the large "
-        "picture alone; the paper recommends 0.6 for latent models.",
+        "picture alone; the paper recommends 0.6 for latent models. Refinement stages lie near the "
+        "end of the run, so only values near 1 reach them.",
         "η",
         minimum=0,
         maximum=1,

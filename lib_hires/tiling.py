@@ -21,6 +21,8 @@ def tiled(
     """
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap: expected 0 to {tile - 1}, got {overlap}")
+    if any((length * ratio).denominator != 1 for length in (tile, overlap)):
+        raise ValueError(f"tile, overlap: expected multiples of {1 / ratio}, got {tile}, {overlap}")
     height, width = x.shape[-2:]
     if height <= tile and width <= tile:
         return function(x)
@@ -40,6 +42,24 @@ def tiled(
             weights[rows, columns] += fade
     assert total is not None and weights is not None
     return total / weights
+
+
+def vae_tiled(
+    function: Callable[[Tensor], Tensor], x: Tensor, *, pixels: int, factor: int, decode: bool
+) -> Tensor:
+    """A VAE's decode or encode in tiles of about `pixels` to a side, a quarter of it shared.
+
+    factor: pixels per latent position. pixels 0 computes the whole at once.
+    """
+    if not pixels:
+        return function(x)
+    tile = max(4, pixels // factor)  # in latent positions
+    overlap = tile // 4
+    if decode:
+        return tiled(function, x, tile=tile, overlap=overlap, ratio=Fraction(factor))
+    return tiled(
+        function, x, tile=tile * factor, overlap=overlap * factor, ratio=Fraction(1, factor)
+    )
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:

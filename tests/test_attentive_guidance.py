@@ -142,3 +142,10 @@ def test_memory_is_linear_in_the_positions():
     allocated = sum(max(0, event.self_cpu_memory_usage) for event in measured.events())
     explicit_form = 4 * (128 * 128) ** 2
     assert state.nbytes < allocated < 0.05 * explicit_form
+
+
+def test_a_host_s_autocast_does_not_lower_the_precision():
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = pfsa(z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(pfsa(z), plain)

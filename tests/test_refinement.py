@@ -316,3 +316,13 @@ def test_a_pivot_just_above_a_step_does_not_take_a_tiny_step():
     stage = Stage(1, (8, 8), "latent", 0.7, timestep=700)
     assert stage.times(schedule, lambda _: 5.01) == [5.01, 2.0, 0.0]
     assert stage.times(schedule, lambda _: 6.0) == [6.0, 5.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.08, 1.125, 1.6, 3.0, 4.0])
+@pytest.mark.parametrize("count", [1, 2, 10])
+def test_stages_never_shrink_nor_overshoot(factor, count):
+    settings = ProgressiveRefinement(factor=factor, eta2=[0.2] * count)
+    stages = plan(settings, (512, 384), multiple=64, factor=8)
+    for before, after in pairwise([Stage(0, (512, 384), "pixel", 1), *stages]):
+        assert before.size[0] <= after.size[0] <= stages[-1].size[0]
+        assert before.size[1] <= after.size[1] <= stages[-1].size[1]

@@ -134,3 +134,11 @@ def test_bicubic_is_the_cubic_convolution():
     expected = outside[0] * x[2] + inside[0] * x[3] + inside[1] * x[4] + outside[1] * x[5]
     got = bicubic(x[None, None, :, None].expand(1, 1, 8, 8), (16, 8))[0, 0, 7, 0]
     torch.testing.assert_close(got, expected)
+
+
+def test_a_host_s_autocast_does_not_lower_the_precision():
+    reduction = Reduction.between((16, 16), (8, 8))
+    x = 30 * noise(1, 4, 16, 16)
+    plain = reduction.enlarge(reduction.reduce(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(reduction.enlarge(reduction.reduce(x)), plain)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_hires.tiling import tiled
+from lib_hires.tiling import tiled, vae_tiled
 
 
 def noise(*shape):
@@ -127,3 +127,19 @@ def test_the_input_is_left_alone():
     kept = x.clone()
     tiled(lambda part: part, x, tile=8, overlap=3, ratio=Fraction(1))
     assert torch.equal(x, kept)
+
+
+def test_tiles_that_do_not_fit_the_ratio_are_refused():
+    with pytest.raises(ValueError, match="expected multiples of 8, got 20, 8"):
+        tiled(lambda x: x, torch.zeros(1, 1, 64, 64), tile=20, overlap=8, ratio=Fraction(1, 8))
+
+
+@pytest.mark.parametrize("pixels", [0, 36, 64, 100, 500])
+def test_a_vae_s_tiles_of_any_size_give_the_whole(pixels):
+    image = torch.randn(1, 3, 200, 136, generator=torch.Generator().manual_seed(0))
+    encode = torch.nn.AvgPool2d(8)
+    decode = torch.nn.Upsample(scale_factor=8)
+    latent = vae_tiled(encode, image, pixels=pixels, factor=8, decode=False)
+    torch.testing.assert_close(latent, encode(image))
+    back = vae_tiled(decode, latent, pixels=pixels, factor=8, decode=True)
+    torch.testing.assert_close(back, decode(latent))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_hires.settings import GROUPS, Control, Settings, declarations
+from lib_hires.settings import GROUPS, Control, Settings, SettingsError, declarations
 from lib_hires.standalone.request import Request
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def _add_option(group: Any, name: str, kind: type, control: Control, default: ob
     flag = "--" + name.replace("_", "-")
     if kind is bool:
         action = argparse.BooleanOptionalAction
-        group.add_argument(flag, action=action, default=argparse.SUPPRESS, help=control.help)
+        text = f"{control.help} (default: {'on' if default else 'off'})"
+        group.add_argument(flag, action=action, default=argparse.SUPPRESS, help=text)
         return
     choices = f" {', '.join(control.choices)}." if control.choices else ""
     text = f"{control.help}{choices} (default: {default})".replace("%", "%%")
@@ -98,6 +99,8 @@ def _generate(options: argparse.Namespace) -> int:
         {row.name: given[row.name] for row in declarations() if row.name in given}
     )
     asked = {name: given[name] for name, *_ in Request.rows() if name in given}
+    if not about and "prompt" not in asked:
+        raise SettingsError("prompt: expected one, or a picture to repeat with --from")
     request = Request.from_values(about.get("request", {}) | asked)
     writable_folder(options.out)
 
@@ -107,8 +110,8 @@ def _generate(options: argparse.Namespace) -> int:
     from lib_hires.standalone.models import load_model
 
     model = load_model(options.model, device=options.device, dtype=getattr(torch, options.dtype))
-    if about and about.get("model") != model.name:
-        _complain(f"--from: made with {about.get('model')}, repeated with {model.name}")
+    if about and about.get("model") != model.name and options.model is None:
+        raise SettingsError(f"--from: made with {about.get('model')}; name its file with --model")
     # A picture of a batch is repeated within its batch, for to the bit it depends on it.
     repeats_one = about and not {"seed", "batch"} & set(asked)
     only = about.get("image", 0) if repeats_one else None
@@ -137,7 +140,7 @@ def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
             for painted in run.paint(on_step=lambda *_: bar.update()):
                 _save(run, painted, paths)
                 finished = painted.stage
-        except (KeyboardInterrupt, RuntimeError, FloatingPointError) as error:
+        except (KeyboardInterrupt, RuntimeError, FloatingPointError, OSError) as error:
             message = _what_happened(error, run, finished + 1)
             if finished >= 0:
                 message += f"; stage {finished} is kept:\n{names}"
@@ -161,6 +164,8 @@ def _what_happened(error: BaseException, run: Run, stage: int) -> str:
     where = f"stage {stage} ({width}x{height})"
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted in {where}"
+    if isinstance(error, OSError):
+        return f"could not write the picture of {where}: {error.strerror}"
     if isinstance(error, FloatingPointError):
         return f"{error}: try --dtype float32"
     if "out of memory" in str(error) or "can't allocate memory" in str(error):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -18,7 +17,7 @@ from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.refinement import Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.sizes import Size, native_size, small_size, snap
+from lib_hires.sizes import SMALLEST_SCALE, Size, native_size, small_size, snap
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import SAMPLERS, Request
 from lib_hires.standalone.sampling import (
@@ -27,7 +26,7 @@ from lib_hires.standalone.sampling import (
     sample,
     schedule_sigmas,
 )
-from lib_hires.tiling import tiled
+from lib_hires.tiling import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 
 OnStep = Callable[[int, int, int], None]
@@ -62,8 +61,9 @@ class Run:
             )
         elif settings.ug.enabled and settings.ug.theta and self._reduction(self.first) is None:
             raise SettingsError(
-                f"ug: {self.first[1]}x{self.first[0]} is not above the model's native "
-                f"{model.native[1]}x{model.native[0]}, so there is nothing to guide"
+                f"ug: {self.first[1]}x{self.first[0]} is not clearly above the model's native "
+                f"{model.native[1]}x{model.native[0]} (sides {SMALLEST_SCALE} times as long), "
+                "so there is nothing to guide"
             )
         self._on_step: OnStep = lambda *_: None
         self._denoiser = model.denoiser()
@@ -94,6 +94,7 @@ class Run:
         on_step: called after each step with (stage, step, steps of the stage).
         """
         self._on_step = on_step
+        self._evaluations = {"all": 0, "small": 0}
         started = time.perf_counter()
         decode = _Remembering(self._decode)
         denoise = self._guided_by_prompt()
@@ -218,18 +219,18 @@ class Run:
         return self.model.latent_channels, size[0] // factor, size[1] // factor
 
     def _decode(self, latent: Tensor) -> Tensor:
-        return self._in_tiles(self.model.decode, latent, Fraction(self.model.factor))
+        images = self._in_tiles(self.model.decode, latent, decode=True)
+        if not torch.isfinite(images).all():
+            raise FloatingPointError("decoding gave values that are not numbers")
+        return images
 
     def _encode(self, image: Tensor) -> Tensor:
-        return self._in_tiles(self.model.encode, image, Fraction(1, self.model.factor))
+        return self._in_tiles(self.model.encode, image, decode=False)
 
-    def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, ratio: Fraction) -> Tensor:
-        tile = self.settings.refine.tile
-        if not tile:
-            return function(x)
-        side = tile // self.model.factor * (1 if ratio > 1 else self.model.factor)
-        overlap = side // 4 // self.model.factor * self.model.factor if ratio < 1 else side // 4
-        return tiled(function, x, tile=side, overlap=overlap, ratio=ratio)
+    def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
+        refine = self.settings.refine
+        pixels = refine.tile if refine.enabled else 0
+        return vae_tiled(function, x, pixels=pixels, factor=self.model.factor, decode=decode)
 
 
 class _Remembering:

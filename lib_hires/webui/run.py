@@ -74,6 +74,6 @@ def _say_if_idle(guidance: Guidance, x: Tensor) -> None:
     width, height = x.shape[-1] * FACTOR, x.shape[-2] * FACTOR
     native = guidance.sizes.native
     guidance.say(
-        f"Upsample Guidance had nothing to do, because {width}x{height} is not above the model's "
-        f"native {native}x{native}."
+        f"Upsample Guidance had nothing to do, because {width}x{height} is not clearly above the "
+        f"model's native {native}x{native}."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from modules.processing import DecodedSamples, decode_latent_batch
 from modules.sd_samplers_common import approximation_indexes, images_tensor_to_samples
 from torch import Tensor
 
-from lib_hires.tiling import tiled
+from lib_hires.tiling import vae_tiled
 from lib_hires.webui.model import FACTOR
 
 
@@ -31,13 +30,13 @@ class HostVae:
     def decode(self, latent: Tensor) -> Tensor:
         """Latents (b, 4, h, w) to images (b, 3, H, W) around [-1, 1], float32."""
         if self._last is None or self._last[0] is not latent:
-            self.remember(latent, self._in_tiles(self._decode, latent, Fraction(FACTOR)))
+            self.remember(latent, self._in_tiles(self._decode, latent, decode=True))
         assert self._last is not None
         return self._last[1]
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (b, 3, H, W) in [-1, 1] to latents, the posterior's mode where the host has it."""
-        return self._in_tiles(self._encode, images, Fraction(1, FACTOR))
+        return self._in_tiles(self._encode, images, decode=False)
 
     def finished(self, latent: Tensor) -> Tensor | DecodedSamples:
         """What the host goes on with: decoded here where tiles are wanted, else the latent."""
@@ -65,9 +64,5 @@ class HostVae:
             posterior = posterior.mode()
         return self._model.get_first_stage_encoding(posterior)
 
-    def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, ratio: Fraction) -> Tensor:
-        side = self._tile if ratio < 1 else self._tile // FACTOR
-        if not side:
-            return function(x)
-        overlap = side // 4 // FACTOR * FACTOR if ratio < 1 else side // 4
-        return tiled(function, x, tile=side, overlap=overlap, ratio=ratio)
+    def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
+        return vae_tiled(function, x, pixels=self._tile, factor=FACTOR, decode=decode)

@@ -46,7 +46,7 @@ def test_help_is_there_at_once() -> None:
         (["--sampler", "Eular"], "sampler: expected one of Euler, Euler a"),
         (["--refine", "--refine-eta2", "0.1, x"], "refine_eta2: expected numbers in (0, 1]"),
         (["--ug", "--ug-theta", "3"], "ug_theta: expected a number from 0 to 2, got '3'"),
-        (["--ug"], "ug: 16x16 is not above the model's native 16x16"),
+        (["--ug"], "ug: 16x16 is not clearly above the model's native 16x16"),
         (["--refine", "--refine-width", "64"], "refine_width, refine_height: expected both"),
         (
             ["--width", "4"],
@@ -64,6 +64,29 @@ def test_bad_input_is_refused_with_a_sentence(hires, tmp_path, options, sentence
     assert out == ""
     assert said.startswith(sentence)
     assert list(tmp_path.glob("out/*.png")) == []
+
+
+def test_a_prompt_or_a_picture_is_needed(hires) -> None:
+    assert hires()[::2] == (2, "prompt: expected one, or a picture to repeat with --from")
+
+
+def test_a_picture_of_another_model_is_not_repeated_with_the_bundled_one(hires, tiny_folder):
+    _, out, _ = hires("a red house")
+    from lib_hires.standalone import cli
+
+    if not cli.main(["generate", "--from", out.strip(), "--out", str(Path(out.strip()).parent)]):
+        pytest.fail("repeated with another model")
+
+
+def test_a_full_disk_is_a_sentence(hires, monkeypatch) -> None:
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lib_hires.standalone.png.save", fail)
+    assert hires("x")[::2] == (
+        2,
+        "could not write the picture of stage 0 (16x16): No space left on device",
+    )
 
 
 def test_an_unwritable_folder_is_refused_before_loading(hires, tmp_path) -> None:

@@ -143,7 +143,7 @@ def test_tiles_give_a_picture_of_the_same_size(tiny_model: LatentModel) -> None:
 
 
 def test_refuses_ug_where_there_is_nothing_to_guide(tiny_model: LatentModel) -> None:
-    with pytest.raises(SettingsError, match="not above the model's native 16x16"):
+    with pytest.raises(SettingsError, match="not clearly above the model's native 16x16"):
         Run(tiny_model, Request(), Settings.from_values({"ug": True}))
 
 

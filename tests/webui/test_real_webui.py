@@ -247,7 +247,7 @@ def test_at_or_below_the_native_size_nothing_happens(webui):
     plain = webui.paint(options={"hires_guidance_native_size": 0})
     guided = webui.paint(UG, options={"hires_guidance_native_size": 0})
     assert guided.pixels == plain.pixels
-    assert "not above the model's native 256x256" in guided.info
+    assert "not clearly above the model's native 256x256" in guided.info
 
 
 def test_positions_and_names_are_the_same(webui):

@@ -285,7 +285,7 @@ def test_stages_are_counted_and_named(host):
 def test_at_the_native_size_nothing_happens_and_says_so(host):
     plain, made = host.paint(width=64, height=64), host.paint(UG, width=64, height=64)
     assert same(plain, made)
-    assert "not above the model's native 64x64" in made.comments[0]
+    assert "not clearly above the model's native 64x64" in made.comments[0]
 
 
 def test_the_native_size_can_be_set(host):

@@ -174,12 +174,17 @@ def output_change(prediction: Prediction, change: Tensor, a: Tensor, s: Tensor) 
     return -change / s
 
 
+def stage_seed(seed: int, stage: int) -> int:
+    """The seed of an image's noise in a refinement stage; stage 0, the first picture, keeps it."""
+    return (seed + stage * 0x9E3779B1) % 2**63
+
+
 def generators(seeds: Sequence[int], stage: int = 0) -> list[torch.Generator]:
     """One stream of noise per image (CPU), for the first picture (stage 0) or a later stage.
 
     Stage 0 gives the WebUI's CPU noise of that seed; later stages have noise of their own.
     """
-    return [torch.Generator().manual_seed((seed + stage * 0x9E3779B1) % 2**63) for seed in seeds]
+    return [torch.Generator().manual_seed(stage_seed(seed, stage)) for seed in seeds]
 
 
 def draw(streams: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]  # (height, width)
+from lib_hires.sizes import Size
 
 
 @dataclass(frozen=True, eq=False)

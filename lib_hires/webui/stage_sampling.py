@@ -9,12 +9,11 @@ import torch
 from modules import devices, prompt_parser, rng, sd_samplers, shared
 from torch import Tensor
 
+from lib_hires.noise import stage_seed
 from lib_hires.refinement import Stage
 from lib_hires.sizes import Size
 from lib_hires.webui.guided_sampling import Guidance, guided
 from lib_hires.webui.patching import replaced
-
-STAGE_SEED = 0x9E3779B1  # seeds of stage n lie n times this above the picture's; as standalone
 
 
 class Stopped(Exception):
@@ -52,17 +51,16 @@ def sample_stage(p: Any, latent: Tensor, stage: Stage, guidance: Guidance) -> Te
 
 def stage_run(p: Any, latent: Tensor, stage: Stage) -> Any:
     """A copy of the host's run for one stage: its size, seeds and noise, and no mask."""
-    offset = stage.number * STAGE_SEED
     run = copy.copy(p)
     run.height, run.width = stage.size
     run.denoising_strength = 1.0  # the schedule that the sampler gets is the stage's part already
     run.is_hr_pass = False
     run.mask = run.nmask = None
-    run.all_seeds = [(seed + offset) % 2**63 for seed in p.all_seeds]
+    run.all_seeds = [stage_seed(seed, stage.number) for seed in p.all_seeds]
     run.rng = rng.ImageRNG(
         latent.shape[1:],
-        [(seed + offset) % 2**63 for seed in p.seeds],
-        subseeds=[(seed + offset) % 2**63 for seed in p.subseeds],
+        [stage_seed(seed, stage.number) for seed in p.seeds],
+        subseeds=[stage_seed(seed, stage.number) for seed in p.subseeds],
         subseed_strength=p.subseed_strength,
     )
     return run

@@ -13,9 +13,11 @@ import argparse
 import copy
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tqdm import tqdm
 from transformers import CLIPTokenizer
 
 from lib_hires.standalone import demo_model as demo
+from lib_hires.standalone.models import load_model
 from lib_hires.standalone.scenes import CLASSES, Scene, draw, random_scene
 
 log = logging.getLogger("hires_guidance")
@@ -151,9 +154,11 @@ def run_stage(
         weights, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
     )
     progress = Progress()
-    if (state := load(path)) is not None:
+    state = load(path)
+    if state is not None:
         for key, module in (*parts.items(), *((f"ema_{k}", m) for k, m in averages.items())):
             module.load_state_dict(state["modules"][key])
+    if state is not None and "optimizer" in state:  # not yet there after start_from
         optimizer.load_state_dict(state["optimizer"])
         for group in optimizer.param_groups:
             group["fused"], group["foreach"] = True, False
@@ -217,6 +222,28 @@ def _average(
     keep = min(config.ema, (step + 1) / (step + 10))
     for name, average in averages.items():
         torch._foreach_lerp_(list(average.parameters()), list(parts[name].parameters()), 1 - keep)
+
+
+def start_from(model: Path, work: Path) -> None:
+    """Make the weights of the exported model in the folder `model` those that `work` starts with.
+
+    For a machine on which the checkpoints are gone. The VAE counts as trained; the stage `model`
+    goes on from the U-Net and text encoder with a new optimizer and its own minutes. Raises
+    ValueError where `work` holds checkpoints already.
+    """
+    if any(work.glob("*.pt")):
+        raise ValueError(f"{work}: holds checkpoints already; give another --work")
+    loaded = load_model(model / f"{demo.NAME}.safetensors")
+    unet, text, vae = loaded.unet, loaded.encoders[0].model, loaded.vae
+    save(work / "vae.pt", {"modules": {"vae": vae.state_dict()}})
+    weights = {"unet": unet.state_dict(), "text": text.state_dict()}
+    weights |= {f"ema_{name}": state for name, state in weights.items()}
+    save(work / "model.pt", {"modules": weights})
+    (work / "latents").mkdir(exist_ok=True)
+    normalised = {"mean": [0.0] * demo.LATENT_CHANNELS}
+    normalised |= {"deviation": [1 / demo.SCALE_FACTOR] * demo.LATENT_CHANNELS}
+    (work / "latents" / "normalisation.json").write_text(json.dumps(normalised))
+    shutil.copy(model / "training.json", work / "before.json")
 
 
 # --- stage 1: the autoencoder ---------------------------------------------------------------------
@@ -588,25 +615,45 @@ def export_model(work: Path, out: Path) -> None:
     demo.normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
     demo.export(out, vae=vae, unet=unet, text_encoder=text)
     found = {name: load(work / f"{name}.pt") for name in ("vae", "decoder", "model")}
-    _write_record(out, len(data.captions), {k: s for k, s in found.items() if s})
-
-
-def _write_record(out: Path, scenes: int, stages: dict[str, dict[str, Any]]) -> None:
-    """training.json: how each stage was last run and its losses; loss.png: their curves."""
-    record: dict[str, Any] = {"scenes_encoded": scenes}
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    for axes, (name, state) in zip(figure.subplots(1, len(stages)), stages.items(), strict=True):
-        progress = Progress(**state["progress"])
-        record[name] = {
-            "config": state["config"],
-            "steps": progress.step,
-            "minutes": round(progress.seconds / 60, 1),
-            "loss": [[step, round(minutes, 2), loss] for step, minutes, loss in progress.losses],
-        }
-        axes.plot([s for s, _, _ in progress.losses], [x for _, _, x in progress.losses])
-        axes.set(xlabel="step", ylabel="loss", yscale="log", title=name)
+    record = {"scenes_encoded": len(data.captions)}
+    record |= {k: _record(state) for k, state in found.items() if state and "progress" in state}
+    before = work / "before.json"
+    records = [*_unfolded(json.loads(before.read_text()) if before.exists() else None), record]
+    for earlier, later in pairwise(records):
+        later["before"] = earlier
     (out / "training.json").write_text(json.dumps(record) + "\n")
-    figure.savefig(out / "loss.png", dpi=110)
+    _plot(out / "loss.png", records)
+
+
+def _record(state: dict[str, Any]) -> dict[str, Any]:
+    """How a stage was last run, and its losses as (step, minutes, loss)."""
+    progress = Progress(**state["progress"])
+    return {
+        "config": state["config"],
+        "steps": progress.step,
+        "minutes": round(progress.seconds / 60, 1),
+        "loss": [[step, round(minutes, 2), loss] for step, minutes, loss in progress.losses],
+    }
+
+
+def _unfolded(record: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The record of each training that a model went through, the first one first."""
+    return [] if record is None else [*_unfolded(record.get("before")), record]
+
+
+def _plot(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """The loss curve of every stage of every training, in order."""
+    curves = [
+        (name if k == 0 else f"{name}, continued", record[name]["loss"])
+        for k, record in enumerate(records)
+        for name in ("vae", "decoder", "model")
+        if name in record
+    ]
+    figure = Figure(figsize=(3.7 * len(curves), 3.2), layout="constrained")
+    for axes, (name, losses) in zip(np.ravel(figure.subplots(1, len(curves))), curves, strict=True):
+        axes.plot([step for step, _, _ in losses], [loss for _, _, loss in losses])
+        axes.set(xlabel="step", ylabel="loss", yscale="log", title=name)
+    figure.savefig(path, dpi=110)
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -647,6 +694,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=BUNDLED, help="folder of the finished model")
     parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints, samples")
     parser.add_argument("--stages", default=",".join(STAGES), help="some of them, with commas")
+    parser.add_argument(
+        "--start-from", type=Path, help="folder of an exported model whose weights to go on from"
+    )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's choice")
     for option in fields(TrainingConfig):
         name = "--" + option.name.replace("_", "-")
@@ -655,6 +705,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out, work, stages = chosen.pop("out"), chosen.pop("work"), chosen.pop("stages").split(",")
     if threads := chosen.pop("threads"):
         torch.set_num_threads(threads)
+    if model := chosen.pop("start_from"):
+        start_from(model, work)
     train(out, stages=stages, work=work, config=TrainingConfig(**chosen))
 
 

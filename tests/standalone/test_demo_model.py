@@ -25,7 +25,15 @@ from transformers import CLIPTextModel
 
 from lib_hires.standalone import demo_model as demo
 from lib_hires.standalone.scenes import random_scene
-from lib_hires.standalone.train_demo import Progress, TrainingConfig, rate_at, run_stage
+from lib_hires.standalone.train_demo import (
+    BUNDLED,
+    Progress,
+    TrainingConfig,
+    rate_at,
+    run_stage,
+    start_from,
+    train,
+)
 
 Parts = tuple[AutoencoderKL, UNet2DConditionModel, CLIPTextModel]
 
@@ -214,3 +222,18 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert more.step > first.step
     expected = np.random.default_rng(0).random(len(seen) + len(later))
     assert seen + later == expected.tolist()
+
+
+def test_training_can_start_from_an_exported_model(tmp_path: Path) -> None:
+    """Exported again before a step is taken, it is the same file; its record is kept."""
+    work, out = tmp_path / "work", tmp_path / "out"
+    start_from(BUNDLED, work)
+    scene = np.zeros((1, 4, 32, 32), np.float16)
+    np.savez(work / "latents" / "0000.npz", latents=scene, captions=np.array([["a", "a"]]))
+    train(out, stages=["export"], work=work)
+    name = f"{demo.NAME}.safetensors"
+    assert (out / name).read_bytes() == (BUNDLED / name).read_bytes()
+    record = json.loads((out / "training.json").read_text())
+    assert record["before"] == json.loads((BUNDLED / "training.json").read_text())
+    with pytest.raises(ValueError, match="holds checkpoints already"):
+        start_from(BUNDLED, work)

@@ -23,6 +23,8 @@ GROUPS = {
     "refine": "Progressive Refinement",
 }
 
+PASSES = ("automatic", "first pass", "Hires. fix", "both", "img2img")
+
 
 class SettingsError(ValueError):
     """A value that a control does not take. The message is one sentence for the user."""
@@ -40,6 +42,7 @@ class Control:
     step: float = 1
     choices: tuple[str, ...] = ()
     automatic: bool = False  # 0 means "choose for me", also where it lies below the minimum
+    webui_only: bool = False  # what it is about exists in the WebUI alone
 
     def read(self, name: str, value: object, kind: type) -> Any:
         """Return `value` as `kind`, or raise SettingsError: what was expected and what came."""
@@ -206,6 +209,21 @@ class UpsampleGuidance(Declared):
         "U",
         choices=("nearest", "bicubic"),
     )
+    passes: str = control(
+        "automatic",
+        "Guide in",
+        "Which passes are guided. automatic: every pass that is clearly above the native size; "
+        "both: the first pass and that of Hires. fix.",
+        choices=PASSES,
+        webui_only=True,
+    )
+    controlnet: bool = control(
+        True,
+        "ControlNet in the small question",
+        "Let ControlNet's units act in the native-size question too. Off, the coarse part follows "
+        "the prompt alone.",
+        webui_only=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -260,6 +278,14 @@ class AttentiveGuidance(Declared):
         "The scale of the latent that attends to itself. VE is the reference; VP is brought to "
         "unit variance, where attention spreads wider in early steps.",
         choices=("VE", "VP"),
+    )
+    passes: str = control(
+        "automatic",
+        "Mix in",
+        "Which passes are mixed. automatic: the first pass and img2img; both: the first pass and "
+        "that of Hires. fix.",
+        choices=PASSES,
+        webui_only=True,
     )
 
 
@@ -343,6 +369,9 @@ class ProgressiveRefinement(Declared):
         maximum=4096,
         step=64,
         automatic=True,
+    )
+    keep_stages: bool = control(
+        False, "Keep every stage", "Keep the pictures before the last one too, the first included."
     )
 
 
@@ -433,7 +462,7 @@ def markdown_table() -> str:
     for row in declarations():
         lines.append(
             f"| `{row.name}` | {row.control.symbol} | {_shown(row.default)} | {_range(row)} "
-            f"| {row.control.help} |"
+            f"| {row.control.help}{' WebUI alone.' if row.control.webui_only else ''} |"
         )
     return "\n".join(lines)
 

@@ -27,12 +27,15 @@ NAMES = [
     "ug_cadence",
     "ug_shifted_start",
     "ug_enlargement",
+    "ug_passes",
+    "ug_controlnet",
     "pfsa",
     "pfsa_gamma",
     "pfsa_beta",
     "pfsa_eta1",
     "pfsa_lambda",
     "pfsa_space",
+    "pfsa_passes",
     "refine",
     "refine_factor",
     "refine_width",
@@ -44,6 +47,7 @@ NAMES = [
     "refine_guided",
     "refine_colour_match",
     "refine_tile",
+    "refine_keep_stages",
 ]
 
 

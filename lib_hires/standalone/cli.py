@@ -74,7 +74,8 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
             _add_option(picture, name, kind, control, getattr(Request(), attribute))
     groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
     for row in declarations():
-        _add_option(groups[row.group], row.name, row.kind, row.control, row.default)
+        if not row.control.webui_only:
+            _add_option(groups[row.group], row.name, row.kind, row.control, row.default)
 
 
 def _add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:

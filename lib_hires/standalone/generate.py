@@ -59,24 +59,24 @@ class Run:
             self.stages = plan(
                 settings.refine, self.first, multiple=model.multiple, factor=model.factor
             )
-        elif settings.ug.enabled and settings.ug.theta and self._reduction(self.first) is None:
+        elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
             raise SettingsError(
                 f"ug: {self.first[1]}x{self.first[0]} is not clearly above the model's native "
                 f"{model.native[1]}x{model.native[0]} (sides {SMALLEST_SCALE} times as long), "
                 "so there is nothing to guide"
             )
-        self._on_step: OnStep = lambda *_: None
-        self._denoiser = model.denoiser()
-        self._sigmas = schedule_sigmas(self._denoiser, request.schedule, request.steps)
-        self._family = VarianceExploding(self._denoiser.sigmas)
-        self._evaluations = {"all": 0, "small": 0}
+        self.denoiser = model.denoiser()
+        self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
+        self.family = VarianceExploding(self.denoiser.sigmas)
 
     @property
     def steps(self) -> list[int]:
         """The sampler's steps of the first picture and of each stage."""
-        schedule = self._sigmas.tolist()
-        later = [len(stage.times(schedule, self._sigma_at)) - 1 for stage in self.stages]
-        return [len(schedule) - 1, *later]
+        return [len(self.sigmas) - 1, *(len(self.stage_sigmas(stage)) - 1 for stage in self.stages)]
+
+    def stage_sigmas(self, stage: Stage) -> Tensor:
+        """The end of the schedule that a stage samples."""
+        return torch.tensor(stage.times(self.sigmas.tolist(), self._sigma_at)).to(self.sigmas)
 
     def about(self) -> dict[str, Any]:
         """Plain values that repeat this run."""
@@ -93,19 +93,17 @@ class Run:
 
         on_step: called after each step with (stage, step, steps of the stage).
         """
-        self._on_step = on_step
-        self._evaluations = {"all": 0, "small": 0}
         started = time.perf_counter()
+        painter = Painter(self, on_step)
         decode = _Remembering(self._decode)
-        denoise = self._guided_by_prompt()
-        latent = self._first_picture(denoise)
+        latent = painter.first_picture()
         if not torch.isfinite(latent).all():
             raise FloatingPointError("the first picture came out as values that are not numbers")
 
         def painted(stage: int, latent: Tensor) -> Painted:
             images = decode(latent)
             seconds = time.perf_counter() - started
-            counts = self._evaluations["all"], self._evaluations["small"]
+            counts = painter.evaluations, painter.small_evaluations
             return Painted(stage, len(self.stages), latent, images, seconds, *counts)
 
         yield painted(0, latent)
@@ -114,109 +112,28 @@ class Run:
             self.stages,
             decode=decode,
             encode=self._encode,
-            denoise=partial(self._denoise_stage, denoise),
+            denoise=painter.denoise_stage,
             factor=self.model.factor,
             colour_match=self.settings.refine.colour_match,
         )
         for result in results:
             yield painted(result.stage.number, result.latent)
 
-    def _guided_by_prompt(self) -> Callable[[Denoiser], Denoiser]:
-        """Puts classifier-free guidance with the request's prompts around a denoiser."""
-        request = self.request
-        conditioning = self.model.encode_prompts(
-            [request.prompt] * request.batch, [request.negative] * request.batch
-        )
-        return partial(ClassifierFreeGuidance, conditioning=conditioning, scale=request.cfg)
-
-    def _first_picture(self, prompted: Callable[[Denoiser], Denoiser]) -> Tensor:
-        sigmas = self._sigmas
-        reduction = self._reduction(self.first)
-        if self._guides(reduction) and self.settings.ug.shifted_start:
-            assert reduction is not None
-            sigmas = shifted_schedule(sigmas, reduction.noise_gain)
-        streams = generators(self.request.seeds)
-        noise = draw(streams, self._latent_shape(self.first)).to(sigmas)
-        return self._sample(prompted, noise * sigmas[0], sigmas, sigmas, streams, self.first, 0)
-
-    def _denoise_stage(
-        self, prompted: Callable[[Denoiser], Denoiser], latent: Tensor, stage: Stage
-    ) -> Tensor:
-        times = stage.times(self._sigmas.tolist(), self._sigma_at)
-        sigmas = torch.tensor(times).to(self._sigmas)
-        streams = generators(self.request.seeds, stage.number)
-        noisy = latent + sigmas[0] * draw(streams, tuple(latent.shape[1:])).to(latent)
-        return self._sample(
-            prompted, noisy, sigmas, self._sigmas, streams, stage.size, stage.number
-        )
-
     def _sigma_at(self, timestep: float) -> float:
         """sigma of a training timestep, counted as if there were 1000."""
-        timestep *= self._family.training_steps / 1000
-        return float(self._denoiser.t_to_sigma(torch.tensor(timestep)))
+        timestep *= self.family.training_steps / 1000
+        return float(self.denoiser.t_to_sigma(torch.tensor(timestep)))
 
-    def _sample(
-        self,
-        prompted: Callable[[Denoiser], Denoiser],
-        x: Tensor,
-        sigmas: Tensor,
-        schedule: Tensor,
-        streams: Sequence[torch.Generator],
-        size: Size,
-        stage: int,
-    ) -> Tensor:
-        """Sample one stage down `sigmas`, the end of the whole `schedule`."""
-        denoise: Denoiser = partial(self._counted, x.shape)
-        reduction = self._reduction(size)
-        if self._guides(reduction, stage):
-            assert reduction is not None
-            denoise = UpsampleGuided(
-                denoise,
-                self.settings.ug,
-                family=self._family,
-                reduction=reduction.to(x.device),
-                times=schedule.tolist(),
-            )
-        steps = len(sigmas) - 1
-        pfsa = self.settings.pfsa
-
-        def mix(state: Tensor, done: int) -> None:
-            if done:
-                gamma = gamma_at(steps - done, steps, pfsa)
-                mix_into_state_(state, gamma, pfsa, float(sigmas[done]))
-
-        return sample(
-            prompted(denoise),
-            x,
-            sigmas,
-            SAMPLERS[self.request.sampler],
-            streams=streams,
-            state_hook=mix if pfsa.enabled and stage == 0 else None,
-            on_step=lambda step, _: self._on_step(stage, step, steps),
-        )
-
-    def _counted(self, state: torch.Size, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
-        self._evaluations["all"] += 1
-        self._evaluations["small"] += x.shape[-2:] != state[-2:]
-        return self._denoiser(x, sigma, **cond)
-
-    def _guides(self, reduction: Reduction | None, stage: int = 0) -> bool:
+    def reduction(self, size: Size, stage: int = 0) -> Reduction | None:
+        """D and U with which a picture of `size` pixels is guided; None where it is not."""
         ug = self.settings.ug
-        wanted = ug.enabled and ug.theta > 0 and (stage == 0 or self.settings.refine.guided)
-        return wanted and reduction is not None
-
-    def _reduction(self, size: Size) -> Reduction | None:
-        """D and U for a picture of `size` pixels; None at or below the native size."""
+        if not ug.enabled or ug.theta == 0 or (stage and not self.settings.refine.guided):
+            return None
         factor, model = self.model.factor, self.model
         latent = size[0] // factor, size[1] // factor
         native = model.native[0] // factor, model.native[1] // factor
-        small = small_size(latent, native, self.settings.ug.scale, model.multiple // factor)
-        smooth = self.settings.ug.enlargement == "bicubic"
-        return small and Reduction.between(latent, small, smooth)
-
-    def _latent_shape(self, size: Size) -> tuple[int, int, int]:
-        factor = self.model.factor
-        return self.model.latent_channels, size[0] // factor, size[1] // factor
+        small = small_size(latent, native, ug.scale, model.multiple // factor)
+        return small and Reduction.between(latent, small, ug.enlargement == "bicubic")
 
     def _decode(self, latent: Tensor) -> Tensor:
         images = self._in_tiles(self.model.decode, latent, decode=True)
@@ -231,6 +148,88 @@ class Run:
         refine = self.settings.refine
         pixels = refine.tile if refine.enabled else 0
         return vae_tiled(function, x, pixels=pixels, factor=self.model.factor, decode=decode)
+
+
+class Painter:
+    """Samples the pictures of one run once through, and counts what it asks of the model."""
+
+    def __init__(self, run: Run, on_step: OnStep) -> None:
+        self._run, self._on_step = run, on_step
+        self.evaluations = self.small_evaluations = 0
+        request = run.request
+        conditioning = run.model.encode_prompts(
+            [request.prompt] * request.batch, [request.negative] * request.batch
+        )
+        self._prompted: Callable[[Denoiser], Denoiser] = partial(
+            ClassifierFreeGuidance, conditioning=conditioning, scale=request.cfg
+        )
+
+    def first_picture(self) -> Tensor:
+        """The latent (b, c, h, w) sampled from pure noise."""
+        run, factor = self._run, self._run.model.factor
+        sigmas, reduction = run.sigmas, run.reduction(run.first)
+        if reduction is not None and run.settings.ug.shifted_start:
+            sigmas = shifted_schedule(sigmas, reduction.noise_gain)
+        streams = generators(run.request.seeds)
+        height, width = run.first
+        shape = run.model.latent_channels, height // factor, width // factor
+        noise = draw(streams, shape).to(sigmas)
+        return self._sample(
+            noise * sigmas[0], streams, sigmas, schedule=sigmas, reduction=reduction
+        )
+
+    def denoise_stage(self, latent: Tensor, stage: Stage) -> Tensor:
+        """The enlarged latent (b, c, h, w), renoised as the stage says and denoised."""
+        run, sigmas = self._run, self._run.stage_sigmas(stage)
+        streams = generators(run.request.seeds, stage.number)
+        noisy = latent + sigmas[0] * draw(streams, tuple(latent.shape[1:])).to(latent)
+        reduction = run.reduction(stage.size, stage.number)
+        return self._sample(
+            noisy, streams, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
+        )
+
+    def _sample(
+        self,
+        x: Tensor,
+        streams: Sequence[torch.Generator],
+        sigmas: Tensor,
+        *,
+        schedule: Tensor,
+        reduction: Reduction | None,
+        stage: int = 0,
+    ) -> Tensor:
+        """Sample one stage down `sigmas`, the end of the whole `schedule`."""
+        settings = self._run.settings
+        denoise: Denoiser = partial(self._counted, x.shape)
+        if reduction is not None:
+            denoise = UpsampleGuided(
+                denoise,
+                settings.ug,
+                family=self._run.family,
+                reduction=reduction.to(x.device),
+                times=schedule.tolist(),
+            )
+        steps = len(sigmas) - 1
+
+        def mix(state: Tensor, done: int) -> None:
+            if done:
+                gamma = gamma_at(steps - done, steps, settings.pfsa)
+                mix_into_state_(state, gamma, settings.pfsa, float(sigmas[done]))
+
+        return sample(
+            self._prompted(denoise),
+            x,
+            sigmas,
+            SAMPLERS[self._run.request.sampler],
+            streams=streams,
+            state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
+            on_step=lambda step, _: self._on_step(stage, step, steps),
+        )
+
+    def _counted(self, state: torch.Size, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        self.evaluations += 1
+        self.small_evaluations += x.shape[-2:] != state[-2:]
+        return self._run.denoiser(x, sigma, **cond)
 
 
 class _Remembering:

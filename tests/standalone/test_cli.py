@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lib_hires.standalone.cli import main
-from lib_hires.standalone.generate import Run
+from lib_hires.standalone.generate import Painter
 from lib_hires.standalone.png import read_about
 
 
@@ -126,7 +126,7 @@ def test_the_last_finished_stage_survives(hires, monkeypatch, error, code, sente
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(Run, "_denoise_stage", fail)
+    monkeypatch.setattr(Painter, "denoise_stage", fail)
     got, out, said = hires("a red house", "--refine")
     assert (got, out) == (code, "")
     assert said.startswith(sentence)
@@ -139,7 +139,7 @@ def test_out_of_memory_in_the_first_picture_says_what_to_lower(hires, monkeypatc
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(Run, "_first_picture", fail)
+    monkeypatch.setattr(Painter, "first_picture", fail)
     code, _, said = hires("x")
     assert (code, "lower --width, --height" in said, "is kept" in said) == (2, True, False)
 
@@ -148,6 +148,6 @@ def test_other_errors_are_not_hidden(hires, monkeypatch) -> None:
     def fail(*_):
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(Run, "_first_picture", fail)
+    monkeypatch.setattr(Painter, "first_picture", fail)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         hires("x")

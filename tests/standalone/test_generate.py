@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.standalone.generate import Painted, Run
+from lib_hires.standalone.generate import Painted, Painter, Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import SAMPLERS, Request
 
@@ -96,15 +96,14 @@ def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: Late
     assert [stage.small_evaluations for stage in unguided] == [0, 0, 0]
 
 
-def test_pfsa_acts_on_the_first_picture_only(tiny_model: LatentModel) -> None:
+def test_pfsa_acts_on_the_first_picture_only(
+    tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_pfsa = paint(tiny_model, {}, refine=True, pfsa=True, pfsa_gamma=0.5)
     assert not torch.equal(with_pfsa[0].images, picture(tiny_model, {}))
-    latent = with_pfsa[0].latent
-    run = Run(
-        tiny_model, Request(prompt="a red house", steps=4), Settings.from_values({"refine": True})
-    )
-    run._first_picture = lambda _: latent  # type: ignore[method-assign]
-    assert torch.equal(list(run.paint())[1].images, with_pfsa[1].images)
+    monkeypatch.setattr(Painter, "first_picture", lambda _: with_pfsa[0].latent)
+    plain = paint(tiny_model, {}, refine=True)
+    assert torch.equal(plain[1].images, with_pfsa[1].images)
 
 
 def test_an_error_leaves_no_trace(tiny_model: LatentModel) -> None:

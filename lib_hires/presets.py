@@ -1,0 +1,160 @@
+"""Ready settings for a model family and a target, and the user's own beside them.
+
+A preset names the controls that it changes; all others stand at their defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from lib_hires.settings import Plain, Settings, SettingsError
+from lib_hires.sizes import Size, size_of_area
+
+LONGEST_NAME = 60
+
+
+class PresetError(ValueError):
+    """A preset that cannot be read, saved or deleted. The message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values by the controls' public names.
+
+    native: the side in pixels of the model family it is meant for, 0 for any. first: the first
+    picture's sides relative to it, 0 to leave the size as it is.
+    """
+
+    name: str
+    values: Mapping[str, Plain]
+    native: int = 0
+    first: float = 0
+
+    def settings(self) -> Settings:
+        """Raises SettingsError for values that the controls do not take."""
+        return Settings.from_values(self.values)
+
+    def first_size(self, current: Size, multiple: int = 64) -> Size:
+        """The first picture's size in the shape of the `current` one; (height, width)."""
+        if not self.first:
+            return current
+        return size_of_area((self.native * self.first) ** 2, current[0] / current[1], multiple)
+
+
+# (what it is for, the first picture's sides beside the native ones, values)
+_RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
+    ("2x, refinement with UG", 1, {"ug": True, "refine": True, "refine_eta2": "0.4"}),
+    (
+        "4x, refinement with UG",
+        1,
+        {"ug": True, "refine": True, "refine_factor": 4.0, "refine_eta2": "0.2, 0.4"},
+    ),
+    ("2x, UG alone", 2, {"ug": True}),
+    ("2x, AP-LDM as published", 1, {"pfsa": True, "refine": True, "refine_eta2": "0.2"}),
+    (
+        "4x, AP-LDM as published",
+        1,
+        {"pfsa": True, "refine": True, "refine_factor": 4.0, "refine_eta2": "0.1, 0.2"},
+    ),
+)
+_FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024}
+_TILES = {"refine_tile": 1024}  # for final pictures that few cards decode whole
+_LARGE = 2048  # sides from which on they are decoded in tiles
+
+
+def _built_in(family: str, native: int, recipe: tuple[str, float, dict[str, Plain]]) -> Preset:
+    purpose, first, values = recipe
+    final = int(native * first * float(values.get("refine_factor", 2 if "refine" in values else 1)))
+    tiles = _TILES if "refine" in values and final > _LARGE else {}
+    name = f"{family} ({native}) {purpose}"
+    return Preset(name, MappingProxyType({**values, **tiles}), native, first)
+
+
+BUILT_IN = tuple(
+    _built_in(family, native, recipe) for family, native in _FAMILIES.items() for recipe in _RECIPES
+)
+
+
+def first_offered(native: int) -> Preset:
+    """The preset to offer for a model of that native side, 0 if it is not known."""
+    return next((preset for preset in BUILT_IN if preset.native == native), BUILT_IN[0])
+
+
+def clean_name(name: object) -> str:
+    """A name for a user's preset: printable, on one line. Raises PresetError."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(name or "")).split())
+    if not text or len(text) > LONGEST_NAME:
+        raise PresetError(f"a preset's name has 1 to {LONGEST_NAME} characters")
+    if any(text.casefold() == preset.name.casefold() for preset in BUILT_IN):
+        raise PresetError(f'"{text}" comes with the extension; choose another name')
+    return text
+
+
+class PresetFile:
+    """The user's presets in one JSON file, `{name: {control: value}}`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        """Raises PresetError where the file is damaged."""
+        return list(self._read())
+
+    def find(self, name: object) -> Preset:
+        """A built-in or a user's preset. Raises PresetError where there is none or it is bad."""
+        for preset in BUILT_IN:
+            if preset.name == name:
+                return preset
+        values = self._read().get(str(name))
+        if values is None:
+            raise PresetError(f'there is no preset "{name}"')
+        preset = Preset(str(name), values)
+        try:
+            preset.settings()
+        except SettingsError as error:
+            raise PresetError(f'the preset "{name}" cannot be used ({error})') from None
+        return preset
+
+    def save(self, name: object, settings: Settings) -> str:
+        """Keep what differs from the defaults; returns the name as it was kept."""
+        kept, default = clean_name(name), Settings().values()
+        values = {key: value for key, value in settings.values().items() if value != default[key]}
+        self._write({**self._read(), kept: values})
+        return kept
+
+    def delete(self, name: object) -> None:
+        presets = self._read()
+        if str(name) not in presets:
+            raise PresetError(f'"{name}" is not one of your own presets')
+        del presets[str(name)]
+        self._write(presets)
+
+    def _read(self) -> dict[str, dict[str, Plain]]:
+        try:
+            presets = json.loads(self.path.read_text("utf-8"))
+            if not all(isinstance(values, dict) for values in presets.values()):
+                raise ValueError("expected objects of settings")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise PresetError(f"{self.path} cannot be read ({error})") from None
+        kept: dict[str, dict[str, Plain]] = presets
+        return kept
+
+    def _write(self, presets: Mapping[str, Mapping[str, Plain]]) -> None:
+        """All or nothing: an interrupt leaves the old file."""
+        text = json.dumps(presets, indent=1, ensure_ascii=False)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, part = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            Path(part).replace(self.path)
+        except OSError as error:
+            raise PresetError(f"{self.path} cannot be written ({error.strerror})") from None

@@ -1,0 +1,143 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_hires.run_plan import HostPass, Sizes, run_plan
+from lib_hires.settings import Settings, SettingsError
+
+SD1 = Sizes(native=(512, 512), multiple=64)
+
+
+def planned(size=(512, 512), steps=20, per_step=1, **values):
+    first = HostPass.even("first pass", size, steps)
+    return run_plan(Settings.from_values(values), [first], SD1, evaluations_per_step=per_step)
+
+
+def test_all_off_is_the_plain_run():
+    plan = planned()
+    assert plan.relative_evaluations == plan.relative_pixels == 1
+    assert plan.sentence() == (
+        "First pass 512x512 in 20 steps: 20 model evaluations, as in the plain run."
+    )
+
+
+def test_guidance_alone_asks_at_every_step():
+    plan = planned((1024, 1024), ug=True)
+    (first,) = plan.passes
+    assert (first.small, first.guided_steps, first.evaluations) == ((512, 512), 20, 40)
+    assert plan.relative_evaluations == 2
+    assert plan.relative_pixels == 1.25
+    assert plan.sentence() == (
+        "First pass 1024x1024 in 20 steps (20 guided at 512x512): 40 model evaluations, "
+        "2 times the plain run's (1.25 times by pixels)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("per_step", "cadence", "small"), [(1, 1, 20), (1, 3, 7), (2, 1, 40), (2, 3, 7)]
+)
+def test_the_questions_of_a_cadence(per_step, cadence, small):
+    plan = planned((1024, 1024), per_step=per_step, ug=True, ug_cadence=cadence)
+    assert plan.passes[0].small_evaluations == small
+    assert plan.plain_evaluations == 20 * per_step
+
+
+def test_the_share_of_the_run_ends_the_guidance():
+    plan = planned((1024, 1024), ug=True, ug_eta=0.6, ug_edge=0)
+    assert plan.passes[0].guided_steps == 13  # steps begin at 1, 0.95, ..., 0.4
+
+
+def test_stages_have_their_sizes_and_steps():
+    plan = planned(refine=True, refine_factor=4, refine_eta2="0.2, 0.4", ug=True)
+    sizes = [(part.name, part.size, part.steps, part.small) for part in plan.passes]
+    assert sizes == [
+        ("first pass", (512, 512), 20, None),
+        ("stage 1", (1472, 1472), 4, (512, 512)),
+        ("stage 2", (2048, 2048), 8, (512, 512)),
+    ]
+    assert plan.final == (2048, 2048)
+    assert plan.evaluations == 20 + 2 * (4 + 8)
+    area = (1472 / 512) ** 2
+    assert plan.relative_pixels == pytest.approx((20 + 4 * (area + 1) + 8 * (16 + 1)) / 20)
+
+
+def test_a_pivot_counts_the_steps_below_its_timestep():
+    plan = planned(refine=True, refine_method="Pivot", refine_pivot=700)
+    assert plan.passes[1].steps == 14
+
+
+def test_the_target_is_rounded_before_the_run():
+    plan = planned((520, 520), refine=True, refine_factor=1.25)
+    assert plan.final == (648, 648)
+
+
+def test_at_the_native_size_guidance_does_nothing_and_says_so():
+    plan = planned(ug=True)
+    assert plan.idle
+    assert plan.evaluations == 20
+    assert "Upsample Guidance does nothing here" in plan.sentence()
+    assert not planned(ug=True, ug_theta=0).idle
+
+
+def test_what_the_run_would_refuse_is_refused():
+    with pytest.raises(SettingsError, match="smaller than the first"):
+        planned((1024, 1024), refine=True, refine_width=512, refine_height=512)
+
+
+@pytest.mark.parametrize(
+    ("passes", "guided", "mixed"),
+    [
+        ("automatic", {"Hires. fix"}, {"first pass"}),
+        ("first pass", set(), {"first pass"}),
+        ("Hires. fix", {"Hires. fix"}, {"Hires. fix"}),
+        ("both", {"Hires. fix"}, {"first pass", "Hires. fix"}),
+        ("img2img", set(), set()),
+    ],
+)
+def test_the_choice_of_passes(passes, guided, mixed):
+    host = [
+        HostPass.even("first pass", (512, 512), 20),
+        HostPass.even("Hires. fix", (1024, 1024), 10, of=20),
+    ]
+    values = {"ug": True, "ug_passes": passes, "pfsa": True, "pfsa_passes": passes}
+    plan = run_plan(Settings.from_values(values), host, SD1)
+    assert {part.name for part in plan.passes if part.small} == guided
+    assert {part.name for part in plan.passes if part.mixed_steps} == mixed
+
+
+def test_img2img_denoises_the_end_of_the_schedule():
+    half = HostPass.even("img2img", (1024, 1024), 10, of=20)
+    settings = Settings.from_values({"ug": True, "ug_eta": 0.6, "ug_edge": 0})
+    plan = run_plan(settings, [half], SD1)
+    (part,) = plan.passes
+    assert (part.steps, part.strength, part.guided_steps) == (10, 0.5, 3)  # from 0.5 to 0.4
+
+
+@given(
+    st.integers(8, 256),
+    st.integers(8, 256),
+    st.integers(1, 60),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "ug": st.booleans(),
+            "ug_eta": st.floats(0, 1),
+            "ug_cadence": st.integers(1, 10),
+            "pfsa": st.booleans(),
+            "refine": st.booleans(),
+            "refine_factor": st.floats(1, 4),
+            "refine_eta2": st.lists(st.floats(0.01, 1), min_size=1, max_size=3),
+        },
+    ),
+)
+def test_every_plan_adds_up(height, width, steps, values):
+    plan = planned((8 * height, 8 * width), steps, **values)
+    for part in plan.passes:
+        assert 0 <= part.guided_steps <= part.steps
+        assert part.evaluations == part.steps + part.small_evaluations
+        assert all(side % 8 == 0 for side in part.size)
+    assert plan.relative_evaluations >= 1
+    assert math.isfinite(plan.relative_pixels)
+    assert plan.sentence().endswith(".")

@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--scale", type=int, default=2, choices=(2, 4))
     quality.add_argument("--techniques", default="", help="names with commas (default: all)")
     quality.add_argument("--dtype", default="float32", choices=DTYPES)
+    quality.add_argument("--first-seed", type=int, help="for choosing settings on other seeds")
+    quality.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     quality.set_defaults(command=_benchmark_quality)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
     pfsa.set_defaults(command=_benchmark_pfsa)
@@ -217,7 +219,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
     writable_folder(options.out)
     import torch
 
-    from lib_hires.standalone.benchmark import quality
+    from lib_hires.standalone.benchmark_quality import FINAL_SEEDS, quality
     from lib_hires.standalone.techniques import ALL, chosen
 
     names = _names(options.techniques)
@@ -228,13 +230,15 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
             scale=options.scale,
             dtype=getattr(torch, options.dtype),
             techniques=chosen(names) if names else ALL,
+            first_seed=FINAL_SEEDS if options.first_seed is None else options.first_seed,
+            workers=options.workers,
         )
     )
     return 0
 
 
 def _benchmark_pfsa(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.benchmark import pfsa_cost
+    from lib_hires.standalone.benchmark_pfsa import pfsa_cost
 
     _say(pfsa_cost())
     return 0

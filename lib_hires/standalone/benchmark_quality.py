@@ -1,0 +1,255 @@
+"""`hires benchmark quality`: what the pictures of each technique show, beside true pictures.
+
+Every picture is first painted into a file of its own, by several processes side by side; then all
+are measured. Called again with the same folder it paints only what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from lib_hires.settings import SettingsError
+from lib_hires.standalone.demo import Row, contact_sheet
+from lib_hires.standalone.frechet import frechet_distance, native_crops
+from lib_hires.standalone.judge import Judge, inspect, load_judge, to_tensor
+from lib_hires.standalone.models import BUNDLED, load_model
+from lib_hires.standalone.png import read_about, save
+from lib_hires.standalone.request import Request
+from lib_hires.standalone.scenes import Scene, draw, random_scene
+from lib_hires.standalone.techniques import ALL, NATIVE, Technique, make
+
+FINAL_SEEDS = 10_000  # pictures are reported on seeds from here; settings were chosen on others
+TRUE_SEEDS = 900_000  # the true pictures they are compared with
+TRUE_PICTURES = 400
+CROPS = 2  # native-size crops of each picture
+SHOWN = 8  # pictures of each technique on the sheet
+
+
+def quality(
+    out: Path,
+    *,
+    pictures: int,
+    scale: int,
+    techniques: Sequence[Technique] = ALL,
+    dtype: torch.dtype = torch.float32,
+    first_seed: int = FINAL_SEEDS,
+    true_pictures: int = TRUE_PICTURES,
+    workers: int = 0,
+) -> str:
+    """Measure every technique on `pictures` pictures at `scale` times the native size.
+
+    workers: processes that paint, 0 for one a core. Writes the pictures, report.json (one row per
+    technique) and samples.png into `out`; returns the table. Raises SettingsError for fewer than 2
+    pictures, from which no distance can be computed, and for a folder with pictures of another
+    model or other settings.
+    """
+    if pictures < 2:
+        raise SettingsError(f"--pictures: expected at least 2, got {pictures}")
+    plan = [(NATIVE, 1), *((technique, scale) for technique in techniques)]
+    seeds = range(first_seed, first_seed + pictures)
+    for technique, at in plan:
+        _claim(out, technique, at, dtype)
+    paintings = [Painting(technique, at, seed) for seed in seeds for technique, at in plan]
+    _paint_missing(out, paintings, dtype, workers or os.cpu_count() or 1)
+
+    judge, native = load_judge(), _side(paintings[0].path(out))
+    true = _measured_true(true_pictures, native * scale, judge, native)
+    report, samples = [_row("true", scale, true, true)], []
+    for technique, at in tqdm(plan, desc="measuring", leave=False):
+        paths = [Painting(technique, at, seed).path(out) for seed in seeds]
+        collected = _measured(paths, judge, native)
+        row = _row(technique.name, at, collected, true)
+        report.append(row | {"settings": dict(technique.settings), "sampler": technique.sampler})
+        samples.append(Row(technique, at, *_shown(paths[:SHOWN], collected)))
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    contact_sheet(samples, captions=()).save(out / "samples.png")
+    head = f"{pictures} pictures a technique, seeds from {first_seed}, {dtype}"
+    return "\n".join([head, *table(report)])
+
+
+# --- painting -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Painting:
+    """One picture that is to be painted."""
+
+    technique: Technique
+    scale: int
+    seed: int
+
+    def path(self, out: Path) -> Path:
+        return _folder(out, self.technique, self.scale) / f"{self.seed}.png"
+
+
+def _folder(out: Path, technique: Technique, scale: int) -> Path:
+    return out / "pictures" / f"{scale}x-{technique.name}"
+
+
+def _claim(out: Path, technique: Technique, scale: int, dtype: torch.dtype) -> None:
+    """Note in the technique's folder how its pictures are made, or refuse those made otherwise."""
+    made = {
+        "settings": technique.settings_at(scale).changed(),
+        "sampler": technique.sampler,
+        "dtype": str(dtype),
+        "model": hashlib.sha256(BUNDLED.read_bytes()).hexdigest()[:16],
+    }
+    path = _folder(out, technique, scale) / "made.json"
+    if path.exists() and json.loads(path.read_text()) != made:
+        raise SettingsError(
+            f"--out: {path.parent} holds pictures of another model or other settings; "
+            "give another folder"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def _paint_missing(
+    out: Path, paintings: Sequence[Painting], dtype: torch.dtype, workers: int
+) -> None:
+    """Paint what has no file yet, in `workers` processes that share the machine's cores."""
+    missing = [painting for painting in paintings if not painting.path(out).exists()]
+    if not missing:
+        return
+    workers = min(workers, len(missing))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Small pictures gain more from a process a core than from a core more a process.
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        tqdm(total=len(missing), desc="painting", unit="picture") as bar,
+    ):
+        shares = [missing[number::workers] for number in range(workers)]
+        jobs = [pool.submit(paint, out, share, dtype, threads) for share in shares]
+        while wait(jobs, timeout=1).not_done:
+            bar.n = sum(painting.path(out).exists() for painting in missing)
+            bar.refresh()
+        for job in jobs:
+            job.result()
+
+
+def paint(out: Path, paintings: Sequence[Painting], dtype: torch.dtype, threads: int) -> None:
+    """Paint the pictures one after another; to be called in a process of its own."""
+    torch.set_num_threads(threads)
+    model = load_model(None, dtype=dtype)
+    for painting in paintings:
+        wanted = Request(prompt=scene_of(painting.seed).caption, seed=painting.seed)
+        made = make(painting.technique, model, wanted, painting.scale)
+        took = {"seconds": made.seconds, "model_evaluations": made.model_evaluations}
+        save(made.pictures[0], painting.path(out), made.about | took)
+
+
+def scene_of(seed: int) -> Scene:
+    """The scene whose caption is the prompt of this seed."""
+    return random_scene(np.random.default_rng(seed))
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Collected:
+    """What a set of pictures leaves for the measures; the pictures themselves are dropped."""
+
+    whole: list[Tensor] = field(default_factory=list)  # (1, d) features of the reduced picture
+    crops: list[Tensor] = field(default_factory=list)  # (CROPS, d) features at full detail
+    hits: list[tuple[bool, bool, bool]] = field(default_factory=list)
+    objects: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def add(
+        self, picture: Image.Image, wanted: Scene, judge: Judge, native: int, seconds: float = 0.0
+    ) -> None:
+        """Measure one picture against the scene that was asked for."""
+        image = to_tensor(picture)
+        rng = np.random.default_rng(len(self.hits))
+        self.whole.append(judge.features(image))
+        self.crops.append(judge.features(native_crops(image, native, CROPS, rng), side=None))
+        (seen,), (subject,) = inspect(image, judge), wanted.subjects
+        same_kind, same_colour = seen.kind == subject.kind, seen.colour == subject.colour
+        self.hits.append((seen.objects == 1, same_kind, same_colour))
+        self.objects.append(seen.objects)
+        self.seconds.append(seconds)
+
+
+def _measured_true(pictures: int, side: int, judge: Judge, native: int) -> Collected:
+    collected = Collected()
+    for seed in tqdm(range(pictures), desc="true pictures", leave=False):
+        scene = scene_of(TRUE_SEEDS + seed)
+        collected.add(draw(scene, side, side), scene, judge, native)
+    return collected
+
+
+def _measured(paths: Sequence[Path], judge: Judge, native: int) -> Collected:
+    collected = Collected()
+    for path in paths:
+        with Image.open(path) as picture:
+            seconds = read_about(path)["seconds"]
+            collected.add(picture, scene_of(int(path.stem)), judge, native, seconds)
+    return collected
+
+
+def _shown(
+    paths: Sequence[Path], collected: Collected
+) -> tuple[list[Image.Image], list[dict[str, Any]]]:
+    """The first pictures and what the sheet says of them."""
+    entries = [
+        {"objects": objects, "seconds": seconds}
+        for objects, seconds in zip(collected.objects, collected.seconds, strict=True)
+    ]
+    return [Image.open(path).convert("RGB") for path in paths], entries[: len(paths)]
+
+
+def _side(path: Path) -> int:
+    with Image.open(path) as picture:
+        return picture.width
+
+
+def _row(name: str, scale: int, collected: Collected, true: Collected) -> dict[str, Any]:
+    one_object, kind, colour = (float(share) for share in np.mean(collected.hits, axis=0))
+    distance = partial(_distance, true=true)
+    return {
+        "technique": name,
+        "scale": scale,
+        "n": len(collected.hits),
+        "objects": round(float(np.mean(collected.objects)), 2),
+        "one_object": round(one_object, 3),
+        "class_accuracy": round(kind, 3),
+        "colour_accuracy": round(colour, 3),
+        "fd_whole": distance(collected, "whole"),
+        "fd_crop": distance(collected, "crops"),
+        "seconds_per_picture": round(float(np.mean(collected.seconds)), 2),
+    }
+
+
+def _distance(collected: Collected, part: str, true: Collected) -> float:
+    features, true_features = (torch.cat(getattr(each, part)) for each in (collected, true))
+    return round(frechet_distance(features, true_features), 3)
+
+
+def table(report: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The report as text, a line per technique with its settings at the end."""
+    names = [name for name in report[0] if name != "settings"]
+    widths = [max(len(name), *(len(str(row[name])) for row in report)) for name in names]
+    for row in [dict(zip(names, names, strict=True)), *report]:
+        cells = [f"{row[name]!s:>{width}}" for name, width in zip(names, widths, strict=True)]
+        yield "  ".join([*cells, _settings_text(row)]).rstrip()
+
+
+def _settings_text(row: dict[str, Any]) -> str:
+    parts = [f"{name}={value}" for name, value in row.get("settings", {}).items()]
+    return " ".join([*parts, row.get("sampler", "")])

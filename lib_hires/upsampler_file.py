@@ -1,0 +1,96 @@
+"""The file of a feature upsampler: safetensors, a few kilobytes, read without any library.
+
+The layout is eight bytes with the length of a JSON header, the header (of every tensor its dtype,
+shape and place, and text under `__metadata__`), and the numbers. Nothing in it can run, and a file
+is refused before anything of its size is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from array import array
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_hires.feature_upsampler import FeatureUpsampler, UpsamplerError, UpsamplerInfo
+
+LARGEST = 1 << 20  # bytes
+HASH = 10  # digits of the short hash
+
+
+def write_upsampler(path: Path, upsampler: FeatureUpsampler, info: UpsamplerInfo) -> None:
+    """Write the weights with `info`, replacing an older file only when complete."""
+    header: dict[str, Any] = {"__metadata__": info.metadata()}
+    numbers = b""
+    for name, tensor in upsampler.state_dict().items():
+        values = array("f", tensor.detach().float().cpu().flatten().tolist())
+        if sys.byteorder == "big":
+            values.byteswap()
+        place = [len(numbers), len(numbers) + 4 * len(values)]
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": place}
+        numbers += values.tobytes()
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_bytes(len(text).to_bytes(8, "little") + text + numbers)
+    partial.replace(path)
+
+
+def read_upsampler(path: Path) -> tuple[FeatureUpsampler, str]:
+    """The feature upsampler in a file and the file's short hash.
+
+    Raises UpsamplerError, which names the file, where it is missing, is not safetensors, is
+    damaged, holds something else, or has missing or extra weights.
+    """
+    try:
+        content = _content(path)
+        metadata, tensors = _parsed(content)
+        info = UpsamplerInfo.from_metadata(metadata)
+        upsampler = FeatureUpsampler.from_tensors(info, tensors)
+    except UpsamplerError as error:
+        raise UpsamplerError(f"{path}: {error}") from None
+    return upsampler, hashlib.sha256(content).hexdigest()[:HASH]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UpsamplerError("is too large for a feature upsampler; give another file")
+        return path.read_bytes()
+    except OSError as error:
+        raise UpsamplerError(f"could not be read ({error.strerror})") from None
+
+
+def _parsed(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors; raises UpsamplerError for anything but whole safetensors of float32."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    if len(content) < 8 or end > len(content) or content[8:9] != b"{":
+        raise UpsamplerError("is not a safetensors file; give one of hires train-upsampler")
+    try:
+        header = json.loads(content[8:end])
+        metadata = {str(key): str(text) for key, text in header.pop("__metadata__", {}).items()}
+        tensors = {name: _tensor(entry, content[end:]) for name, entry in header.items()}
+        size = sum(4 * tensor.numel() for tensor in tensors.values())
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        raise UpsamplerError("is damaged; copy it again") from None
+    if size != len(content) - end:
+        raise UpsamplerError("is damaged, not all of its numbers are there; copy it again")
+    return metadata, tensors
+
+
+def _tensor(entry: dict[str, Any], numbers: bytes) -> Tensor:
+    """One tensor of the header. Raises ValueError (or what reading JSON of any shape raises)."""
+    shape, (begin, stop) = [int(side) for side in entry["shape"]], entry["data_offsets"]
+    whole = 0 <= begin <= stop <= len(numbers) and all(side >= 0 for side in shape)
+    if entry["dtype"] != "F32" or not whole or stop - begin != 4 * math.prod(shape):
+        raise ValueError
+    values = array("f", numbers[begin:stop])
+    if sys.byteorder == "big":
+        values.byteswap()
+    return torch.tensor(values, dtype=torch.float32).view(shape)

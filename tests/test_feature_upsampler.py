@@ -1,0 +1,517 @@
+"""The feature upsampler against a second computation, on toys of both layouts, and its file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lib_hires.feature_upsampler import (
+    FeatureUpsampler,
+    Phi,
+    UpsamplerError,
+    UpsamplerInfo,
+    captured,
+    default_layers,
+    layout_of,
+    upsampled,
+)
+from lib_hires.upsampler_file import read_upsampler, write_upsampler
+
+CHANNELS = (6, 5, 4, 3)  # of the toys' skip features, the coarsest first
+LARGE, SMALL = (8, 12), (4, 6)
+
+
+class Block(nn.Module):
+    """A residual block as far as the adapters look: its sizes, and (x, time) to x."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.channels = self.in_channels = inputs
+        self.out_channels = outputs
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return torch.tanh(self.conv(x) + time.cos()[:, None, None, None])
+
+
+class LdmBlocks(nn.Sequential):
+    """LDM's TimestepEmbedSequential."""
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
+        for layer in self:
+            x = layer(x, time) if isinstance(layer, Block) else layer(x)
+        return x
+
+
+def toy_blocks() -> tuple[list[Block], list[Block], Block]:
+    """Encoder, decoder and middle of a U-Net of one level a skip feature."""
+    torch.manual_seed(0)
+    widths = CHANNELS[::-1]
+    down = [Block(a, b) for a, b in zip((4, *widths), widths, strict=False)]
+    middle = Block(widths[-1], 7)
+    outputs = (5, 6, 3, 4)
+    up = [Block(a + b, c) for a, b, c in zip((7, *outputs), CHANNELS, outputs, strict=False)]
+    return down, up, middle
+
+
+def enlarged(x: Tensor, size: torch.Size) -> Tensor:
+    return nn.functional.interpolate(x, size=size)
+
+
+class ToyLdm(nn.Module):
+    """input_blocks, middle_block and output_blocks, called as LDM's UNetModel is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        down, up, middle = toy_blocks()
+        self.input_blocks = nn.ModuleList(LdmBlocks(block) for block in down)
+        self.middle_block = LdmBlocks(Block(3 * 2, 3 * 2), nn.Identity(), middle)
+        self.output_blocks = nn.ModuleList(LdmBlocks(block, nn.Identity()) for block in up)
+
+    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
+        kept = []
+        for n, module in enumerate(self.input_blocks):
+            x = module(x if n == 0 else x[..., ::2, ::2], timesteps, context)
+            kept.append(x)
+        x = self.middle_block(x, timesteps, context)
+        for module in self.output_blocks:
+            skip = kept.pop()
+            x = module(torch.cat([enlarged(x, skip.shape[-2:]), skip], dim=1), timesteps, context)
+        return x
+
+
+class Level(nn.Module):
+    def __init__(self, *blocks: Block) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(blocks)
+
+
+class ToyDiffusers(nn.Module):
+    """The same network under diffusers' names, called with diffusers' keywords."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        down, up, middle = toy_blocks()
+        self.down = nn.ModuleList(down)
+        self.mid_block = Level(Block(6, 6), middle)
+        self.up_blocks = nn.ModuleList([Level(*up[:2]), Level(*up[2:])])
+
+    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        kept, x, time = [], sample, timestep.expand(sample.shape[0])
+        for n, module in enumerate(self.down):
+            x = module(x if n == 0 else x[..., ::2, ::2], time)
+            kept.append(x)
+        for module in self.mid_block.resnets:
+            x = module(x, time)
+        for level in self.up_blocks:
+            for module in level.resnets:
+                skip = kept.pop()
+                x = module(torch.cat([enlarged(x, skip.shape[-2:]), skip], dim=1), time)
+        return x
+
+
+UNETS = {"LDM": ToyLdm, "diffusers": ToyDiffusers}
+
+
+@pytest.fixture(params=UNETS)
+def unet(request: pytest.FixtureRequest) -> nn.Module:
+    return UNETS[request.param]().requires_grad_(False)
+
+
+def info(**changes: object) -> UpsamplerInfo:
+    plain = UpsamplerInfo("sd1", "toy", "0" * 64, layers=(0, 1, 2, 3), channels=CHANNELS)
+    return replace(plain, **changes)
+
+
+def trained(**changes: object) -> FeatureUpsampler:
+    """One whose weights are all random."""
+    torch.manual_seed(1)
+    upsampler = FeatureUpsampler(info(**changes)).requires_grad_(False)
+    for weight in upsampler.parameters():
+        weight.copy_(torch.randn(weight.shape) / 2)
+    return upsampler
+
+
+def small_features(unet: nn.Module, rows: int = 2) -> list[Tensor]:
+    torch.manual_seed(2)
+    clean = torch.randn(rows, 4, *SMALL)
+    with captured(unet, (0, 1, 2, 3)) as features:
+        unet(clean, torch.zeros(rows))
+    return features
+
+
+def hooks(module: nn.Module) -> int:
+    parts = list(module.modules())
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts)
+
+
+X = torch.randn(2, 4, *LARGE, generator=torch.Generator().manual_seed(3))
+T = torch.tensor([300.0, 500.0])
+
+
+# --- phi ------------------------------------------------------------------------------------------
+
+
+def test_all_four_have_at_most_2000_weights() -> None:
+    assert sum(weight.numel() for weight in FeatureUpsampler(info()).parameters()) == 1920
+
+
+def bilinear_by_hand(h: Tensor, size: tuple[int, int]) -> Tensor:
+    """(c, h, w) to (c, *size), pixel centres at halves."""
+
+    def weights(large: int, small: int) -> Tensor:
+        rows = torch.zeros(large, small)
+        for i in range(large):
+            at = min(max((i + 0.5) * small / large - 0.5, 0), small - 1)
+            low = min(int(at), small - 2) if small > 1 else 0
+            rows[i, low] += 1 - (at - low)
+            if small > 1:
+                rows[i, low + 1] += at - low
+        return rows
+
+    return weights(size[0], h.shape[1]) @ h @ weights(size[1], h.shape[2]).T
+
+
+def convolved_by_hand(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(i, h, w) to (o, h, w): 3x3, zeros outside."""
+    height, width = x.shape[1:]
+    padded = torch.zeros(x.shape[0], height + 2, width + 2)
+    padded[:, 1:-1, 1:-1] = x
+    out = bias[:, None, None].expand(-1, height, width).clone()
+    for i in range(3):
+        for j in range(3):
+            window = padded[:, i : i + height, j : j + width]
+            out += torch.einsum("oi,ihw->ohw", weight[:, :, i, j], window)
+    return out
+
+
+def silu(x: Tensor) -> Tensor:
+    return x / (1 + torch.exp(-x))
+
+
+def phi_by_hand(phi: Phi, h: Tensor, size: tuple[int, int], t: float) -> Tensor:
+    """The module's formula for one image, h (c, h, w), channel by channel."""
+    rms = float(h.pow(2).mean().sqrt())
+    waves = torch.tensor([math.cos(math.pi * k * t / 1000) for k in range(1, 9)])
+    hidden = silu(phi.time.weight @ waves + phi.time.bias)
+    v = phi.mix.weight @ hidden + phi.mix.bias
+    added = []
+    for channel in bilinear_by_hand(h / rms, size):
+        hidden = silu(convolved_by_hand(channel[None], phi.into.weight, phi.into.bias))
+        psi = rms * convolved_by_hand(hidden, phi.pictures.weight, phi.pictures.bias)
+        added.append(sum(v[j] * psi[j] for j in range(4)))
+    return torch.stack(added)
+
+
+def test_phi_is_the_formula() -> None:
+    phi = trained().part(0)
+    h = torch.randn(2, 3, 4, 5) * torch.tensor([1.0, 9.0])[:, None, None, None]
+    got = phi.mixed(phi.psi(h, (7, 10)), T).view(2, 3, 7, 10)
+    for image, t in enumerate(T.tolist()):
+        wanted = phi_by_hand(phi, h[image], (7, 10), t)
+        torch.testing.assert_close(got[image], wanted, rtol=1e-4, atol=1e-4)
+
+
+# --- in the U-Net ---------------------------------------------------------------------------------
+
+
+def test_both_layouts_name_the_same_skip_features() -> None:
+    for make in UNETS.values():
+        layout = layout_of(make())
+        assert tuple(skip.channels for skip in layout.skips) == CHANNELS
+        assert default_layers(make()) == (0, 1, 2, 3)
+
+
+def test_captured_features_are_what_the_decoder_takes(unet: nn.Module) -> None:
+    features = small_features(unet)
+    assert [tuple(f.shape) for f in features] == [
+        (2, 6, 1, 1),
+        (2, 5, 1, 2),
+        (2, 4, 2, 3),
+        (2, 3, 4, 6),
+    ]
+
+
+def test_both_layouts_compute_the_same() -> None:
+    """The toys are the same network, so what is captured and added must be the same too."""
+    results = []
+    for make in UNETS.values():
+        unet = make().requires_grad_(False)
+        with upsampled(unet, trained(), small_features(unet), LARGE):
+            results.append(unet(X, T))
+    assert torch.equal(*results)
+
+
+def test_untrained_it_changes_no_bit(unet: nn.Module) -> None:
+    plain = unet(X, T)
+    with upsampled(unet, FeatureUpsampler(info()), small_features(unet), LARGE):
+        assert torch.equal(unet(X, T), plain)
+
+
+def test_phi_is_added_to_the_skip_features_and_nothing_else(unet: nn.Module) -> None:
+    upsampler, features = trained(), small_features(unet)
+    with captured(unet, (0, 1, 2, 3)) as plain:
+        unet(X, T)
+    inputs = []
+    keep = lambda _, args: inputs.append(args[0])  # noqa: E731
+    with upsampled(unet, upsampler, features, LARGE):
+        handles = [s.block.register_forward_pre_hook(keep) for s in layout_of(unet).skips]
+        unet(X, T)
+    for handle in handles:
+        handle.remove()
+    for n in range(4):
+        wanted = torch.stack(
+            [
+                phi_by_hand(upsampler.part(n), features[n][i], tuple(plain[n].shape[-2:]), float(t))
+                for i, t in enumerate(T)
+            ]
+        )
+        got = inputs[n][:, -CHANNELS[n] :]
+        torch.testing.assert_close(got, plain[n] + wanted, rtol=1e-4, atol=1e-4)
+    # What comes from the middle of the network is as it was.
+    main = inputs[0][:, : -CHANNELS[0]]
+    again: list[Tensor] = []
+    with (
+        layout_of(unet)
+        .skips[0]
+        .block.register_forward_pre_hook(lambda _, args: again.append(args[0]))
+    ):
+        unet(X, T)
+    assert torch.equal(main, again[0][:, : -CHANNELS[0]])
+
+
+def test_each_call_has_its_own_time_and_each_row_too(unet: nn.Module) -> None:
+    upsampler, features = trained(), small_features(unet)
+    with upsampled(unet, upsampler, features, LARGE):
+        first, second = unet(X, T), unet(X, T.flip(0))
+        both = unet(X, T)
+    assert torch.equal(first, both)
+    assert not torch.equal(first, second)
+    for row in range(2):
+        alone = [feature[row : row + 1] for feature in features]
+        with upsampled(unet, upsampler, alone, LARGE):
+            result = unet(X[row : row + 1], T[row : row + 1])
+        torch.testing.assert_close(result, first[row : row + 1])
+
+
+def test_above_k_the_time_counts_as_k(unet: nn.Module) -> None:
+    features = small_features(unet)
+    added = []
+    with upsampled(unet, trained(pivot=300), features, LARGE):
+        skip = layout_of(unet).skips[0]
+        with skip.block.register_forward_pre_hook(lambda _, args: added.append(args[0])):
+            for t in (300.0, 999.0):
+                unet(X, torch.full((2,), t))
+    with skip.block.register_forward_pre_hook(lambda _, args: added.append(args[0])):
+        for t in (300.0, 999.0):
+            unet(X, torch.full((2,), t))
+    torch.testing.assert_close(added[0] - added[2], added[1] - added[3])
+
+
+def test_calls_of_another_size_are_left_alone(unet: nn.Module) -> None:
+    features = small_features(unet)
+    small, plain = torch.randn(2, 4, *SMALL), unet(X, T)
+    alone = unet(small, T)
+    with upsampled(unet, trained(), features, LARGE):
+        assert torch.equal(unet(small, T), alone)
+        assert not torch.equal(unet(X, T), plain)
+        assert torch.equal(unet(small, T), alone)
+
+
+def test_features_of_other_rows_are_refused(unet: nn.Module) -> None:
+    with (
+        upsampled(unet, trained(), small_features(unet, rows=3), LARGE),
+        pytest.raises(ValueError, match="features of 3 rows in a call of 2"),
+    ):
+        unet(X, T)
+
+
+def test_no_hook_outlives_its_scope(unet: nn.Module) -> None:
+    plain = unet(X, T)
+    features = small_features(unet)
+    assert hooks(unet) == 0
+    with pytest.raises(RuntimeError, match="inside"), upsampled(unet, trained(), features, LARGE):
+        unet(X, T)
+        assert hooks(unet) == 5
+        raise RuntimeError("inside")
+    assert hooks(unet) == 0
+    with pytest.raises(IndexError), captured(unet, (0, 9)):
+        pass
+    assert hooks(unet) == 0
+    assert torch.equal(unet(X, T), plain)
+
+
+def test_a_scope_in_half_precision_keeps_it(unet: nn.Module) -> None:
+    unet, upsampler = unet.to(torch.bfloat16), trained().to(torch.bfloat16)
+    x = X.to(torch.bfloat16)
+    with captured(unet, (0, 1, 2, 3)) as features:
+        unet(x[..., ::2, ::2], torch.zeros(2, dtype=torch.bfloat16))
+    with upsampled(unet, upsampler, features, LARGE):
+        assert unet(x, T.to(torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_gradients_reach_every_weight_once_the_last_layer_has_moved(unet: nn.Module) -> None:
+    upsampler, features = trained().requires_grad_(True), small_features(unet)
+    with upsampled(unet, upsampler, features, LARGE):
+        unet(X, T).square().mean().backward()
+    for name, weight in upsampler.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+
+
+def test_training_it_lowers_the_loss(unet: nn.Module) -> None:
+    """The target is the network with another upsampler: there is something to find."""
+    features = small_features(unet)
+    with upsampled(unet, trained(), features, LARGE):
+        target = unet(X, T)
+    upsampler = FeatureUpsampler(info())
+    optimizer = torch.optim.AdamW(upsampler.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        with upsampled(unet, upsampler, features, LARGE):
+            loss = (unet(X, T) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_other_networks_are_refused() -> None:
+    with pytest.raises(UpsamplerError, match="a Linear is not a U-Net that feature upsamplers"):
+        layout_of(nn.Linear(1, 1))
+
+
+# --- what it fits ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fits"),
+    [
+        ((256, 256), (512, 512), True),
+        ((512, 512), (960, 1088), True),
+        ((256, 256), (384, 384), False),
+        ((256, 256), (1024, 1024), False),
+    ],
+)
+def test_stages_near_the_trained_scale_fit(before, after, fits) -> None:
+    assert info(scale=2.0).fits(before, after) is fits
+
+
+def test_a_model_of_another_kind_is_refused(unet: nn.Module) -> None:
+    info().check("sd1", unet)
+    with pytest.raises(UpsamplerError, match=r"was trained on toy \(sd1, features of 6, 5, 4, 3 c"):
+        info().check("sd2", unet)
+    with pytest.raises(UpsamplerError, match="was trained on toy"):
+        info(channels=(6, 5, 4, 4)).check("sd1", unet)
+    with pytest.raises(UpsamplerError, match="was trained on toy"):
+        info(layers=(1, 2, 3, 4)).check("sd1", unet)
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.safetensors"
+    write_upsampler(path, trained(), info(steps=7, version="1.2"))
+    return path
+
+
+def test_a_file_comes_back_as_it_was(file: Path) -> None:
+    upsampler, short_hash = read_upsampler(file)
+    assert upsampler.info == info(steps=7, version="1.2")
+    for name, value in trained().state_dict().items():
+        assert torch.equal(upsampler.state_dict()[name], value)
+    assert len(short_hash) == 10
+    assert file.stat().st_size < 16_000
+    write_upsampler(file, upsampler, info(steps=8))
+    assert read_upsampler(file)[1] != short_hash
+
+
+def test_the_file_is_safetensors_both_ways(file: Path, tmp_path: Path) -> None:
+    """Against the format's own library."""
+    tensors = load_file(file)
+    for name, value in trained().state_dict().items():
+        assert torch.equal(tensors[name], value)
+    with safetensors.safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    assert metadata["scale"] == "2.0"
+    theirs = tmp_path / "theirs.safetensors"
+    save_file(tensors, theirs, metadata)
+    assert read_upsampler(theirs)[0].info == info(steps=7, version="1.2")
+
+
+def rewritten(file: Path, **changes: object) -> None:
+    """The file with other metadata, or with weights changed: a tensor, or None to leave it out."""
+    tensors = load_file(file)
+    metadata = info().metadata()
+    for name, value in changes.items():
+        (tensors if isinstance(value, Tensor) else metadata)[name] = value
+    kept = {name: value for name, value in tensors.items() if value is not None}
+    save_file(kept, file, {name: text for name, text in metadata.items() if text is not None})
+
+
+def damaged(file: Path, header: object) -> None:
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda f: f.unlink(), "could not be read (No such file"),
+        (lambda f: f.write_bytes(b""), "is not a safetensors file"),
+        (lambda f: f.write_bytes(b"PK\x03\x04" * 100), "is not a safetensors file"),
+        (lambda f: f.write_bytes(f.read_bytes()[:-4]), "is damaged"),
+        (lambda f: f.write_bytes(f.read_bytes() + b"more"), "is damaged, not all"),
+        (lambda f: f.write_bytes(bytes(1 << 21)), "is too large"),
+        (lambda f: damaged(f, {"a": ENTRY}), "is damaged"),
+        (lambda f: damaged(f, {"a": ENTRY | {"shape": [-1, -2]}}), "is damaged"),
+        (lambda f: damaged(f, {"a": ENTRY | {"data_offsets": "x"}}), "is damaged"),
+        (lambda f: damaged(f, {"__metadata__": [1]}), "is damaged"),
+        (lambda f: damaged(f, {"a": 1}), "is damaged"),
+        (lambda f: rewritten(f, kind="a LoRA"), "is not a feature upsampler"),
+        (lambda f: rewritten(f, scale=None), "has damaged metadata ('scale')"),
+        (lambda f: rewritten(f, pivot="many"), "has damaged metadata"),
+        (lambda f: rewritten(f, pivot="0"), "expected K from 1 to 999"),
+        (lambda f: rewritten(f, scale="nan"), "expected K from 1 to 999"),
+        (lambda f: rewritten(f, width="100000000"), "expected K from 1 to 999"),
+        (lambda f: rewritten(f, layers="3,2,1,0"), "layers: expected rising whole numbers"),
+        (lambda f: rewritten(f, channels="1,2"), "channels: expected 4"),
+        (
+            lambda f: rewritten(f, extra=torch.zeros(1)),
+            "has a weight too many, extra; train it again",
+        ),
+        (
+            lambda f: save_file({"a": torch.zeros(1)}, f, info().metadata()),
+            "has a weight too many, a;",
+        ),
+        (lambda f: save_file({}, f, info().metadata()), "lacks the weight phi.0.into.bias"),
+        (
+            lambda f: rewritten(f, **{"phi.0.into.bias": torch.zeros(9)}),
+            "has a damaged weight phi.0.into.bias",
+        ),
+        (
+            lambda f: rewritten(f, **{"phi.0.into.bias": torch.full((8,), torch.nan)}),
+            "has a damaged weight phi.0.into.bias",
+        ),
+        (lambda f: rewritten(f, **{"phi.0.into.bias": torch.zeros(8).half()}), "is damaged"),
+    ],
+)
+def test_other_files_are_refused_with_a_sentence(file: Path, spoil, sentence: str) -> None:
+    spoil(file)
+    with pytest.raises(UpsamplerError) as refused:
+        read_upsampler(file)
+    assert str(refused.value).startswith(f"{file}: {sentence}")
+    assert "\n" not in str(refused.value)

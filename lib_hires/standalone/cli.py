@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--pictures", type=int, default=100, help="per technique (default: 100)")
     quality.add_argument("--scale", type=int, default=2, choices=(2, 4))
     quality.add_argument("--techniques", default="", help="names with commas (default: all)")
-    quality.add_argument("--dtype", default="float32", choices=DTYPES)
+    quality.add_argument(
+        "--dtype", default="auto", choices=(*DTYPES, "auto"), help="auto: the CPU's fastest"
+    )
     quality.add_argument("--first-seed", type=int, help="for choosing settings on other seeds")
     quality.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     quality.set_defaults(command=_benchmark_quality)
@@ -69,7 +71,7 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
     parser.add_argument("--from", dest="source", type=Path, help="repeat this picture")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
     picture = parser.add_argument_group("Picture")
     for name, kind, control, attribute in Request.rows():
         if name != "prompt":
@@ -112,7 +114,10 @@ def _generate(options: argparse.Namespace) -> int:
     from lib_hires.standalone.generate import Run
     from lib_hires.standalone.models import load_model
 
-    model = load_model(options.model, device=options.device, dtype=getattr(torch, options.dtype))
+    dtype = options.dtype or about.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise SettingsError(f"--from: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
+    model = load_model(options.model, device=options.device, dtype=getattr(torch, dtype))
     if about and about.get("model") != model.name and options.model is None:
         raise SettingsError(f"--from: made with {about.get('model')}; name its file with --model")
     # A picture of a batch is repeated within its batch, for to the bit it depends on it.
@@ -220,6 +225,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
     import torch
 
     from lib_hires.standalone.benchmark_quality import FINAL_SEEDS, quality
+    from lib_hires.standalone.models import fast_dtype
     from lib_hires.standalone.techniques import ALL, chosen
 
     names = _names(options.techniques)
@@ -228,7 +234,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
             options.out,
             pictures=options.pictures,
             scale=options.scale,
-            dtype=getattr(torch, options.dtype),
+            dtype=fast_dtype() if options.dtype == "auto" else getattr(torch, options.dtype),
             techniques=chosen(names) if names else ALL,
             first_seed=FINAL_SEEDS if options.first_seed is None else options.first_seed,
             workers=options.workers,

@@ -83,6 +83,7 @@ class Run:
         return {
             "version": version("hires-guidance"),
             "model": self.model.name,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
             "request": self.request.values(),
             "settings": self.settings.changed(),
         }

@@ -97,12 +97,14 @@ def test_an_unwritable_folder_is_refused_before_loading(hires, tmp_path) -> None
 
 def test_a_picture_repeats_exactly_from_its_png(hires) -> None:
     guided = ["--ug", "--refine", "--refine-eta2", "0.5", "--sampler", "DPM++ SDE"]
+    guided += ["--dtype", "bfloat16"]
     code, out, _ = hires("a red house", "--batch", "2", "--seed", "3", *guided)
     first, second = out.split()
     assert code == 0
     about = read_about(Path(second))
     assert about["request"]["prompt"] == "a red house"
     assert about["settings"] == {"ug": True, "refine": True, "refine_eta2": "0.5"}
+    assert about["dtype"] == "bfloat16"
     code, out, _ = hires("--from", second)
     assert code == 0
     (repeat,) = out.split()

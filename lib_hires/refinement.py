@@ -17,6 +17,10 @@ from lib_hires.resample import bicubic
 from lib_hires.settings import ProgressiveRefinement, SettingsError
 from lib_hires.sizes import Size, size_of_area, snap
 
+ONE_STEP_SAMPLER = "Euler"
+"""For runs of one step: every sampler's last step is Euler's, and those with noise or steps of
+their own fail on it alone."""
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -40,6 +40,11 @@ class Reduction:
         return cls(*(part.float() for part in parts))
 
     @property
+    def small(self) -> Size:
+        """(height, width) of what D gives."""
+        return len(self.reduce_rows), len(self.reduce_columns)
+
+    @property
     def noise_gain(self) -> float:
         """What D multiplies the deviation of independent noise by: its rows' root mean square.
 

@@ -29,6 +29,14 @@ def native_size(target: Size, native: Size, multiple: int = 1) -> Size:
     return size_of_area(native[0] * native[1], target[0] / target[1], multiple)
 
 
+def not_above(size: Size, native: Size) -> str:
+    """Why there is nothing to guide, in the words of every host."""
+    return (
+        f"{size[1]}x{size[0]} is not clearly above the model's native {native[1]}x{native[0]} "
+        f"(sides {SMALLEST_SCALE:g} times as long)"
+    )
+
+
 def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -> Size | None:
     """The size at which Upsample Guidance asks about a picture of size `large`.
 

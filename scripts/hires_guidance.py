@@ -33,6 +33,9 @@ class HiResGuidance(scripts.Script):
     def post_sample(self, p, ps, *args):
         ps.samples = run.after_sampling(p, ps.samples, args)
 
+    def postprocess(self, p, processed, *args):
+        run.end(p, processed)
+
 
 script_callbacks.on_before_ui(add_axes)
 script_callbacks.on_ui_settings(add_options)

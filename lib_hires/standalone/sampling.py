@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_hires.noise import draw
+from lib_hires.refinement import ONE_STEP_SAMPLER
 from lib_hires.standalone.kdiffusion import import_k_diffusion
 from lib_hires.standalone.latent_model import Conditioning
 from lib_hires.standalone.request import SAMPLERS, Sampler
@@ -79,8 +80,7 @@ def sample(
     sampling = import_k_diffusion().sampling
 
     if len(sigmas) == 2:
-        # Every sampler's last step is Euler's, and k-diffusion's SDE samplers fail on it alone.
-        sampler = SAMPLERS["Euler"]
+        sampler = SAMPLERS[ONE_STEP_SAMPLER]
     extra: dict[str, Any] = {}
     if sampler.noise == "white":
         extra["noise_sampler"] = lambda *_: draw(streams, tuple(x.shape[1:])).to(x)

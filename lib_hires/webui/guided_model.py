@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lib_hires.noise import NoiseFamily, Prediction, VarianceExploding, VariancePreserving
@@ -16,6 +14,7 @@ from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
+from lib_hires.webui.conditioning import shrink_cond
 from lib_hires.webui.messages import Say
 
 log = logging.getLogger("hires_guidance")
@@ -70,7 +69,9 @@ class GuidedModel:
             reduction=reduction,
             times=times,
             prediction=prediction,
-            shrink_cond=partial(shrink_cond, size),
+            shrink_cond=partial(
+                shrink_cond, large=size, conditioner=getattr(inner.inner_model, "conditioner", None)
+            ),
         )
         self._guides: dict[tuple[int, int], UpsampleGuided] = {}
         self._calls = 0
@@ -98,23 +99,3 @@ class GuidedModel:
                 f"about the small picture failed ({type(error).__name__}: {error})."
             )
             return self._forward(x, t, **kwargs)
-
-
-def shrink_cond(large: Size, cond: Mapping[str, Any], small: Size) -> Mapping[str, Any]:
-    """A call's keyword arguments with the image conditioning of size `large` made `small`."""
-    inner = cond["cond"]
-    if "c_concat" not in inner:
-        return cond
-    shrunk = [_shrunk(part, large, small) for part in inner["c_concat"]]
-    return {**cond, "cond": {**inner, "c_concat": shrunk}}
-
-
-def _shrunk(part: Tensor, large: Size, small: Size) -> Tensor:
-    """Area means; of an inpainting model's five channels the first is a mask and stays hard."""
-    if tuple(part.shape[-2:]) != large:
-        return part
-    means = F.interpolate(part.float(), size=small, mode="area").to(part.dtype)
-    if part.shape[1] != 5:
-        return means
-    mask = F.interpolate(part[:, :1].float(), size=small, mode="nearest-exact").to(part.dtype)
-    return torch.cat([mask, means[:, 1:]], dim=1)

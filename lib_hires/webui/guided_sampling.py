@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
+from lib_hires.passes import Kind, guides, mixes
 from lib_hires.resample import Reduction
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size, small_size
 from lib_hires.upsample_guidance import shifted_schedule
+from lib_hires.webui.controlnet import ControlNet
 from lib_hires.webui.guided_model import GuidedModel
 from lib_hires.webui.messages import Say
 from lib_hires.webui.mixing import WITHOUT_STEPS, mixing
 from lib_hires.webui.model import FACTOR, ModelSizes
 from lib_hires.webui.patching import replaced
-
-Kind = Literal["text", "image", "hires", "stage"]
-"""From noise, from a picture (img2img), the second pass of Hires. fix, or a refinement stage."""
+from lib_hires.webui.schedules import whole_schedule
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,16 @@ class Guidance:
     sizes: ModelSizes
     kind: Kind
     say: Say
+    controlnet: ControlNet | None = None  # where the run has units of it
 
     def reduction(self, large: Size) -> Reduction | None:
         """D and U for a latent of size (height, width); None where UG has nothing to do."""
-        ug = self.settings.ug
-        wanted = ug.enabled and ug.theta > 0
-        if not wanted or (self.kind == "stage" and not self.settings.refine.guided):
+        if not guides(self.settings, self.kind):
             return None
+        ug = self.settings.ug
         multiple = self.sizes.multiple // FACTOR
         small = small_size(large, self.sizes.native_latent, ug.scale, multiple)
         return small and Reduction.between(large, small, ug.enlargement == "bicubic")
-
-    @property
-    def mixes(self) -> bool:
-        """Whether Attentive Guidance has something to do; later passes keep what it has made."""
-        pfsa = self.settings.pfsa
-        return pfsa.enabled and pfsa.gamma > 0 and self.kind in ("text", "image")
 
 
 @contextmanager
@@ -60,9 +54,14 @@ def guided(
     size = x.shape[-2], x.shape[-1]
     reduction = guidance.reduction(size)
     with ExitStack() as stack:
+        if guidance.controlnet is not None:
+            small = reduction and reduction.small
+            asked = guidance.settings.ug.controlnet
+            fitting = guidance.controlnet.fitting(guidance.kind, small, asked, guidance.say)
+            stack.enter_context(fitting)
         if reduction is not None:
             _guide(stack, sampler, size, reduction.to(x.device), guidance, times)
-        if guidance.mixes:
+        if mixes(guidance.settings, guidance.kind):
             if sampler.config.name in WITHOUT_STEPS:
                 guidance.say(
                     f"Attentive Guidance was left out, because {sampler.config.name} has no "
@@ -128,7 +127,7 @@ def _follow_schedule(
         made = make(p, steps)
         if shifts and name == "get_sigmas" and sampler.config.name not in WITHOUT_STEPS:
             made = shifted_schedule(made, reduction.noise_gain)
-        times[:] = made.tolist()
+        times[:] = whole_schedule(sampler, made)
         return made
 
     stack.enter_context(replaced(sampler, name, schedule))

@@ -9,6 +9,7 @@ from lib_hires.settings import Plain, Settings, SettingsError, declarations
 
 PREFIX = "HiRes "
 NOTE = PREFIX + "note"  # what was left out, for those who see no page
+STAGE = PREFIX + "stage"  # of a picture that was kept on the way
 NATIVE = PREFIX + "native size"  # the host's option, where it is set
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from modules.processing import StableDiffusionProcessingImg2Img
+from modules import sd_unet
 from torch import Tensor
 
+from lib_hires.passes import guides
 from lib_hires.settings import Settings, SettingsError
+from lib_hires.sizes import not_above
 from lib_hires.webui import infotext
 from lib_hires.webui.arguments import read_arguments, settings_or_off
-from lib_hires.webui.guided_sampling import Guidance, Kind, guided
+from lib_hires.webui.controlnet import active_controlnet
+from lib_hires.webui.guided_sampling import Guidance, guided
+from lib_hires.webui.kept_stages import forget_kept, show_kept
 from lib_hires.webui.messages import say_to
 from lib_hires.webui.model import FACTOR, ModelSizes, chosen_native, is_supported
+from lib_hires.webui.passes import kind_of, passes_of
 from lib_hires.webui.patching import Once
 from lib_hires.webui.stages import announce_stages, refine_samples
 
 
 def begin(p: Any, arguments: Sequence[object]) -> None:
     """Check the arguments once, tell the user what is wrong with them, and write the PNG info."""
+    forget_kept(p)
     try:
         settings = read_arguments(arguments, p)
     except SettingsError as error:
@@ -31,21 +38,16 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
 
 def before_sampling(p: Any, arguments: Sequence[object]) -> None:
     """Make the sampling that follows, the first pass or that of Hires. fix, a guided one."""
-    settings = settings_or_off(arguments, p)
+    settings, say = _settings_for_model(p, arguments), say_to(p)
     if not any((settings.ug.enabled, settings.pfsa.enabled, settings.refine.enabled)):
         return
-    say = say_to(p)
-    if not is_supported(p.sd_model):
-        say("the picture was made without it, because it does not work with this model yet.")
-        return
-    kind = _kind(p)
+    kind = kind_of(p)
+    guidance = Guidance(settings, ModelSizes.of(p.sd_model), kind, say, active_controlnet(p))
     if p.iteration == 0 and kind != "hires":
         announce_stages(p, settings)
-    guidance = Guidance(settings, ModelSizes.of(p.sd_model), kind, say)
+        _say_if_idle(p, guidance)
 
     def scope(_p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not getattr(p, "enable_hr", False):  # there one of the two passes has what to do
-            _say_if_idle(guidance, x)
         return guided(p.sampler, x, guidance)
 
     Once(p.sampler, "sample" if kind == "text" else "sample_img2img", scope)
@@ -53,27 +55,44 @@ def before_sampling(p: Any, arguments: Sequence[object]) -> None:
 
 def after_sampling(p: Any, samples: Any, arguments: Sequence[object]) -> Any:
     """The samples that the host goes on with."""
-    settings = settings_or_off(arguments, p)
+    return refine_samples(p, samples, _settings_for_model(p, arguments), say_to(p))
+
+
+def end(p: Any, processed: Any) -> None:
+    """Add what was kept on the way to the run's pictures."""
+    show_kept(p, processed)
+
+
+def _settings_for_model(p: Any, arguments: Sequence[object]) -> Settings:
+    """The run's settings without what cannot work with this model; the user is told of it."""
+    settings, say = settings_or_off(arguments, p), say_to(p)
+    ug, refine = settings.ug, settings.refine
+    if not (ug.enabled or settings.pfsa.enabled or refine.enabled):
+        return settings
     if not is_supported(p.sd_model):
-        return samples
-    return refine_samples(p, samples, settings, say_to(p))
+        say("the picture was made without it, because it does not work with this model yet.")
+        return Settings()
+    if sd_unet.current_unet is not None and (ug.enabled or refine.enabled):
+        say(
+            "Upsample Guidance and Progressive Refinement were left out, because the SD Unet "
+            f'"{sd_unet.current_unet.option.label}" is made for certain sizes; set SD Unet to None.'
+        )
+        ug, refine = replace(ug, enabled=False), replace(refine, enabled=False)
+    return replace(settings, ug=ug, refine=refine)
 
 
-def _kind(p: Any) -> Kind:
-    if getattr(p, "is_hr_pass", False):
-        return "hires"
-    return "image" if isinstance(p, StableDiffusionProcessingImg2Img) else "text"
-
-
-def _say_if_idle(guidance: Guidance, x: Tensor) -> None:
-    """Upsample Guidance alone, at a size that gives it nothing to do, says so."""
-    settings = guidance.settings
-    idle = settings.ug.enabled and settings.ug.theta > 0 and not settings.refine.enabled
-    if not idle or guidance.reduction(tuple(x.shape[-2:])) is not None:
+def _say_if_idle(p: Any, guidance: Guidance) -> None:
+    """Upsample Guidance alone, with nothing to do in any pass of the run, says so."""
+    settings, native = guidance.settings, guidance.sizes.native
+    if not settings.ug.enabled or settings.ug.theta == 0 or settings.refine.enabled:
         return
-    width, height = x.shape[-1] * FACTOR, x.shape[-2] * FACTOR
-    native = guidance.sizes.native
-    guidance.say(
-        f"Upsample Guidance had nothing to do, because {width}x{height} is not clearly above the "
-        f"model's native {native}x{native}."
-    )
+    passes = {kind: size for kind, size in passes_of(p).items() if guides(settings, kind)}
+    for kind, (height, width) in passes.items():
+        latent = height // FACTOR, width // FACTOR
+        if replace(guidance, kind=kind).reduction(latent) is not None:
+            return
+    if passes:
+        reason = not_above(max(passes.values()), (native, native))
+    else:
+        reason = f'this run has no pass that is "{settings.ug.passes}"'
+    guidance.say(f"Upsample Guidance had nothing to do, because {reason}.")

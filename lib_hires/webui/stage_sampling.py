@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from modules import devices, prompt_parser, rng, sd_samplers, shared
 from torch import Tensor
 
 from lib_hires.noise import stage_seed
-from lib_hires.refinement import Stage
+from lib_hires.refinement import ONE_STEP_SAMPLER, Stage
 from lib_hires.sizes import Size
 from lib_hires.webui.guided_sampling import Guidance, guided
 from lib_hires.webui.patching import replaced
+from lib_hires.webui.schedules import host_schedule, stage_times
 
 
 class Stopped(Exception):
@@ -28,14 +28,15 @@ def sample_stage(p: Any, latent: Tensor, stage: Stage, guidance: Guidance) -> Te
     sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
     whole, times = stage_times(sampler, run, stage)
     if hasattr(sampler, "get_sigmas") and len(times) == 2:
-        # Every sampler's last step is Euler's, and those with noise or steps of their own fail.
-        sampler = sd_samplers.create_sampler("Euler", p.sd_model)
+        sampler = sd_samplers.create_sampler(ONE_STEP_SAMPLER, p.sd_model)
     run.sampler = sampler
     name, schedule, steps = host_schedule(sampler, times)
     noise = run.rng.next()
     precision = devices.without_autocast if devices.unet_needs_upcast else devices.autocast
     with precision():
         cond, uncond = stage_conditioning(p, stage.size)
+        if guidance.controlnet is not None:
+            guidance.controlnet.marked(cond, uncond)
         image_cond = run.txt2img_image_conditioning(latent, stage.size[1], stage.size[0])
         with (
             replaced(sampler, name, lambda *_: schedule),
@@ -64,36 +65,6 @@ def stage_run(p: Any, latent: Tensor, stage: Stage) -> Any:
         subseed_strength=p.subseed_strength,
     )
     return run
-
-
-def stage_times(sampler: Any, run: Any, stage: Stage) -> tuple[list[float], list[float]]:
-    """The sampler's whole schedule and the stage's part of it, both decreasing."""
-    if hasattr(sampler, "get_sigmas"):
-        whole = sampler.get_sigmas(run, run.steps).tolist()
-
-        def sigma_at(timestep: float) -> float:
-            return float(sampler.model_wrap.t_to_sigma(torch.tensor(float(timestep))))
-
-        return whole, stage.times(whole, sigma_at)
-    whole = sampler.get_timesteps(run, run.steps).tolist()[::-1]
-    times = stage.times(whole, lambda timestep: timestep)
-    least = shared.opts.uni_pc_order if sampler.config.name == "UniPC" else 2
-    if len(times) < least:  # UniPC refuses fewer times than its order
-        times = torch.linspace(times[0], times[-1], least).round().tolist()
-    return whole, times
-
-
-def host_schedule(sampler: Any, times: list[float]) -> tuple[str, Tensor, int]:
-    """How to make `sample_img2img` sample exactly `times`.
-
-    Returns the name of the method to replace, what it is to return, and the steps to ask for. At
-    strength 1 k-diffusion's samplers take the sigmas as they are. Timestep samplers want them
-    increasing and renoise to the one behind the last that they are given: here the last once more.
-    """
-    if hasattr(sampler, "get_sigmas"):
-        return "get_sigmas", torch.tensor(times), len(times) - 1
-    increasing = torch.tensor([*times[::-1], times[0]], device=devices.device).long()
-    return "get_timesteps", increasing, len(times) + 1
 
 
 def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:

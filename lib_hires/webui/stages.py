@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import torch
 from modules import devices, shared
 from torch import Tensor
 
-from lib_hires.refinement import Stage, StageResult, plan, refine
+from lib_hires.refinement import Stage, plan, refine
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
+from lib_hires.webui.controlnet import active_controlnet
 from lib_hires.webui.guided_sampling import Guidance
+from lib_hires.webui.kept_stages import Kept, keep, save_stage
 from lib_hires.webui.messages import Say
 from lib_hires.webui.model import FACTOR, ModelSizes
 from lib_hires.webui.stage_sampling import Stopped, sample_stage
@@ -52,57 +55,78 @@ def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
     state = shared.state
     if not settings.refine.enabled or state.interrupted or state.skipped:
         return samples
-    first = _pixels(samples)
     try:
-        stages = stages_of(p, settings, first)
+        stages = stages_of(p, settings, _pixels(samples))
     except SettingsError as error:
         say(f"the picture was not refined. {error}.")
         return samples
     vae = HostVae(p.sd_model, settings.refine.tile)
-    guidance = Guidance(settings, ModelSizes.of(p.sd_model), "stage", say)
+    latents = _latents(p, samples, stages, settings, vae, say)
+    kept: list[list[Kept]] = []
 
-    def denoise(enlarged: Tensor, stage: Stage) -> Tensor:
-        state.nextjob()
-        size = f"{stage.size[1]}x{stage.size[0]}"
-        state.job = f"HiRes Guidance: stage {stage.number} of {len(stages)}, {size}"
-        state.textinfo = state.job
-        return sample_stage(p, enlarged.float(), stage, guidance)
-
-    def results() -> Iterator[StageResult]:
-        yield from refine(
-            _latent_of(samples, vae),
-            stages,
-            decode=vae.decode,
-            encode=vae.encode,
-            denoise=denoise,
-            factor=FACTOR,
-            colour_match=settings.refine.colour_match,
-        )
+    def keep_stage(number: int, latent: Tensor) -> None:
+        if settings.refine.keep_stages and number < len(stages):
+            kept.append(save_stage(p, vae.decode(latent), number, len(stages)))
 
     job, text = state.job, state.textinfo
     try:
-        finished = _last(results(), len(stages), say)
+        latent, done = _last(latents, len(stages), keep_stage, say)
     finally:
         state.job, state.textinfo = job, text
-    return samples if finished is None else vae.finished(finished)
+    keep(p, chain.from_iterable(kept[:done]))  # the last one is the result
+    return vae.finished(latent) if done else samples
 
 
-def _last(results: Iterator[StageResult], count: int, say: Say) -> Tensor | None:
-    """The latent of the last stage that was finished, with a sentence if stages are missing."""
-    finished, number = None, 0
+def _latents(
+    p: Any, samples: Any, stages: Sequence[Stage], settings: Settings, vae: HostVae, say: Say
+) -> Iterator[Tensor]:
+    """The latent of the first picture, then that of each stage as soon as it is finished."""
+    sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
+    guidance = Guidance(settings, sizes, "stage", say, controlnet)
+
+    def denoise(enlarged: Tensor, stage: Stage) -> Tensor:
+        shared.state.nextjob()
+        size = f"{stage.size[1]}x{stage.size[0]}"
+        shared.state.job = f"HiRes Guidance: stage {stage.number} of {len(stages)}, {size}"
+        shared.state.textinfo = shared.state.job
+        return sample_stage(p, enlarged.float(), stage, guidance)
+
+    first = _latent_of(samples, vae)
+    yield first
+    results = refine(
+        first,
+        stages,
+        decode=vae.decode,
+        encode=vae.encode,
+        denoise=denoise,
+        factor=FACTOR,
+        colour_match=settings.refine.colour_match,
+    )
+    yield from (result.latent for result in results)
+
+
+def _last(
+    latents: Iterator[Tensor], count: int, finish: Callable[[int, Tensor], None], say: Say
+) -> tuple[Tensor | None, int]:
+    """The latent of the last stage that was finished, and its number, 0 for the first picture.
+
+    finish: called with the number and the latent of each. A sentence is said if stages are missing.
+    """
+    last, done = None, 0
     try:
-        for result in results:
-            finished, number = result.latent, result.stage.number
+        for number, latent in enumerate(latents):
+            last, done = latent, number
+            finish(number, latent)
     except Stopped:
-        say(f"stopped; this is the picture after {_stages_done(number, count)}.")
+        say(f"stopped; this is the picture after {_stages_done(done, count)}.")
     except Exception as error:
         log.exception("Progressive Refinement failed")
         devices.torch_gc()
         say(
-            f"refinement stage {number + 1} failed ({type(error).__name__}: {error}); this is the "
-            f"picture after {_stages_done(number, count)}. {_remedy(error)}"
+            f"refinement stage {done + 1} failed ({type(error).__name__}: {error}); this is the "
+            f"picture after {_stages_done(done, count)}. {_remedy(error)}"
         )
-    return finished
+    return last, done
 
 
 def _latent_of(samples: Any, vae: HostVae) -> Tensor:

@@ -35,7 +35,7 @@ class HostVae:
         return self._last[1]
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (b, 3, H, W) in [-1, 1] to latents, the posterior's mode where the host has it."""
+        """Images (b, 3, H, W) in [-1, 1] to latents, the posterior's mode."""
         return self._in_tiles(self._encode, images, decode=False)
 
     def finished(self, latent: Tensor) -> Tensor | DecodedSamples:
@@ -58,11 +58,21 @@ class HostVae:
             return torch.cat([self._encode_one(image[None]) for image in images])
 
     def _encode_one(self, image: Tensor) -> Tensor:
+        """The mode of the posterior; the model's own way would draw a sample from it.
+
+        The first half of the moments that the encoder gives is the mean. They are overheard, for
+        SDXL's code draws inside, and memory options and tiling extensions act on the way there.
+        """
         image = image.to(device=shared.device, dtype=devices.dtype_vae)
-        posterior = self._model.encode_first_stage(image)
-        if not isinstance(posterior, Tensor):  # SDXL's code has drawn its sample by now
-            posterior = posterior.mode()
-        return self._model.get_first_stage_encoding(posterior)
+        moments: list[Tensor] = []
+        last_layer = self._model.first_stage_model.quant_conv
+        with (
+            last_layer.register_forward_hook(lambda *call: moments.append(call[2])),
+            torch.random.fork_rng(devices=[]),  # what is drawn there is the CPU's
+        ):
+            self._model.encode_first_stage(image)
+        mean, _ = moments[-1].chunk(2, dim=1)
+        return self._model.scale_factor * mean
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         return vae_tiled(function, x, pixels=self._tile, factor=FACTOR, decode=decode)

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
-from modules import processing, script_callbacks, scripts, shared
+from modules import images, processing, script_callbacks, scripts, sd_unet, shared
 from modules.toy_model import ToyModel
 
 ROOT = Path(__file__).parents[2]
@@ -29,10 +29,12 @@ def load_extension():
 class Host:
     """A fresh process: a model, options, a state, and scripts of both tabs."""
 
-    def __init__(self, *more_scripts):
+    def __init__(self, *more_scripts, model=ToyModel):
         scripts.errors.clear()
         scripts.scripts_data.clear()
-        shared.loaded.sd_model = ToyModel()
+        images.saved.clear()
+        sd_unet.current_unet = None
+        shared.loaded.sd_model = model()
         vars(shared.opts).clear()
         shared.opts.__init__()
         xyz = SimpleNamespace(AxisOption=lambda *a, **k: SimpleNamespace(a=a, label=a[0], **k))
@@ -56,6 +58,7 @@ class Host:
             _read_infotext(runner, infotext, values)
         given = args if args is not None else [settings] if settings is not None else []
         values[1 : 1 + len(given)] = given
+        values[0] = getattr(p, "script", 0)  # the one of the host's list that is to run
         p.scripts, p.script_args = runner, tuple(values)
         shared.state.begin()
         shared.loaded.sd_model.asked.clear()

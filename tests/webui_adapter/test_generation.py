@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 UG = {"ug": True}
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_eta2": "0.4"}
-SAMPLERS = ["Euler", "Euler a", "Heun", "DPM2", "LMS", "DPM++ 2M", "DPM++ 2S a", "DDIM"]
+SAMPLERS = ["Euler", "Euler a", "Heun", "DPM2", "LMS", "DPM++ 2M", "DPM++ 2S a", "DDIM", "UniPC"]
 
 
 def same(one, other) -> bool:
@@ -132,8 +133,11 @@ def test_a_stage_samples_the_tail_of_the_schedule(host):
     host.paint(UG | REFINE, width=64, height=64)
     stage = [size for size, _ in asked[5:]]
     assert stage == [(16, 16), (8, 8)] * 2
-    host.paint(UG | REFINE | {"refine_guided": False}, width=64, height=64, sampler_name="DDIM")
-    assert [size for size, _ in asked[4:]] == [(16, 16)] * 2
+    unguided = UG | REFINE | {"refine_guided": False}
+    for sampler, first in (("DDIM", 4), ("UniPC", 5)):
+        shared.opts.uni_pc_order = 2
+        host.paint(unguided, width=64, height=64, sampler_name=sampler)
+        assert [size for size, _ in asked[first:]] == [(16, 16)] * 2
 
 
 @pytest.mark.parametrize(
@@ -311,7 +315,7 @@ def test_image_conditioning_shrinks_along(host):
     """The toy asserts that it gets it in the latent's own size. Masks stay hard."""
     from modules.processing import StableDiffusionProcessing
 
-    from lib_hires.webui.guided_model import shrink_cond
+    from lib_hires.webui.conditioning import shrink_cond
 
     def conditioning(p, x, width=None, height=None):
         return torch.rand(len(x), 5, *x.shape[-2:], generator=torch.Generator().manual_seed(0))
@@ -323,7 +327,7 @@ def test_image_conditioning_shrinks_along(host):
     part = torch.cat([mask, torch.rand(2, 4, 16, 24)], 1)
     kept = torch.rand(2, 4, 8, 8)
     cond = {"cond": {"c_concat": [part, kept], "c_crossattn": [None]}, "more": 1}
-    shrunk = shrink_cond((16, 24), cond, (8, 12))
+    shrunk = shrink_cond(cond, (8, 12), large=(16, 24))
     assert shrunk["more"] == 1
     assert shrunk["cond"]["c_concat"][1] is kept
     assert set(shrunk["cond"]["c_concat"][0][:, 0].unique().tolist()) <= {0.0, 1.0}
@@ -375,3 +379,302 @@ def test_nothing_unpicklable_is_put_on_the_run(host):
     host.paint(UG | PFSA | REFINE, p=p)
     ours = {k: v for k, v in vars(copy.copy(p)).items() if k not in ("scripts", "sampler", "rng")}
     pickle.dumps(ours)
+
+
+PASSES = {
+    "automatic": ("text", "hires", "image"),
+    "first pass": ("text",),
+    "Hires. fix": ("hires",),
+    "both": ("text", "hires"),
+    "img2img": ("image",),
+}
+
+
+@pytest.mark.parametrize("choice", PASSES)
+def test_upsample_guidance_acts_in_the_passes_chosen(host, choice):
+    from modules import shared
+
+    def guided(**request):
+        made = host.paint(UG | {"ug_passes": choice}, **request)
+        asked = shared.loaded.sd_model.asked
+        sizes = [size for size, _ in asked]
+        large = [size for size in sizes if size != (8, 8)]
+        found = {size for at, size in enumerate(sizes[:-1]) if sizes[at + 1] == (8, 8)}
+        return made, {size for size in large if size in found}
+
+    made, found = guided(enable_hr=True)
+    expected = {"text": {(16, 16)}, "hires": {(32, 32)}}
+    wanted = [expected[kind] for kind in PASSES[choice] if kind in expected]
+    assert found == set().union(*wanted)
+    assert (made.comments == []) == bool(wanted)
+    made, found = guided(init_image=torch.rand(3, 128, 128))
+    assert found == ({(16, 16)} if "image" in PASSES[choice] else set())
+    if not found:
+        assert f'no pass that is "{choice}"' in made.comments[0]
+
+
+@pytest.mark.parametrize("choice", PASSES)
+def test_attentive_guidance_acts_in_the_passes_chosen(host, choice):
+    settings = PFSA | {"pfsa_passes": choice}
+    chosen = {"automatic": ("text", "image")}.get(choice, PASSES[choice])
+    plain, mixed = host.paint(), host.paint(settings)
+    assert same(plain, mixed) == ("text" not in chosen)
+    request = {"init_image": torch.rand(3, 128, 128)}
+    torch.manual_seed(0)
+    plain = host.paint(**request)
+    torch.manual_seed(0)
+    assert same(plain, host.paint(settings, **request)) == ("image" not in chosen)
+    both = host.paint(settings, enable_hr=True)
+    assert same(both, host.paint(enable_hr=True)) == (not {"text", "hires"} & set(chosen))
+    if "hires" in chosen:
+        first = host.paint(settings | {"pfsa_passes": "first pass"}, enable_hr=True)
+        assert not same(both, first)
+
+
+KEEP = REFINE | {"refine_eta2": "0.4, 0.4", "refine_keep_stages": True}
+
+
+def test_every_stage_is_kept_saved_and_shown(host):
+    from modules import images
+
+    plain, without = host.paint(n_iter=2), host.paint(KEEP | {"refine_keep_stages": False})
+    made = host.paint(KEEP, n_iter=2)
+    final, kept = made.images[:2], made.images[2:]
+    assert torch.equal(final[0], without.images[0])
+    assert [image.size for image in kept] == [(128, 128), (208, 208)] * 2
+    first = torch.frombuffer(bytearray(kept[0].tobytes()), dtype=torch.uint8)
+    expected = (plain.images[0] * 255).permute(1, 2, 0).flatten()
+    assert (first.float() - expected).abs().max() <= 1
+    assert len(made.infotexts) == len(made.images)
+    stages = [text.split("HiRes stage: ")[1] for text in made.infotexts[2:]]
+    assert stages == ["0 of 2", "1 of 2"] * 2
+    assert all("HiRes stage" not in text for text in made.infotexts[:2])
+    assert "HiRes stage" not in made.parameters
+    assert [(size, suffix) for size, suffix, _ in images.saved] == [
+        ((128, 128), "-stage-0"), ((208, 208), "-stage-1")
+    ] * 2  # fmt: skip
+    assert kept[1].info["parameters"] == images.saved[1][2] == made.infotexts[3]
+    assert len(host.paint(REFINE).images) == 1
+
+
+def test_kept_stages_follow_the_hosts_options_and_leave_scripts_their_pictures(host):
+    from modules import images, shared
+
+    shared.opts.samples_save = False
+    assert len(host.paint(KEEP, enable_hr=True).images) == 3
+    assert images.saved == []
+    shared.opts.samples_save = True
+    made = host.paint(KEEP, script=3)
+    assert len(made.images) == 1
+    assert len(images.saved) == 2
+
+
+def test_a_stage_that_fails_leaves_the_kept_ones_and_shows_none_twice(host):
+    from modules import images
+
+    repair = fail_at(host, 8, raise_failure)  # in the second stage
+    made = host.paint(KEEP)
+    repair()
+    assert "after stage 1 of 2" in made.comments[0]
+    assert made.images[0].shape[-1] == 208
+    assert [image.size for image in made.images[1:]] == [(128, 128)]
+    assert [suffix for _, suffix, _ in images.saved] == ["-stage-0", "-stage-1"]
+
+
+@pytest.fixture
+def sdxl():
+    from host import Host
+    from modules import scripts, shared
+    from modules.toy_model import ToySDXL
+
+    host = Host(model=ToySDXL)
+    shared.opts.hires_guidance_native_size = 64
+    yield host
+    assert scripts.errors == []
+
+
+def test_sdxl_is_told_the_size_it_is_asked_about(sdxl):
+    """The vector that the host makes for a size, in the small question and in every stage."""
+    from modules import shared
+
+    model = shared.loaded.sd_model
+
+    def expected(width, height):
+        return model.encode_prompt("blue", (height, width))["vector"]
+
+    model.told.clear()
+    assert sdxl.paint(UG | REFINE, width=192).comments == []
+    sizes = {size: told for (size, _), told in zip(model.asked, model.told, strict=True)}
+    assert set(sizes) == {(16, 24), (32, 48), (8, 10)}
+    for (height, width), told in sizes.items():
+        assert torch.equal(told, expected(width * 8, height * 8))
+    plain = sdxl.paint()
+    assert same(plain, sdxl.paint(UG | {"ug_theta": 0}))
+
+
+@pytest.mark.parametrize("kind", ["ToyModel", "ToySDXL"])
+def test_pictures_are_encoded_to_the_posteriors_mode(kind):
+    from host import Host
+    from modules import toy_model
+
+    from lib_hires.webui.vae import HostVae
+
+    Host(model=getattr(toy_model, kind))
+    from modules import shared
+
+    model = shared.loaded.sd_model
+    latent = torch.randn(2, 4, 8, 8) * 0.3
+    images = torch.nn.functional.interpolate(
+        model.decode_first_stage(latent)[..., ::8, ::8], scale_factor=8
+    )
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    encoded = HostVae(model, 0).encode(images)
+    assert torch.equal(before, torch.random.get_rng_state())
+    posterior = model.first_stage_model.encode(images)
+    assert torch.allclose(encoded, model.scale_factor * posterior._mean, atol=1e-6)
+    assert leftovers() == 0
+
+
+HINT = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def controlled():
+    """A host with a ControlNet; `networks` are those of the runs since."""
+    from controlnet_extension import ControlNetScript
+    from host import Host
+    from modules import scripts
+
+    host = Host(ControlNetScript)
+    host.networks = host.runners[0].scripts[-1].networks
+    yield host
+    assert scripts.errors == []
+
+
+def test_controlnet_acts_at_every_size(controlled):
+    settings = UG | REFINE
+    plain, guided = controlled.paint(), controlled.paint(settings)
+    unit = controlled.paint(hint=HINT)
+    both = controlled.paint(settings, hint=HINT)
+    assert both.comments == []
+    assert not same(both, guided)
+    assert not same(unit, plain)
+    seen = controlled.networks[-1].seen
+    assert {size for size, _, _ in seen} == {(8, 8), (16, 16), (32, 32)}
+    assert all(acted and marked for _, acted, marked in seen)
+    assert same(both, controlled.paint(settings, hint=HINT))
+    assert same(unit, controlled.paint(hint=HINT))
+    assert same(guided, controlled.paint(settings))
+    assert same(plain, controlled.paint())
+    assert leftovers() == 0
+
+
+def test_controlnet_can_be_left_out_of_the_small_question(controlled):
+    both = controlled.paint(UG, hint=HINT)
+    without = controlled.paint(UG | {"ug_controlnet": False}, hint=HINT)
+    assert without.comments == []
+    assert not same(both, without)
+    seen = controlled.networks[-1].seen
+    assert {(size, acted) for size, acted, _ in seen} == {((16, 16), True), ((8, 8), False)}
+    assert all(marked for _, _, marked in seen)
+
+
+@pytest.mark.parametrize("side", ["both", "first", "second"])
+def test_controlnet_keeps_to_its_side_of_hires_fix(controlled, side):
+    """128 and 256 with small questions at 64, nearer to the first, and a stage at 320."""
+    settings = UG | REFINE | {"refine_factor": 1.25}
+    made = controlled.paint(settings, hint=HINT, side=side, enable_hr=True)
+    assert made.comments == []
+    network = controlled.networks[-1]
+    first = [acted for size, acted, _ in network.seen[:10]]
+    later = [acted for size, acted, _ in network.seen[10:]]
+    assert all(first) == (side != "second") and any(first) == (side != "second")
+    assert all(later) == (side != "first") and any(later) == (side != "first")
+    assert {size for size, _, _ in network.seen} == {(8, 8), (16, 16), (32, 32), (40, 40)}
+
+
+def test_controlnets_hints_are_put_back_whatever_happens(controlled):
+    states, plain = [], controlled.paint()
+    for call in (2, 8):
+        repair = fail_at(controlled, call, raise_failure)
+        with suppress(Failure):
+            controlled.paint(UG | REFINE, hint=HINT)
+        repair()
+        unit = controlled.networks[-1].control_params[0]
+        states.append(unit._hint_cond.shape[-2:])
+        assert unit.hr_hint_cond is None
+        assert same(plain, controlled.paint())
+    assert states == [(128, 128)] * 2
+    assert leftovers() == 0
+
+
+def test_an_unknown_controlnet_is_left_out_with_a_sentence(controlled):
+    from controlnet_extension import Unit
+
+    plain_init = Unit.__init__
+
+    def renamed(self, *args):
+        plain_init(self, *args)
+        self.another_name = vars(self).pop("used_hint_inpaint_hijack")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Unit, "__init__", renamed)
+        made = controlled.paint(UG | REFINE, hint=HINT)
+    assert "this version of it is not known" in made.comments[0]
+    assert len(made.comments) == 1
+    assert sizes(made) == {(256, 256)}
+    seen = controlled.networks[-1].seen
+    assert {size for size, acted, _ in seen if acted} == {(16, 16)}
+
+
+@pytest.mark.parametrize("size", [(64, 96), (16, 24), (48, 80)])
+def test_hints_are_resized_and_masks_stay_hard(size):
+    from lib_hires.webui.controlnet import resized_hint
+
+    hint = torch.cat([torch.rand(1, 3, 32, 48), (torch.rand(1, 1, 32, 48) > 0.5).float()], 1)
+    resized = resized_hint(hint, size)
+    assert resized.shape == (1, 4, *size)
+    assert set(resized[:, 3].unique().tolist()) <= {0.0, 1.0}
+    assert (resized[:, :3].mean() - hint[:, :3].mean()).abs() < 0.02
+    assert torch.equal(resized_hint(hint, (32, 48)), hint)
+
+
+def test_lllites_embeddings_are_made_anew_for_another_size():
+    from types import SimpleNamespace
+
+    from lib_hires.webui.controlnet import ControlNet
+
+    part, sizes = SimpleNamespace(cond_emb=None), []
+
+    class UNet:
+        def forward(self, x):
+            part.cond_emb = part.cond_emb or tuple(x.shape[-2:])
+            sizes.append(part.cond_emb)
+
+    used = "used_hint_cond", "used_hint_cond_latent", "used_hint_inpaint_hijack"
+    names = {"_hint_cond": torch.rand(1, 3, 128, 128), "hr_hint_cond": None} | dict.fromkeys(used)
+    unit = SimpleNamespace(**names, control_model=SimpleNamespace(modules={"attention": part}))
+    unet = UNet()
+    network = SimpleNamespace(model=unet, control_params=[unit])
+    with ControlNet(network).fitting("text", (8, 8), True, print):
+        for side in (16, 8, 16):
+            unet.forward(torch.zeros(1, 4, side, side))
+    assert sizes == [(16, 16), (8, 8), (16, 16)]
+
+
+def test_a_unet_made_for_certain_sizes_is_left_alone_with_a_sentence(host):
+    from types import SimpleNamespace
+
+    from modules import sd_unet
+
+    plain = host.paint()
+    option = SimpleNamespace(label="[TRT] model")
+    sd_unet.current_unet = SimpleNamespace(option=option)
+    made = host.paint(UG | REFINE)
+    assert same(plain, made)
+    assert len(made.comments) == 1
+    assert 'the SD Unet "[TRT] model" is made for certain sizes' in made.comments[0]
+    mixed = host.paint(UG | PFSA)
+    sd_unet.current_unet = None
+    assert same(mixed, host.paint(PFSA))

@@ -24,7 +24,13 @@ def decode_latent_batch(model, batch, target_device=None, check_for_nans=False):
     return decoded
 
 
+def create_infotext(p, prompts, seeds, subseeds, index=0, all_negative_prompts=None):
+    values = {"Seed": seeds[index], **p.extra_generation_params}
+    return prompts[index] + "\n" + ", ".join(f"{key}: {value}" for key, value in values.items())
+
+
 class StableDiffusionProcessing:
+    outpath_samples = ""
     is_hr_pass = enable_hr = False
     hr_prompts = hr_negative_prompts = None
     mask = nmask = image_mask = refiner_at = None
@@ -48,6 +54,9 @@ class StableDiffusionProcessing:
     def comment(self, text):
         self.comments[text] = 1
 
+    def save_samples(self):
+        return shared.opts.samples_save
+
     def txt2img_image_conditioning(self, x, width=None, height=None):
         return x.new_zeros(len(x), 5, 1, 1)
 
@@ -55,7 +64,8 @@ class StableDiffusionProcessing:
         steps = self.steps * (2 if self.config.options.get("second_order") else 1)
         self.firstpass_steps = steps
         conds = prompt_parser.SdConditioning(self.prompts, width=self.width, height=self.height)
-        unconds = prompt_parser.SdConditioning(self.negative_prompts)
+        size = {"width": self.width, "height": self.height}
+        unconds = prompt_parser.SdConditioning(self.negative_prompts, **size)
         model, parse = self.sd_model, prompt_parser
         self.c = parse.get_multicond_learned_conditioning(model, conds, steps)
         self.uc = parse.get_learned_conditioning(model, unconds, steps)
@@ -70,11 +80,15 @@ class StableDiffusionProcessing:
 
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_scale = 2.0
+    truncate_x = truncate_y = 0
+
+    def calculate_target_resolution(self):
+        self.hr_upscale_to_x = int(self.width * self.hr_scale)
+        self.hr_upscale_to_y = int(self.height * self.hr_scale)
 
     def init(self):
         if self.enable_hr:
-            self.hr_upscale_to_x = int(self.width * self.hr_scale)
-            self.hr_upscale_to_y = int(self.height * self.hr_scale)
+            self.calculate_target_resolution()
 
     def sample(self, c, uc):
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
@@ -126,7 +140,7 @@ def process_images(p):
     p.init()
     if state.job_count == -1:
         state.job_count = p.n_iter * (2 if p.enable_hr else 1)
-    images = []
+    images, infotexts = [], []
     for n in range(p.n_iter):
         if state.interrupted:
             break
@@ -146,10 +160,16 @@ def process_images(p):
         if not getattr(decoded, "already_decoded", False):
             decoded = decode_latent_batch(p.sd_model, decoded, check_for_nans=True)
         state.nextjob()
-        for image in decoded:
+        for place, image in enumerate(decoded):
             pp = SimpleNamespace(image=(image.float() + 1).div(2).clamp(0, 1))
             p.scripts.call("postprocess_image", p, pp)
             images.append(pp.image)
-    return SimpleNamespace(
-        images=images, parameters=dict(p.extra_generation_params), comments=list(p.comments)
+            infotexts.append(create_infotext(p, p.prompts, p.seeds, p.subseeds, place))
+    processed = SimpleNamespace(
+        images=images,
+        infotexts=infotexts,
+        parameters=dict(p.extra_generation_params),
+        comments=list(p.comments),
     )
+    p.scripts.call("postprocess", p, processed)
+    return processed

@@ -26,26 +26,29 @@ class MulticondLearnedConditioning:
         self.shape, self.batch = shape, batch
 
 
-def _schedule(model, prompt, steps):
+def _schedule(model, prompt, steps, size=None):
     edit = re.search(r"\[(\w+):(\w+):(\d+)\]", prompt)
     if not edit:
-        return [ScheduledPromptConditioning(steps, model.encode_prompt(prompt))]
+        return [ScheduledPromptConditioning(steps, model.encode_prompt(prompt, size))]
     ends = (int(edit[3]), edit[1]), (steps, edit[2])
     return [
-        ScheduledPromptConditioning(end, model.encode_prompt(prompt.replace(edit[0], word)))
+        ScheduledPromptConditioning(end, model.encode_prompt(prompt.replace(edit[0], word), size))
         for end, word in ends
     ]
 
 
 def get_learned_conditioning(model, prompts, steps, hires_steps=None, use_old_scheduling=False):
-    return [_schedule(model, prompt, steps) for prompt in prompts]
+    return [_schedule(model, prompt, steps, _size(prompts)) for prompt in prompts]
 
 
 def get_multicond_learned_conditioning(
     model, prompts, steps, hires_steps=None, use_old_scheduling=False
 ):
     batch = [
-        [ComposableScheduledPromptConditioning(_schedule(model, p, steps)) for p in q.split("AND")]
+        [
+            ComposableScheduledPromptConditioning(_schedule(model, p, steps, _size(prompts)))
+            for p in q.split("AND")
+        ]
         for q in prompts
     ]
     return MulticondLearnedConditioning(shape=(len(prompts),), batch=batch)
@@ -55,6 +58,13 @@ def at_step(schedule, step):
     return next((part.cond for part in schedule if step <= part.end_at_step), schedule[0].cond)
 
 
+def _size(prompts):
+    return prompts.height, prompts.width
+
+
 def stack(conds):
+    if isinstance(conds[0], dict):
+        vectors = torch.stack([cond["vector"] for cond in conds])
+        return {"crossattn": stack([cond["crossattn"] for cond in conds]), "vector": vectors}
     longest = max(len(cond) for cond in conds)
     return torch.stack([cond.repeat(longest // len(cond), 1) for cond in conds])

@@ -34,6 +34,9 @@ class Script:
     def postprocess_image(self, p, pp, *args):
         pass
 
+    def postprocess(self, p, processed, *args):
+        pass
+
 
 class ScriptRunner:
     def __init__(self, classes, is_img2img):
@@ -49,6 +52,10 @@ class ScriptRunner:
             self.infotext_fields += script.infotext_fields or []
             script.args_to = len(self.inputs)
             self.scripts.append(script)
+
+    @property
+    def alwayson_scripts(self):
+        return self.scripts
 
     def default_args(self):
         """As the API does it: with components made anew."""

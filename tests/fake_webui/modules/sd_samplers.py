@@ -8,7 +8,7 @@ import torch
 
 from lib_hires.standalone.kdiffusion import import_k_diffusion
 from modules import shared
-from modules.sd_samplers_common import Sampler, img2img_steps
+from modules.sd_samplers_common import Sampler, setup_img2img_steps
 
 k_diffusion = import_k_diffusion()
 Config = namedtuple("Config", ["name", "function", "options"])
@@ -23,7 +23,9 @@ CONFIGS = [
     Config("DPM++ 2S a", "sample_dpmpp_2s_ancestral", {"noise": True} | two),
     Config("DPM fast", "sample_dpm_fast", {"own steps": True}),
     Config("DDIM", None, {}),
+    Config("UniPC", None, {}),
 ]
+all_samplers_map = {config.name: config for config in CONFIGS}
 
 
 def create_sampler(name, sd_model):
@@ -65,7 +67,7 @@ class KDiffusionSampler(Sampler):
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None,
         image_conditioning=None,
     ):  # fmt: skip
-        steps, last = img2img_steps(p, steps)
+        steps, last = setup_img2img_steps(p, steps)
         sigmas = self.get_sigmas(p, steps)[steps - last - 1 :]
         told = self.initialize(p, x, conditioning, unconditional_conditioning, image_conditioning)
         return self._run(p, x + noise * sigmas[0], sigmas, told, last + 1)
@@ -81,7 +83,10 @@ class TimestepWrap(torch.nn.Module):
 
 
 class TimestepSampler(Sampler):
-    """DDIM without noise. It renoises to the timestep behind the last that it denoises from."""
+    """DDIM without noise. It renoises to the timestep behind the last that it denoises from.
+
+    As UniPC it evaluates at the lowest timestep too, refuses few steps, and calls back.
+    """
 
     def __init__(self, config):
         super().__init__(config, TimestepWrap)
@@ -90,6 +95,9 @@ class TimestepSampler(Sampler):
         return torch.tensor(range(0, 1000, 1000 // steps)).add(1).clip(0, 999)
 
     def _run(self, x, timesteps, told, steps):
+        if self.config.name == "UniPC":
+            assert len(timesteps) >= shared.opts.uni_pc_order
+            timesteps = torch.cat([timesteps.new_zeros(1), timesteps])
         abar = shared.loaded.sd_model.alphas_cumprod[timesteps]
 
         def ddim(x=x):
@@ -97,6 +105,7 @@ class TimestepSampler(Sampler):
                 eps = self.model_wrap_cfg(x, timesteps[k] * x.new_ones(len(x)), **told)
                 x0 = (x - (1 - abar[k]).sqrt() * eps) / abar[k].sqrt()
                 x = abar[k - 1].sqrt() * x0 + (1 - abar[k - 1]).sqrt() * eps
+                self.callback_state({"x": x, "i": len(timesteps) - 1 - k})
             return x
 
         return self.launch_sampling(steps, ddim)
@@ -109,7 +118,7 @@ class TimestepSampler(Sampler):
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None,
         image_conditioning=None,
     ):  # fmt: skip
-        steps, last = img2img_steps(p, steps)
+        steps, last = setup_img2img_steps(p, steps)
         timesteps = self.get_timesteps(p, steps)
         abar = shared.loaded.sd_model.alphas_cumprod[timesteps[last]]
         told = self.initialize(p, x, conditioning, unconditional_conditioning, image_conditioning)

@@ -18,6 +18,15 @@ def images_tensor_to_samples(images, approximation=None):
     return model.get_first_stage_encoding(model.encode_first_stage(images * 2 - 1))
 
 
+def concatenated(conds, unconds):
+    """Both in one batch; None where they have different numbers of tokens."""
+    if isinstance(conds, dict):
+        context = concatenated(conds["crossattn"], unconds["crossattn"])
+        vector = torch.cat([conds["vector"], unconds["vector"]])
+        return None if context is None else {"crossattn": context, "vector": vector}
+    return torch.cat([conds, unconds]) if conds.shape[1] == unconds.shape[1] else None
+
+
 class CFGDenoiser(torch.nn.Module):
     """cond and uncond in one call, or one after another; conds first, uncond last."""
 
@@ -50,12 +59,15 @@ class CFGDenoiser(torch.nn.Module):
         image_in = torch.cat([image_cond.repeat_interleave(counts, 0), image_cond])
 
         def ask(rows, context):
-            told = {"c_crossattn": [context], "c_concat": [image_in[rows]]}
+            if not isinstance(context, dict):
+                context = {"c_crossattn": [context]}
+            told = {**context, "c_concat": [image_in[rows]]}
             return self.inner_model(x_in[rows], t_in[rows], cond=told)
 
-        n = len(conds)
-        if shared.opts.batch_cond_uncond and conds.shape[1] == unconds.shape[1]:
-            out = ask(slice(None), torch.cat([conds, unconds]))
+        n = int(counts.sum())
+        both = concatenated(conds, unconds) if shared.opts.batch_cond_uncond else None
+        if both is not None:
+            out = ask(slice(None), both)
         else:
             out = torch.cat([ask(slice(0, n), conds), ask(slice(n, None), unconds)])
         result, k = out[n:].clone(), 0
@@ -90,7 +102,7 @@ class Sampler:
         return told | {"cond_scale": p.cfg_scale}
 
 
-def img2img_steps(p, steps):
+def setup_img2img_steps(p, steps=None):
     """Asked for by number, the schedule is stretched; else it is cut by the strength."""
     if steps is not None:
         return int(steps / min(p.denoising_strength, 0.999)), steps - 1

@@ -13,6 +13,8 @@ class OptionInfo:
 class Options:
     def __init__(self):
         self.batch_cond_uncond = True
+        self.samples_save = self.enable_pnginfo = True
+        self.samples_format = "png"
         self.sd_vae_encode_method = "Full"
         self.uni_pc_order = 3
         self.use_old_scheduling = False

@@ -1,0 +1,38 @@
+"""The passes of a run, and which of them a technique is chosen for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lib_hires.settings import Settings
+
+Kind = Literal["text", "image", "hires", "stage"]
+"""From noise, from a picture (img2img), the second pass of Hires. fix, or a refinement stage."""
+
+CHOSEN: dict[str, tuple[Kind, ...]] = {
+    "first pass": ("text",),
+    "Hires. fix": ("hires",),
+    "both": ("text", "hires"),
+    "img2img": ("image",),
+}
+
+
+def is_chosen(
+    choice: str, kind: Kind, automatic: tuple[Kind, ...] = ("text", "image", "hires")
+) -> bool:
+    """Whether the control's `choice` names this pass; automatic: what "automatic" stands for."""
+    return kind in CHOSEN.get(choice, automatic)
+
+
+def guides(settings: Settings, kind: Kind) -> bool:
+    """Whether Upsample Guidance is to act in a pass, where its size gives it something to do."""
+    ug = settings.ug
+    chosen = settings.refine.guided if kind == "stage" else is_chosen(ug.passes, kind)
+    return ug.enabled and ug.theta > 0 and chosen
+
+
+def mixes(settings: Settings, kind: Kind) -> bool:
+    """Whether Attentive Guidance acts in a pass; later passes keep what it has made."""
+    pfsa = settings.pfsa
+    chosen = is_chosen(pfsa.passes, kind, automatic=("text", "image"))
+    return pfsa.enabled and pfsa.gamma > 0 and chosen

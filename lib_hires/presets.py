@@ -102,16 +102,25 @@ class PresetFile:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def names(self) -> list[str]:
-        """Raises PresetError where the file is damaged."""
-        return list(self._read())
+    def values(self) -> dict[str, dict[str, Plain]]:
+        """All of them as they were saved, by name. Raises PresetError where the file is damaged."""
+        try:
+            presets = json.loads(self.path.read_text("utf-8"))
+            if not all(isinstance(values, dict) for values in presets.values()):
+                raise ValueError("expected objects of settings")
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise PresetError(f"{self.path} cannot be read ({error})") from None
+        kept: dict[str, dict[str, Plain]] = presets
+        return kept
 
     def find(self, name: object) -> Preset:
         """A built-in or a user's preset. Raises PresetError where there is none or it is bad."""
         for preset in BUILT_IN:
             if preset.name == name:
                 return preset
-        values = self._read().get(str(name))
+        values = self.values().get(str(name))
         if values is None:
             raise PresetError(f'there is no preset "{name}"')
         preset = Preset(str(name), values)
@@ -125,27 +134,15 @@ class PresetFile:
         """Keep what differs from the defaults; returns the name as it was kept."""
         kept, default = clean_name(name), Settings().values()
         values = {key: value for key, value in settings.values().items() if value != default[key]}
-        self._write({**self._read(), kept: values})
+        self._write({**self.values(), kept: values})
         return kept
 
     def delete(self, name: object) -> None:
-        presets = self._read()
+        presets = self.values()
         if str(name) not in presets:
             raise PresetError(f'"{name}" is not one of your own presets')
         del presets[str(name)]
         self._write(presets)
-
-    def _read(self) -> dict[str, dict[str, Plain]]:
-        try:
-            presets = json.loads(self.path.read_text("utf-8"))
-            if not all(isinstance(values, dict) for values in presets.values()):
-                raise ValueError("expected objects of settings")
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise PresetError(f"{self.path} cannot be read ({error})") from None
-        kept: dict[str, dict[str, Plain]] = presets
-        return kept
 
     def _write(self, presets: Mapping[str, Mapping[str, Plain]]) -> None:
         """All or nothing: an interrupt leaves the old file."""

@@ -56,11 +56,14 @@ class StageResult:
 def target_size(settings: ProgressiveRefinement, first: Size, factor: int) -> Size:
     """The final (height, width) in pixels, rounded to the VAE's factor.
 
+    With one side given the other follows from the first picture's shape.
     Raises SettingsError where it would be smaller than the first picture or clearly of another
     shape (rounding makes small differences, which are stretched over).
     """
-    if settings.width:
-        wanted: tuple[float, float] = settings.height, settings.width
+    if settings.width or settings.height:
+        aspect = first[0] / first[1]
+        width = settings.width or settings.height / aspect
+        wanted = settings.height or settings.width * aspect, width
     else:
         wanted = first[0] * settings.factor, first[1] * settings.factor
     target = snap(wanted[0], factor), snap(wanted[1], factor)

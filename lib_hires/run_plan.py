@@ -8,20 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from lib_hires.attentive_guidance import gamma_at
+from lib_hires.passes import Kind, guides, mixes
 from lib_hires.refinement import Stage, plan
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size, small_size
 from lib_hires.upsample_guidance import guidance_weight
 
-Kind = Literal["first pass", "img2img", "Hires. fix", "stage"]
-"""From noise, from a picture, the WebUI's second pass, or a refinement stage."""
-
-_HOST_KINDS: tuple[Kind, ...] = ("first pass", "img2img", "Hires. fix")
+_NAMES: dict[Kind, str] = {"text": "first pass", "image": "img2img", "hires": "Hires. fix"}
 
 
 @dataclass(frozen=True)
@@ -80,11 +77,10 @@ class PlannedPass:
 
     def sentence(self) -> str:
         text = f"{self.name} {_shown(self.size)} in {_count(self.steps, 'step')}"
-        if self.small:
-            text += f" ({self.guided_steps} guided at {_shown(self.small)})"
-        if self.mixed_steps:
-            text += f" ({self.mixed_steps} mixed)"
-        return text
+        guided = f"{self.guided_steps} guided at {_shown(self.small)}" if self.small else ""
+        mixed = f"{self.mixed_steps} mixed" if self.mixed_steps else ""
+        inside = ", ".join(filter(None, [guided, mixed]))
+        return f"{text} ({inside})" if inside else text
 
 
 @dataclass(frozen=True)
@@ -141,7 +137,7 @@ def run_plan(
     the run would be refused.
     """
     made = [_planned(settings, part, sizes, evaluations_per_step) for part in host]
-    plain = [len(_tail(part)) * evaluations_per_step for part in host]
+    plain = [part.evaluations - part.small_evaluations for part in made]
     if settings.refine.enabled:
         stages = plan(settings.refine, host[-1].size, multiple=sizes.multiple, factor=sizes.factor)
         for stage in stages:
@@ -168,19 +164,27 @@ def _planned(
     begins, whole = _tail(part), len(part.times) - 1
     small = _small(settings, part, sizes)
     guided = _guided_steps(settings, begins, whole) if small else []
-    cadence = settings.ug.cadence
-    small_evaluations = math.ceil(len(guided) / cadence) * (per_step if cadence == 1 else 1)
+    cadence, last = settings.ug.cadence, len(begins) - 1
+    if cadence == 1:
+        small_evaluations = _evaluations(guided, last, per_step)
+    else:
+        small_evaluations = math.ceil(len(guided) / cadence)
     return PlannedPass(
-        name=f"stage {stage.number}" if stage else part.kind,
+        name=f"stage {stage.number}" if stage else _NAMES[part.kind],
         size=part.size,
         strength=len(begins) / whole,
         steps=len(begins),
         small=small if guided else None,
         guided_steps=len(guided),
         mixed_steps=_mixed_steps(settings, part.kind, len(begins)),
-        evaluations=len(begins) * per_step + small_evaluations,
+        evaluations=_evaluations(range(len(begins)), last, per_step) + small_evaluations,
         small_evaluations=small_evaluations,
     )
+
+
+def _evaluations(steps: Sequence[int], last: int, per_step: int) -> int:
+    """Of the model in these steps; samplers with two a step make one in their last."""
+    return len(steps) * per_step - (per_step - 1) * (last in steps)
 
 
 def _tail(part: HostPass) -> tuple[float, ...]:
@@ -190,14 +194,9 @@ def _tail(part: HostPass) -> tuple[float, ...]:
 
 def _small(settings: Settings, part: HostPass, sizes: Sizes) -> Size | None:
     """The size of the native-size question in pixels; None where the pass is not guided."""
-    ug = settings.ug
-    if part.kind == "stage":
-        chosen = settings.refine.guided
-    else:
-        chosen = part.kind in _kinds(ug.passes, _HOST_KINDS)
-    if not (ug.enabled and ug.theta > 0 and chosen):
+    if not guides(settings, part.kind):
         return None
-    factor = sizes.factor
+    ug, factor = settings.ug, sizes.factor
     latent = part.size[0] // factor, part.size[1] // factor
     native = sizes.native[0] // factor, sizes.native[1] // factor
     small = small_size(latent, native, ug.scale, sizes.multiple // factor)
@@ -212,17 +211,9 @@ def _guided_steps(settings: Settings, begins: Sequence[float], whole: int) -> li
 
 def _mixed_steps(settings: Settings, kind: Kind, steps: int) -> int:
     """The steps after which Attentive Guidance mixes; the last one's picture is left as it is."""
-    pfsa = settings.pfsa
-    if not (pfsa.enabled and kind in _kinds(pfsa.passes, ("first pass", "img2img"))):
+    if not mixes(settings, kind):
         return 0
-    return sum(gamma_at(steps - done, steps, pfsa) > 0 for done in range(1, steps))
-
-
-def _kinds(passes: str, automatic: Sequence[Kind]) -> Sequence[Kind]:
-    """The kinds of pass that a choice stands for."""
-    both: Sequence[Kind] = ("first pass", "Hires. fix")
-    chosen: dict[str, Sequence[Kind]] = {kind: (kind,) for kind in _HOST_KINDS}
-    return {**chosen, "both": both, "automatic": automatic}[passes]
+    return sum(gamma_at(steps - done, steps, settings.pfsa) > 0 for done in range(1, steps))
 
 
 def _shown(size: Size) -> str:

@@ -309,7 +309,8 @@ class ProgressiveRefinement(Declared):
     width: int = control(
         0,
         "Width",
-        "The final picture's width in pixels; with a height it replaces the factor. 0: by factor.",
+        "The final picture's width in pixels, in the factor's place. 0: by the height, in the "
+        "first picture's shape, or by the factor.",
         minimum=64,
         maximum=16384,
         step=8,
@@ -318,7 +319,8 @@ class ProgressiveRefinement(Declared):
     height: int = control(
         0,
         "Height",
-        "The final picture's height in pixels; with a width it replaces the factor. 0: by factor.",
+        "The final picture's height in pixels, in the factor's place. 0: by the width, in the "
+        "first picture's shape, or by the factor.",
         minimum=64,
         maximum=16384,
         step=8,
@@ -389,13 +391,6 @@ class Settings:
     ug: UpsampleGuidance = UpsampleGuidance()
     pfsa: AttentiveGuidance = AttentiveGuidance()
     refine: ProgressiveRefinement = ProgressiveRefinement()
-
-    def __post_init__(self) -> None:
-        if (self.refine.width == 0) != (self.refine.height == 0):
-            raise SettingsError(
-                "refine_width, refine_height: expected both or neither, got "
-                f"{self.refine.width} and {self.refine.height}"
-            )
 
     @classmethod
     def from_values(cls, values: Mapping[str, object]) -> Settings:

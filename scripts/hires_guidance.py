@@ -8,10 +8,17 @@ from lib_hires.webui import run
 from lib_hires.webui.axes import add_axes
 from lib_hires.webui.controls import make_controls, paste_fields
 from lib_hires.webui.options import add_options
+from lib_hires.webui.plan_line import PlanLine
+from lib_hires.webui.presets import PresetRow
+from lib_hires.webui.routes import add_routes
+from lib_hires.webui.tab import Tab
 
 
 class HiResGuidance(scripts.Script):
     """Upsample Guidance, Attentive Guidance and Progressive Refinement for txt2img and img2img."""
+
+    def __init__(self):
+        self.tab = Tab()
 
     def title(self):
         return "HiRes Guidance"
@@ -20,9 +27,15 @@ class HiResGuidance(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        components = make_controls(self.elem_id)
-        self.infotext_fields = paste_fields(components)
-        return list(components.values())
+        presets = PresetRow(self.elem_id)
+        controls = make_controls(self.elem_id)
+        line = PlanLine("img2img" if is_img2img else "txt2img", self.elem_id)
+        self.tab.add(controls, presets, line)
+        self.infotext_fields = paste_fields(controls)
+        return list(controls.values())
+
+    def after_component(self, component, **kwargs):
+        self.tab.notice(component)
 
     def process(self, p, *args):  # before_process comes before a request's own options
         run.begin(p, args)
@@ -39,3 +52,4 @@ class HiResGuidance(scripts.Script):
 
 script_callbacks.on_before_ui(add_axes)
 script_callbacks.on_ui_settings(add_options)
+script_callbacks.on_app_started(add_routes)

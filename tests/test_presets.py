@@ -21,7 +21,7 @@ def test_a_built_in_preset_reaches_its_target(preset):
     settings = preset.settings()
     first = preset.first_size((512, 512))
     sizes = Sizes((preset.native, preset.native), multiple=64)
-    plan = run_plan(settings, [HostPass.even("first pass", first, 20)], sizes)
+    plan = run_plan(settings, [HostPass.even("text", first, 20)], sizes)
     wanted = preset.native * (4 if "4x" in preset.name else 2)
     assert plan.final == (wanted, wanted)
     assert not plan.idle
@@ -47,17 +47,17 @@ def test_the_first_picture_keeps_its_shape():
 
 
 def test_ones_own_presets_come_back(file):
-    assert file.names() == []
+    assert file.values() == {}
     assert file.save("  My \n preset ", MINE) == "My preset"
     file.save("ünïcode \U0001f600", Settings())
-    assert PresetFile(file.path).names() == ["My preset", "ünïcode \U0001f600"]
+    assert list(PresetFile(file.path).values()) == ["My preset", "ünïcode \U0001f600"]
     assert file.find("My preset").settings() == MINE
     assert file.find("My preset").values == {
         "ug": True, "ug_theta": 0.8, "refine_eta2": "0.2, 0.4"
     }  # fmt: skip
     assert file.find("My preset").first_size((512, 768)) == (512, 768)
     file.delete("My preset")
-    assert file.names() == ["ünïcode \U0001f600"]
+    assert list(file.values()) == ["ünïcode \U0001f600"]
     assert [path.name for path in file.path.parent.iterdir()] == [file.path.name]
 
 
@@ -85,7 +85,7 @@ def test_any_name_is_kept_printable_or_refused(tmp_path_factory, name):
 def test_a_damaged_file_is_a_sentence_and_stays_as_it_is(file, text):
     file.path.parent.mkdir()
     file.path.write_text(text, "latin1")
-    for act in (file.names, lambda: file.find("a"), lambda: file.save("a", MINE)):
+    for act in (file.values, lambda: file.find("a"), lambda: file.save("a", MINE)):
         with pytest.raises(PresetError, match="cannot be read"):
             act()
     assert file.path.read_text("latin1") == text
@@ -100,7 +100,7 @@ def test_a_preset_of_bad_values_is_a_sentence(file, values):
         file.find("bad")
     assert file.find("good").settings() == Settings()
     file.delete("bad")
-    assert file.names() == ["good"]
+    assert list(file.values()) == ["good"]
 
 
 def test_presets_that_are_not_there(file):

@@ -68,6 +68,8 @@ def test_stages_are_frozen():
         ({"factor": 2, "width": 640, "height": 512}, (256, 320), (512, 640)),
         ({"width": 601, "height": 395}, (192, 288), (392, 600)),
         ({"factor": 1}, (256, 192), (256, 192)),
+        ({"width": 384}, (256, 192), (512, 384)),  # the other side keeps the shape
+        ({"height": 600}, (256, 192), (600, 448)),
     ],
 )
 def test_target_size(settings, first, expected):

@@ -152,14 +152,12 @@ def test_what_is_not_a_number_is_refused(row, bad):
 @pytest.mark.parametrize("row", NUMBERS, ids=lambda row: row.name)
 def test_bounds_are_inclusive(row):
     low, high = row.control.minimum, row.control.maximum
-    pair = {"refine_width": "refine_height", "refine_height": "refine_width"}.get(row.name)
-    rest = {pair: 512} if pair else {}
     for inside in (low, high):
-        assert Settings.from_values({row.name: inside, **rest}).values()[row.name] == inside
+        assert Settings.from_values({row.name: inside}).values()[row.name] == inside
     for outside in (low - 0.5, high + 0.5):
         if not (row.control.automatic and outside == 0):
             with pytest.raises(SettingsError, match=f"^{row.name}: "):
-                Settings.from_values({row.name: outside, **rest})
+                Settings.from_values({row.name: outside})
 
 
 def test_whole_numbers_are_whole():
@@ -201,15 +199,6 @@ def test_unknown_names_come_with_a_suggestion():
         Settings.from_values({"ug_tetha": 1})
     with pytest.raises(SettingsError, match=r"^zzz: there is no such setting$"):
         Settings.from_values({"zzz": 1})
-
-
-def test_width_and_height_come_together():
-    with pytest.raises(SettingsError, match=r"both or neither, got 512 and 0"):
-        Settings.from_values({"refine_width": 512})
-    with pytest.raises(SettingsError, match=r"both or neither, got 0 and 512"):
-        Settings.from_values({"refine_height": "512"})
-    both = Settings.from_values({"refine_width": 512, "refine_height": 768}).refine
-    assert (both.width, both.height) == (512, 768)
 
 
 def test_a_group_built_directly_is_checked_too():
@@ -274,6 +263,6 @@ def test_any_json_is_read_or_refused_in_one_sentence(values):
         chosen = Settings.from_values(values)
     except SettingsError as error:
         assert isinstance(error, ValueError)
-        assert any(name in str(error) for name in [*values, "refine_width"])
+        assert any(name in str(error) for name in values)
     else:
         assert Settings.from_values(chosen.values()) == chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib_hires.settings import Settings, SettingsError, declarations
+from lib_hires.settings import Declaration, Settings, SettingsError, declarations
 
 AXIS_VALUES = "hires_guidance_axis_values"  # a plain dict on p, written by X/Y/Z axes
 
@@ -19,16 +19,26 @@ def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
     if arguments and isinstance(arguments[0], Mapping):
         values = arguments[0]
     else:
-        names = [row.name for row in declarations()]
-        if len(arguments) > len(names):
+        rows = declarations()
+        if len(arguments) > len(rows):
             raise SettingsError(
-                f"expected at most {len(names)} arguments or one object of names, "
+                f"expected at most {len(rows)} arguments or one object of names, "
                 f"got {len(arguments)}"
             )
         values = {
-            name: value for name, value in zip(names, arguments, strict=False) if value is not None
+            row.name: _shown_value(row, value)
+            for row, value in zip(rows, arguments, strict=False)
+            if value is not None
         }
     return Settings.from_values({**values, **getattr(p, AXIS_VALUES, {})})
+
+
+def _shown_value(row: Declaration, value: object) -> object:
+    """What the page means by a value: a slider's places between 0, automatic, and the control's
+    least value stand for automatic too, so that a nudge refuses nothing."""
+    if not row.control.automatic or not isinstance(value, (int, float)):
+        return value
+    return 0 if 0 < value < row.control.minimum else value
 
 
 def settings_or_off(arguments: Sequence[object], p: Any) -> Settings:

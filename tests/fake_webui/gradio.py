@@ -9,15 +9,53 @@ class Component:
     def __init__(self, value: Any = None, **kwargs: Any) -> None:
         assert Blocks.open, "components are made inside Blocks"
         self.value = value
+        self.events: dict[str, dict[str, Any]] = {}
         self.label = kwargs.get("label")
         self.arguments = kwargs
         for name in ("minimum", "maximum", "step", "choices", "elem_id", "info"):
             if name in kwargs:
                 setattr(self, name, kwargs[name])
 
+    def change(self, **event: Any) -> None:
+        self.events["change"] = event
+
+    def click(self, fn: Any, **event: Any) -> None:
+        self.events["click"] = {"fn": fn, **event}
+
+    def focus(self, fn: Any, **event: Any) -> None:
+        self.events["focus"] = {"fn": fn, **event}
+
+
+def update(**kwargs: Any) -> dict[str, Any]:
+    return kwargs
+
 
 class Checkbox(Component):
     pass
+
+
+class Button(Component):
+    pass
+
+
+class HTML(Component):
+    pass
+
+
+class Dropdown(Component):
+    def __init__(self, choices: list[str], value: Any = None, **kwargs: Any) -> None:
+        super().__init__(value, choices=choices, **kwargs)
+
+
+class Row:
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def __enter__(self) -> Row:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class Textbox(Component):

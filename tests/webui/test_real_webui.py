@@ -263,7 +263,7 @@ def test_positions_and_names_are_the_same(webui):
         ({"ug_teta": 1}, "did you mean ug_theta"),
         ({"ug": True, "ug_theta": "much"}, "expected a number from 0 to 2"),
         ([True, None, 7], "expected a number from 0 to 1"),
-        ({"refine": True, "refine_width": 512}, "expected both or neither"),
+        ({"refine": True, "refine_width": 32}, "expected a whole number from 64"),
         ({"refine": True, "refine_width": 512, "refine_height": 128}, "is smaller than the first"),
     ],
 )

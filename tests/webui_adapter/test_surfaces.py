@@ -98,7 +98,7 @@ def test_false_in_a_text_is_off(host):
         ([{"ug": "perhaps"}], "expected true or false"),
         ([True, "much"], "expected a number from 0 to 2"),
         ([None] * 99, "expected at most"),
-        ([{"refine": True, "refine_width": 512}], "expected both or neither"),
+        ([{"refine": True, "refine_width": 32}], "expected a whole number from 64"),
         ([{"refine": True, "refine_width": 512, "refine_height": 256}], "another shape"),
     ],
 )

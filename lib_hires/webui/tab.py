@@ -1,0 +1,53 @@
+"""The host's own components of one tab, found as the host makes them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+HOST_CONTROLS = {
+    "txt2img": (
+        "width",
+        "height",
+        "steps",
+        "sampling",
+        "hr-checkbox",
+        "hr_scale",
+        "hr_resize_x",
+        "hr_resize_y",
+        "hires_steps",
+        "denoising_strength",
+    ),
+    "img2img": ("width", "height", "steps", "sampling", "denoising_strength"),
+}
+"""What a run's sizes and steps depend on, by the end of the element's id."""
+
+
+class Tab:
+    """Waits until the host has made everything that our events need, then connects them.
+
+    The host's order of components can be set; its output panel comes after all of them. A page
+    that is made for the API's defaults alone has none, and nothing is connected there.
+    """
+
+    def __init__(self) -> None:
+        self.host: dict[str, Any] = {}  # component by its name in HOST_CONTROLS
+        self.controls: dict[str, Any] = {}  # our own by the control's name
+        self._parts: tuple[Part, ...] = ()
+
+    def add(self, controls: dict[str, Any], *parts: Part) -> None:
+        """What is ours in this tab; each part is connected when the tab is complete."""
+        self.controls, self._parts = controls, parts
+
+    def notice(self, component: Any) -> None:
+        """To be called for every component that the host has made."""
+        tab, _, name = str(getattr(component, "elem_id", None)).partition("_")
+        if name in HOST_CONTROLS.get(tab, ()):
+            self.host[name] = component
+        elif tab == "generation" and name.startswith("info_"):
+            for part in self._parts:
+                part.connect(self)
+
+
+class Part(Protocol):
+    def connect(self, tab: Tab) -> None:
+        """Attach the part's events."""

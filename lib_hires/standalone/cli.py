@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_hires.settings import GROUPS, Control, Settings, SettingsError, declarations
 from lib_hires.standalone.request import Request
+from lib_hires.standalone.upsampler_training import UpsamplerTraining
 
 if TYPE_CHECKING:
-    from lib_hires.standalone.generate import Painted, Run
+    from lib_hires.standalone.generate import Run
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -36,8 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="make pictures from a prompt")
     _add_generate_options(generate)
     generate.set_defaults(command=_generate)
+    app = commands.add_parser("app", help="all of it in a browser, on this machine")
+    _add_app_options(app)
+    app.set_defaults(command=_app)
     demo = commands.add_parser("demo", help="every technique side by side, bundled model")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
+    _add_upsampler_option(demo)
     demo.set_defaults(command=_demo)
     train = commands.add_parser("train-demo", help="train the bundled model and its judge anew")
     train.add_argument("--out", type=Path, default=Path("trained"), help="folder of the result")
@@ -47,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--stages", default="", help="some of the stages, with commas")
     train.add_argument("--model-minutes", type=float, help="how long the U-Net is trained")
     train.set_defaults(command=_train_demo)
+    upsampler = commands.add_parser("train-upsampler", help="train a feature upsampler")
+    _add_train_upsampler_options(upsampler)
+    upsampler.set_defaults(command=_train_upsampler)
     benchmark = commands.add_parser("benchmark", help="measure quality or memory")
     kinds = benchmark.add_subparsers(required=True, metavar="what")
     quality = kinds.add_parser("quality", help="objects, classes, colours, Frechet distances")
@@ -80,6 +88,28 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     for row in declarations():
         if not row.control.webui_only:
             _add_option(groups[row.group], row.name, row.kind, row.control, row.default)
+    _add_upsampler_option(groups["refine"])
+
+
+def _add_upsampler_option(group: Any) -> None:
+    text = "a feature upsampler's file; it serves the stages near the scale it was trained for"
+    group.add_argument("--refine-upsampler", metavar="FILE", type=Path, help=text)
+
+
+def _add_train_upsampler_options(parser: argparse.ArgumentParser) -> None:
+    """accelerate's launcher starts several of these; each finds its part."""
+    parser.add_argument("--model", type=Path, help="(default: the bundled one)")
+    parser.add_argument(
+        "--data", type=Path, help="folder of large pictures, captions beside them in .txt files"
+    )
+    out = Path("upsampler.safetensors")
+    parser.add_argument("--out", type=Path, default=out, help=f"the file (default: {out})")
+    work = Path("training-upsampler")
+    parser.add_argument("--work", type=Path, default=work, help="checkpoint and samples; resumes")
+    parser.add_argument("--cache", type=Path, help="folder for latents and features, made once")
+    training = parser.add_argument_group("Training")
+    for name, kind, control, attribute in UpsamplerTraining.rows():
+        _add_option(training, name, kind, control, getattr(UpsamplerTraining(), attribute))
 
 
 def _add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:
@@ -93,6 +123,36 @@ def _add_option(group: Any, name: str, kind: type, control: Control, default: ob
     choices = f" {', '.join(control.choices)}." if control.choices else ""
     text = f"{control.help}{choices} (default: {default})".replace("%", "%%")
     group.add_argument(flag, metavar="VALUE", default=argparse.SUPPRESS, help=text)
+
+
+def _add_app_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=Path, action="append", default=[], help="offer this one too; repeatable"
+    )
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
+    parser.add_argument(
+        "--listen", metavar="ADDRESS", default="127.0.0.1", help="(default: this machine alone)"
+    )
+    parser.add_argument("--user", help="who may come in; needed with another --listen")
+    parser.add_argument("--password", help="with which")
+
+
+def _app(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.png import writable_folder
+
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError:
+        message = "app: gradio is missing; install it with pip install -e '.[app]'"
+        raise SettingsError(message) from None
+    from lib_hires.standalone.app import run_page
+
+    writable_folder(options.out)
+    run_page(options, say=_say)
+    return 0
 
 
 def _generate(options: argparse.Namespace) -> int:
@@ -113,6 +173,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     from lib_hires.standalone.generate import Run
     from lib_hires.standalone.models import load_model
+    from lib_hires.standalone.upsamplers import repeated
 
     dtype = options.dtype or about.get("dtype", "float32")
     if dtype not in DTYPES:
@@ -123,7 +184,8 @@ def _generate(options: argparse.Namespace) -> int:
     # A picture of a batch is repeated within its batch, for to the bit it depends on it.
     repeats_one = about and not {"seed", "batch"} & set(asked)
     only = about.get("image", 0) if repeats_one else None
-    return _paint_and_save(Run(model, request, settings), options.out, only)
+    upsampler = repeated(about, options.refine_upsampler)
+    return _paint_and_save(Run(model, request, settings, upsampler), options.out, only)
 
 
 def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
@@ -133,23 +195,18 @@ def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
     """
     from tqdm import tqdm
 
-    from lib_hires.standalone.png import next_number
+    from lib_hires.standalone.results import picture_paths, save_stage, what_happened
 
-    number = next_number(folder)
-    chosen = range(run.request.batch) if only is None else [only]
-    paths = {
-        image: folder / f"{number + place:05d}-{run.request.seeds[image]}.png"
-        for place, image in enumerate(chosen)
-    }
+    paths = picture_paths(run, folder, only)
     names = "\n".join(map(str, paths.values()))
     finished = -1
     with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
         try:
             for painted in run.paint(on_step=lambda *_: bar.update()):
-                _save(run, painted, paths)
+                save_stage(run, painted, paths)
                 finished = painted.stage
         except (KeyboardInterrupt, RuntimeError, FloatingPointError, OSError) as error:
-            message = _what_happened(error, run, finished + 1)
+            message = what_happened(error, run, finished + 1)
             if finished >= 0:
                 message += f"; stage {finished} is kept:\n{names}"
             return _complain(message, 130 if isinstance(error, KeyboardInterrupt) else 2)
@@ -157,38 +214,15 @@ def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
     return 0
 
 
-def _save(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:
-    """One PNG per image of the batch, each with what repeats it."""
-    from lib_hires.standalone.png import save, to_pil
-
-    for image, path in paths.items():
-        about = run.about() | {"stage": painted.stage, "stages": painted.stages, "image": image}
-        save(to_pil(painted.images[image]), path, about)
-
-
-def _what_happened(error: BaseException, run: Run, stage: int) -> str:
-    """A sentence for an error in `stage`; one that says nothing to a user is raised again."""
-    height, width = run.stages[stage - 1].size if stage else run.first
-    where = f"stage {stage} ({width}x{height})"
-    if isinstance(error, KeyboardInterrupt):
-        return f"interrupted in {where}"
-    if isinstance(error, OSError):
-        return f"could not write the picture of {where}: {error.strerror}"
-    if isinstance(error, FloatingPointError):
-        return f"{error}: try --dtype float32"
-    if "out of memory" in str(error) or "can't allocate memory" in str(error):
-        lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
-        return f"out of memory in {where}: {lower}, or lower --batch"
-    raise error
-
-
 def _demo(options: argparse.Namespace) -> int:
     from lib_hires.standalone.png import writable_folder
 
     writable_folder(options.out)
     from lib_hires.standalone.demo import demo
+    from lib_hires.standalone.upsamplers import load_upsampler
 
-    _say(demo(options.out))
+    file = options.refine_upsampler
+    _say(demo(options.out, upsampler=file and load_upsampler(file)))
     return 0
 
 
@@ -210,6 +244,29 @@ def _train_demo(options: argparse.Namespace) -> int:
     )
     if "judge" in stages:
         train_judge.train(options.out)
+    return 0
+
+
+def _train_upsampler(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.png import writable_folder
+
+    given = vars(options)
+    names = [name for name, *_ in UpsamplerTraining.rows()]
+    config = UpsamplerTraining(**{name: given[name] for name in names if name in given})
+    writable_folder(options.work)
+    writable_folder(options.out.parent)
+    from lib_hires.standalone.train_upsampler import train_upsampler
+
+    done = train_upsampler(
+        options.out,
+        config=config,
+        model_path=options.model,
+        data=options.data,
+        work=options.work,
+        cache=options.cache,
+    )
+    if done:
+        _say(done)
     return 0
 
 
@@ -257,3 +314,7 @@ def _say(text: str) -> None:
 def _complain(sentence: str, code: int = 2) -> int:
     sys.stderr.write(f"hires: {sentence}\n")
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -29,7 +29,7 @@ from lib_hires.standalone.sampling import (
 from lib_hires.tiling import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 
-OnStep = Callable[[int, int, int], None]
+OnStep = Callable[[int, int, int, Tensor], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Run:
     def paint(self, on_step: OnStep = lambda *_: None) -> Iterator[Painted]:
         """Yield the first picture and then each stage's, as soon as it is finished.
 
-        on_step: called after each step with (stage, step, steps of the stage).
+        on_step: called after each step with (stage, step, steps of the stage, predicted latent).
         """
         started = time.perf_counter()
         painter = Painter(self, on_step)
@@ -224,7 +224,7 @@ class Painter:
             SAMPLERS[self._run.request.sampler],
             streams=streams,
             state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
-            on_step=lambda step, _: self._on_step(stage, step, steps),
+            on_step=lambda step, denoised: self._on_step(stage, step, steps, denoised),
         )
 
     def _counted(self, state: torch.Size, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:

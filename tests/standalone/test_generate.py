@@ -110,7 +110,7 @@ def test_an_error_leaves_no_trace(tiny_model: LatentModel) -> None:
     settings = {"ug": True, "pfsa": True, "refine": True}
     before = picture(tiny_model, LARGE, **settings)
 
-    def stop(stage: int, step: int, _: int) -> None:
+    def stop(stage: int, step: int, *_: object) -> None:
         if (stage, step) == (0, 2):
             raise RuntimeError("stopped")
 

@@ -1,0 +1,297 @@
+"""`hires app`: everything in a browser, on this machine alone unless told otherwise."""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from PIL import Image
+
+from lib_hires.settings import SettingsError
+from lib_hires.standalone.app_controls import Controls, drawing_element, element_id
+from lib_hires.standalone.app_job import Ended, Job, Saved, Step
+from lib_hires.standalone.generate import Run
+from lib_hires.standalone.latent_model import LatentModel, ModelError
+from lib_hires.standalone.models import load_model
+from lib_hires.standalone.png import read_about
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT, STYLE = ROOT / "javascript" / "hires_guidance.js", ROOT / "style.css"
+BUNDLED = "bundled"
+KEPT = 60 * 60  # seconds that what was dropped into the page is kept
+
+
+class Models:
+    """The models that the page offers by name, one of them loaded at a time."""
+
+    def __init__(self, paths: Sequence[Path], device: str, dtype: torch.dtype) -> None:
+        self._paths: dict[str, Path | None] = {BUNDLED: None}
+        self._paths |= {str(path): path for path in paths}
+        self._device, self._dtype = device, dtype
+        self._loaded: tuple[str, LatentModel] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """Those given first, the bundled one last."""
+        return [*list(self._paths)[1:], BUNDLED]
+
+    def get(self, name: str) -> LatentModel:
+        """Load a model, or give the one that is loaded. Raises ModelError."""
+        with self._lock:
+            if self._loaded is None or self._loaded[0] != name:
+                self._loaded = None  # first make room
+                model = load_model(self._paths[name], device=self._device, dtype=self._dtype)
+                self._loaded = name, model
+            return self._loaded[1]
+
+
+class Page:
+    """The page, its models, and the jobs of those who look at it."""
+
+    def __init__(self, models: Models, folder: Path) -> None:
+        self._models, self._folder = models, folder
+        self._jobs: dict[str, Job] = {}  # by the browser's session
+        self.blocks = gr.Blocks(
+            title="HiRes Guidance", analytics_enabled=False, delete_cache=(KEPT, KEPT)
+        )
+        with self.blocks:
+            self._build()
+        self.blocks.queue(default_concurrency_limit=1, api_open=False)
+
+    def _build(self) -> None:
+        with gr.Row():
+            with gr.Column():
+                first = self._models.names[0]
+                self._model = gr.Dropdown(
+                    self._models.names, value=first, label="Model", elem_id=element_id("model")
+                )
+                self._controls = Controls.made()
+            with gr.Column(elem_classes="hires-guidance-beside"):
+                drawing = drawing_element(self._models.get(first))
+                self._figure = gr.HTML(drawing, elem_classes="hires-guidance-figure")
+                self._build_results()
+        self._connect()
+
+    def _build_results(self) -> None:
+        with gr.Row():
+            self._generate = gr.Button(
+                "Generate", variant="primary", elem_id=element_id("generate")
+            )
+            self._stop = gr.Button("Stop", elem_id=element_id("stop"))
+        self._status = gr.HTML(elem_id=element_id("status"))
+        self._preview = gr.Image(
+            label="Now", interactive=False, visible=False, elem_id=element_id("preview")
+        )
+        self._compare = gr.ImageSlider(
+            label="Before and after", type="pil", elem_id=element_id("compare")
+        )
+        self._gallery = gr.Gallery(
+            label="Pictures of this session", columns=4, elem_id=element_id("gallery")
+        )
+        self._about = gr.Code(
+            label="Settings of the picture", language="json", elem_id=element_id("about")
+        )
+        self._use = gr.Button("Use these settings", elem_id=element_id("use"))
+        self._drop = gr.File(
+            label="Drop a picture here to use its settings",
+            file_types=[".png"],
+            elem_id=element_id("drop"),
+        )
+        self._session = gr.State([])  # paths of the pictures, newest first
+        self._chosen = gr.State(None)  # the path of the one whose settings are shown
+
+    def _connect(self) -> None:
+        controls = self._controls.components
+        results = [self._session, self._chosen, self._status, self._preview, self._compare]
+        results += [self._gallery, self._about]
+        quiet: dict[str, Any] = {"show_progress": "hidden"}
+        painting: dict[str, Any] = quiet | {"concurrency_id": "paint", "concurrency_limit": 1}
+        beside: dict[str, Any] = quiet | {"concurrency_limit": None}
+        self._generate.click(
+            self._paint, [self._session, self._model, *controls], results, **painting
+        )
+        self._model.change(self._load, self._model, [self._figure, self._status], **painting)
+        self._stop.click(self._stop_job, **beside)
+        self._gallery.select(_choose, self._session, [self._chosen, self._about], **beside)
+        used = [self._status, *controls]
+        self._use.click(self._use_settings, self._chosen, used, **beside)
+        self._drop.upload(self._use_settings, self._drop, used, **beside)
+
+    def _paint(
+        self, session: list[str], model: str, *values: object, request: gr.Request
+    ) -> Iterator[dict[Any, Any]]:
+        """Paint, and show what comes."""
+        try:
+            wanted, settings = self._controls.read(values)
+            job = Job(Run(self._models.get(model), wanted, settings), self._folder)
+        except (SettingsError, ModelError) as error:
+            yield {self._status: _said(str(error))}
+            return
+        visitor = str(request.session_hash)
+        self._jobs[visitor] = job
+        shown = _Shown(session)
+        try:
+            for event in job.events():
+                yield {getattr(self, f"_{name}"): new for name, new in shown.after(event).items()}
+        finally:
+            self._jobs.pop(visitor, None)
+        yield {self._preview: gr.update(visible=False)}
+
+    def _stop_job(self, request: gr.Request) -> None:
+        job = self._jobs.get(str(request.session_hash))
+        if job is not None:
+            job.stop()
+
+    def _load(self, model: str) -> tuple[Any, str]:
+        """The drawing of another model, which is loaded for it."""
+        try:
+            return drawing_element(self._models.get(model)), _said("")
+        except ModelError as error:
+            return gr.skip(), _said(str(error))
+
+    def _use_settings(self, path: str | None) -> list[Any]:
+        """The controls as they were for the picture, and what there is to say."""
+        unchanged = [gr.skip()] * len(self._controls.components)
+        if path is None:
+            return [_said("choose a picture first"), *unchanged]
+        try:
+            about = read_about(Path(path))
+            values = self._controls.values(about)
+        except SettingsError as error:
+            return [_said(str(error).removeprefix("--from: ")), *unchanged]
+        return [_said(f"these are the settings of a picture made with {about['model']}"), *values]
+
+
+class _Shown:
+    """What a run shows, by the name of the component, as it goes on."""
+
+    def __init__(self, session: Sequence[str]) -> None:
+        self._earlier = list(session)
+        self._first: Image.Image | None = None
+        self._saved: Saved | None = None
+
+    def after(self, event: Step | Saved | Ended) -> dict[str, Any]:
+        """What changes with an event."""
+        if isinstance(event, Step):
+            preview = {} if event.preview is None else {"preview": _visible(event.preview)}
+            return {"status": _progress(event)} | preview
+        if isinstance(event, Ended):
+            kept = "" if self._saved is None else f"; {_stage_name(self._saved.stage)} is kept"
+            return {"status": _said(f"{event.sentence}{kept}")}
+        self._saved, self._first = event, self._first or event.picture
+        return self._pictures(event)
+
+    def _pictures(self, saved: Saved) -> dict[str, Any]:
+        paths = [str(path) for path in saved.paths]
+        session = paths + self._earlier
+        before = self._first
+        assert before is not None
+        if saved.stage == 0 and self._earlier:  # one picture alone: beside the one before it
+            before = Image.open(self._earlier[0]).convert("RGB")
+        done = saved.stage == saved.stages
+        text = f'done in <span class="measurement">{saved.seconds:.1f} sec.</span>'
+        return {
+            "session": session,
+            "gallery": session,
+            "chosen": paths[0],
+            "about": _about(paths[0]),
+            "compare": (before.resize(saved.picture.size), saved.picture),
+            **({"status": _paragraph(text)} if done else {}),
+        }
+
+
+def _choose(session: list[str], event: gr.SelectData) -> tuple[str, str]:
+    """The picture that was clicked on, and its settings."""
+    path = session[event.index]
+    return path, _about(path)
+
+
+def _about(path: str) -> str:
+    return json.dumps(read_about(Path(path)), indent=2, ensure_ascii=False)
+
+
+def _visible(picture: Image.Image) -> Any:
+    return gr.update(value=picture, visible=True)
+
+
+def _progress(event: Step) -> str:
+    of = f" of {event.stages}" if event.stage else ""
+    words = f"{_stage_name(event.stage)}{of}, step {event.step} of {event.steps}"
+    return _paragraph(f'{words} <progress value="{event.step}" max="{event.steps}"></progress>')
+
+
+def _stage_name(stage: int) -> str:
+    return f"stage {stage}" if stage else "the first picture"
+
+
+def _said(text: str) -> str:
+    return _paragraph(html.escape(text))
+
+
+def _paragraph(markup: str) -> str:
+    return f'<p role="status">{markup}</p>'
+
+
+def run_page(options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """Serve the page until the process is interrupted; options: of the command line.
+
+    Raises SettingsError where others could reach the page without a password, and ModelError.
+    """
+    auth = visitors(options.listen, options.user, options.password)
+    models = Models(options.model, options.device, getattr(torch, options.dtype))
+    page = Page(models, options.out)
+    address = serve(page, options.out, listen=options.listen, port=options.port, auth=auth)
+    say(f"the page is at {address} (Ctrl+C ends it)")
+    page.blocks.block_thread()
+
+
+def _head() -> str:
+    """The drawing's script and style, as they are for the WebUI."""
+    for part in (SCRIPT, STYLE):
+        if not part.is_file():
+            raise SettingsError(f"app: {part} is missing; install with pip install -e in a clone")
+    script, style = SCRIPT.read_text(encoding="utf-8"), STYLE.read_text(encoding="utf-8")
+    return f"<script>{script}</script><style>{style}</style>"
+
+
+def visitors(listen: str, user: str | None, password: str | None) -> tuple[str, str] | None:
+    """Who may come in: everyone on this machine, or else only one who knows the password."""
+    if user and password:
+        return user, password
+    if user or password or listen not in LOOPBACK:
+        raise SettingsError(
+            f"app: expected --user and --password with --listen {listen}, so that not everyone "
+            "comes in"
+        )
+    return None
+
+
+def serve(
+    page: Page, folder: Path, *, listen: str, port: int | None, auth: tuple[str, str] | None
+) -> str:
+    """Start serving in the background, and return the page's address."""
+    try:
+        _, address, _ = page.blocks.launch(
+            server_name=listen,
+            server_port=port,
+            auth=auth,
+            allowed_paths=[str(folder.resolve())],
+            head=_head(),
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            footer_links=[],
+            max_file_size="64mb",
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise SettingsError(f"app: cannot listen on {listen}, port {port}: {error}") from None
+    return str(address)

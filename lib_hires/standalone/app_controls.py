@@ -1,0 +1,132 @@
+"""The page's controls, made from the same declarations as everything else, and its drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lib_hires import drawing
+from lib_hires.schedules import Model, Sampler, sigmas_of
+from lib_hires.settings import GROUPS, Control, Declaration, Settings, declarations
+from lib_hires.standalone.latent_model import LatentModel
+from lib_hires.standalone.request import SAMPLERS, Request
+
+LONG_SLIDER = 200  # steps; a control with more is a number to type
+
+
+def element_id(name: str) -> str:
+    """The page's element of a control, and of everything else that has a name."""
+    return f"hires_app_{name}"
+
+
+@dataclass(frozen=True)
+class Controls:
+    """The components by name: what to paint, and the settings."""
+
+    request: dict[str, Any]
+    settings: dict[str, Any]
+
+    @classmethod
+    def made(cls) -> Controls:
+        """Make them where the page stands; the prompts first, the settings in accordions."""
+        defaults = Request()
+        request = {}
+        with gr.Group():
+            request |= {
+                name: _component(name, kind, control, getattr(defaults, name))
+                for name, kind, control, _ in Request.rows()
+                if _is_text(kind, control)
+            }
+        with gr.Row():
+            request |= {
+                name: _component(name, kind, control, getattr(defaults, name), min_width=200)
+                for name, kind, control, _ in Request.rows()
+                if not _is_text(kind, control)
+            }
+        settings: dict[str, Any] = {}
+        for group, title in GROUPS.items():
+            with gr.Accordion(title, open=False):
+                rows = [row for row in _rows() if row.group == group]
+                settings |= {row.name: _setting(row) for row in rows}
+        order = [name for name, *_ in Request.rows()]
+        return cls({name: request[name] for name in order}, settings)
+
+    @property
+    def components(self) -> list[Any]:
+        """All of them, in the order in which a handler gets their values."""
+        return [*self.request.values(), *self.settings.values()]
+
+    def read(self, values: Sequence[object]) -> tuple[Request, Settings]:
+        """What the components say. Raises SettingsError."""
+        named = dict(zip([*self.request, *self.settings], values, strict=True))
+        known = {name: value for name, value in named.items() if value is not None}
+        request = {name: known[name] for name in self.request if name in known}
+        settings = {name: known[name] for name in self.settings if name in known}
+        return Request.from_values(request), Settings.from_values(settings)
+
+    def values(self, about: Mapping[str, Any]) -> list[Any]:
+        """The components' values that repeat a picture. Raises SettingsError."""
+        request = Request.from_values(about.get("request", {})).values()
+        settings = Settings.from_values(about.get("settings", {})).values()
+        return [
+            *(request[name] for name in self.request),
+            *(settings[name] for name in self.settings),
+        ]
+
+
+def drawing_element(model: LatentModel) -> str:
+    """The HTML that the page's script fills with the drawing for this model."""
+    known = Model(
+        sigmas_of(model.alphas_cumprod),
+        model.native,
+        model.factor,
+        model.multiple,
+        model.latent_channels,
+    )
+    samplers = {name: Sampler(each.evaluations) for name, each in SAMPLERS.items()}
+    host = {
+        name: element_id(name)
+        for name in ("model", "width", "height", "steps", "sampler", "schedule", "batch")
+    }
+    host |= {"generate": element_id("generate"), "stop": element_id("stop")}
+    facts = drawing.facts(
+        known,
+        samplers,
+        element_id=element_id,
+        host=host | {"time": element_id("status")},
+        first_multiple=model.multiple,
+    )
+    return drawing.element(facts)
+
+
+def _rows() -> list[Declaration]:
+    return [row for row in declarations() if not row.control.webui_only]
+
+
+def _is_text(kind: type, control: Control) -> bool:
+    return kind is str and not control.choices
+
+
+def _setting(row: Declaration) -> Any:
+    return _component(row.name, row.kind, row.control, row.default)
+
+
+def _component(name: str, kind: type, control: Control, value: Any, **layout: Any) -> Any:
+    label = f"{control.label} ({control.symbol})" if control.symbol else control.label
+    common = {"label": label, "info": control.help, "value": value, "elem_id": element_id(name)}
+    common |= layout
+    if kind is bool:
+        return gr.Checkbox(**common)
+    if control.choices:
+        few = len(control.choices) < 5
+        return (gr.Radio if few else gr.Dropdown)(choices=list(control.choices), **common)
+    if kind in (int, float):
+        low = 0 if control.automatic else control.minimum
+        bounds = {"minimum": low, "maximum": control.maximum, "step": control.step}
+        if (control.maximum - low) / control.step > LONG_SLIDER * 10:
+            return gr.Number(precision=0 if kind is int else None, **bounds, **common)
+        return gr.Slider(**bounds, **common)
+    return gr.Textbox(lines=2 if name == "prompt" else 1, **common)

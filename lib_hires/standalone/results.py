@@ -1,0 +1,49 @@
+"""Where a run's pictures go, and what is said when it ends early."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from lib_hires.standalone import png
+from lib_hires.standalone.generate import Painted, Run
+
+
+def picture_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Path]:
+    """The files of a run's images by their place in the batch; only: the one to write."""
+    number = png.next_number(folder)
+    chosen = range(run.request.batch) if only is None else [only]
+    return {
+        image: folder / f"{number + place:05d}-{run.request.seeds[image]}.png"
+        for place, image in enumerate(chosen)
+    }
+
+
+def save_stage(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:
+    """One PNG per image of the batch, each with what repeats it; over an earlier stage's.
+
+    Where every stage is to be kept, those before the last get a file of their own beside it.
+    """
+    kept = run.settings.refine.keep_stages and painted.stage < painted.stages
+    for image, path in paths.items():
+        about = run.about() | {"stage": painted.stage, "stages": painted.stages, "image": image}
+        png.save(png.to_pil(painted.images[image]), path, about)
+        if kept:
+            own = path.with_name(f"{path.stem}-stage-{painted.stage}.png")
+            png.save(png.to_pil(painted.images[image]), own, about)
+
+
+def what_happened(error: BaseException, run: Run, stage: int) -> str:
+    """A sentence for an error in `stage`; one that says nothing to a user is raised again."""
+    height, width = run.stages[stage - 1].size if stage else run.first
+    where = f"stage {stage} ({width}x{height})"
+    if isinstance(error, KeyboardInterrupt):
+        return f"interrupted in {where}"
+    if isinstance(error, OSError):
+        return f"could not write the picture of {where}: {error.strerror}"
+    if isinstance(error, FloatingPointError):
+        return f"{error}: try --dtype float32"
+    if "out of memory" in str(error) or "can't allocate memory" in str(error):
+        lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
+        return f"out of memory in {where}: {lower}, or lower --batch"
+    raise error

@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,18 @@ from tqdm import tqdm
 
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.demo import Row, contact_sheet
-from lib_hires.standalone.frechet import frechet_distance, native_crops
+from lib_hires.standalone.distances import (
+    bootstrap_error,
+    detail,
+    frechet_distance,
+    kernel_distance,
+    native_crops,
+    share_interval,
+)
 from lib_hires.standalone.judge import Judge, inspect, load_judge, to_tensor
 from lib_hires.standalone.models import BUNDLED, load_model
 from lib_hires.standalone.png import read_about, save
+from lib_hires.standalone.quality_page import page, plot
 from lib_hires.standalone.request import Request
 from lib_hires.standalone.scenes import Scene, draw, random_scene
 from lib_hires.standalone.techniques import ALL, NATIVE, Technique, make
@@ -54,9 +61,9 @@ def quality(
     """Measure every technique on `pictures` pictures at `scale` times the native size.
 
     workers: processes that paint, 0 for one a core. Writes the pictures, report.json (one row per
-    technique) and samples.png into `out`; returns the table. Raises SettingsError for fewer than 2
-    pictures, from which no distance can be computed, and for a folder with pictures of another
-    model or other settings.
+    technique), samples.png, quality.png and index.html into `out`; returns the table. Raises
+    SettingsError for fewer than 2 pictures, from which no distance can be computed, and for a
+    folder with pictures of another model or other settings.
     """
     if pictures < 2:
         raise SettingsError(f"--pictures: expected at least 2, got {pictures}")
@@ -69,15 +76,19 @@ def quality(
 
     judge, native = load_judge(), _side(paintings[0].path(out))
     true = _measured_true(true_pictures, native * scale, judge, native)
-    report, samples = [_row("true", scale, true, true)], []
+    report, samples, paths = [_row("true", scale, true, true)], [], {}
     for technique, at in tqdm(plan, desc="measuring", leave=False):
-        paths = [Painting(technique, at, seed).path(out) for seed in seeds]
-        collected = _measured(paths, judge, native)
+        files = [Painting(technique, at, seed).path(out) for seed in seeds]
+        collected = _measured(files, judge, native)
         row = _row(technique.name, at, collected, true)
-        report.append(row | {"settings": dict(technique.settings), "sampler": technique.sampler})
-        samples.append(Row(technique, at, *_shown(paths[:SHOWN], collected)))
+        settings = technique.settings_at(at).changed()
+        report.append(row | {"settings": settings, "sampler": technique.sampler})
+        samples.append(Row(technique, at, *_shown(files[:SHOWN], collected)))
+        paths[technique.name] = files
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     contact_sheet(samples, captions=()).save(out / "samples.png")
+    plot(report, out / "quality.png")
+    page(report, paths, out / "index.html")
     head = f"{pictures} pictures a technique, seeds from {first_seed}, {dtype}"
     return "\n".join([head, *table(report)])
 
@@ -169,6 +180,7 @@ class Collected:
     crops: list[Tensor] = field(default_factory=list)  # (CROPS, d) features at full detail
     hits: list[tuple[bool, bool, bool]] = field(default_factory=list)
     objects: list[int] = field(default_factory=list)
+    detail: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def add(
@@ -183,6 +195,7 @@ class Collected:
         same_kind, same_colour = seen.kind == subject.kind, seen.colour == subject.colour
         self.hits.append((seen.objects == 1, same_kind, same_colour))
         self.objects.append(seen.objects)
+        self.detail.append(detail(image))
         self.seconds.append(seconds)
 
 
@@ -220,25 +233,35 @@ def _side(path: Path) -> int:
 
 
 def _row(name: str, scale: int, collected: Collected, true: Collected) -> dict[str, Any]:
+    """A technique's line. Intervals are of 95 %; errors are standard errors by bootstrap."""
+    n = len(collected.hits)
     one_object, kind, colour = (float(share) for share in np.mean(collected.hits, axis=0))
-    distance = partial(_distance, true=true)
+    low, high = share_interval(one_object, n)
+    whole, true_whole = torch.stack(collected.whole), torch.stack(true.whole)
+    crops, true_crops = torch.stack(collected.crops), torch.stack(true.crops)
     return {
         "technique": name,
         "scale": scale,
-        "n": len(collected.hits),
+        "n": n,
         "objects": round(float(np.mean(collected.objects)), 2),
         "one_object": round(one_object, 3),
+        "one_object_95": f"{low:.2f}-{high:.2f}",
         "class_accuracy": round(kind, 3),
         "colour_accuracy": round(colour, 3),
-        "fd_whole": distance(collected, "whole"),
-        "fd_crop": distance(collected, "crops"),
+        "fd_whole": round(_frechet(whole, true_whole), 2),
+        "fd_whole_error": round(bootstrap_error(_frechet, whole, true_whole), 2),
+        "fd_crop": round(_frechet(crops, true_crops), 2),
+        "fd_crop_error": round(bootstrap_error(_frechet, crops, true_crops), 2),
+        "kd_whole": round(kernel_distance(whole.flatten(0, 1), true_whole.flatten(0, 1)), 3),
+        "kd_crop": round(kernel_distance(crops.flatten(0, 1), true_crops.flatten(0, 1)), 3),
+        "detail": round(float(np.mean(collected.detail) / np.mean(true.detail)), 2),
         "seconds_per_picture": round(float(np.mean(collected.seconds)), 2),
     }
 
 
-def _distance(collected: Collected, part: str, true: Collected) -> float:
-    features, true_features = (torch.cat(getattr(each, part)) for each in (collected, true))
-    return round(frechet_distance(features, true_features), 3)
+def _frechet(features: Tensor, true: Tensor) -> float:
+    """Of (pictures, looks at each, d), so that pictures are redrawn with all their crops."""
+    return frechet_distance(features.flatten(0, 1), true.flatten(0, 1))
 
 
 def table(report: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import BytesIO
 from pathlib import Path
 
@@ -103,6 +104,9 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     assert "one_object" in text.splitlines()[1]
     assert text.splitlines()[-1].endswith("ug=True DPM++ 2M")
     assert (tmp_path / "samples.png").is_file()
+    page = (tmp_path / "index.html").read_text()
+    linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}
+    assert linked == {*tmp_path.glob("pictures/*/*.png"), tmp_path / "quality.png"}
 
     painted = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pictures/*/*.png")}
     assert len(painted) == 4

@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms, its invariances, and the helpers beside it."""
+"""The distances against closed forms, their invariances, and the helpers beside them."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_hires.standalone.frechet import (
+from lib_hires.standalone.distances import (
     bootstrap_error,
+    detail,
     frechet_distance,
+    kernel_distance,
     native_crops,
     share_interval,
 )
@@ -106,3 +108,37 @@ def test_bootstrap_error_of_a_mean():
     error = bootstrap_error(lambda x: float(x.mean()), sample, draws=400)
     assert error == pytest.approx(sample.std() / 20, rel=0.15)
     assert error == bootstrap_error(lambda x: float(x.mean()), sample, draws=400)
+
+
+def test_kernel_distance_is_the_mean_over_pairs():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((4, 3)), rng.standard_normal((5, 3)) + 1
+
+    def k(x, y):
+        return (np.dot(x, y) / 3 + 1) ** 3
+
+    inside = [
+        np.mean([k(x, y) for i, x in enumerate(c) for j, y in enumerate(c) if i != j])
+        for c in (a, b)
+    ]
+    across = np.mean([k(x, y) for x in a for y in b])
+    assert kernel_distance(a, b) == pytest.approx(sum(inside) - 2 * across)
+    with pytest.raises(ValueError, match="equal widths"):
+        kernel_distance(a, b[:, :2])
+
+
+def test_kernel_distance_is_zero_on_average_for_sets_of_one_kind():
+    values = [
+        kernel_distance(*np.random.default_rng(seed).standard_normal((2, 20, 4)))
+        for seed in range(300)
+    ]
+    assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values))
+    assert min(values) < 0
+
+
+def test_detail_sees_the_finest_octave_alone():
+    fine = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)[None, None]
+    coarse = torch.ones(1, 1, 16, 16)
+    assert detail(coarse) == pytest.approx(0, abs=1e-6)
+    assert detail(fine) == pytest.approx(1)
+    assert detail(fine + 5) == pytest.approx(1, rel=1e-5)

@@ -16,7 +16,15 @@ from lib_hires.standalone.judge import Judge, inspect, load_judge
 from lib_hires.standalone.models import LatentModel, load_model
 from lib_hires.standalone.png import save
 from lib_hires.standalone.request import Request
-from lib_hires.standalone.techniques import ENLARGING, NATIVE, NATIVE_PFSA, Technique, make
+from lib_hires.standalone.techniques import (
+    ENLARGING,
+    NATIVE,
+    NATIVE_PFSA,
+    UPSAMPLED,
+    Technique,
+    make,
+)
+from lib_hires.standalone.upsamplers import Upsampler
 
 WISHES = (
     ("a red house under a clear sky", 1),
@@ -41,19 +49,22 @@ class Row:
     entries: Sequence[dict[str, Any]]
 
 
-def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT) -> str:
+def demo(
+    out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: Upsampler | None = None
+) -> str:
     """Make the pictures, the contact sheet `demo.png` and `report.json` in `out`.
 
-    shown_at: how many of the wishes are made at each scale.
+    shown_at: how many of the wishes are made at each scale. upsampler: adds rows with it.
     Returns the sheet's path and a short table for the terminal.
     """
     model, judge = load_model(None), load_judge()
-    plan = [(1, NATIVE), (1, NATIVE_PFSA), *((s, t) for s in (2, 4) for t in ENLARGING)]
+    enlarging = {scale: ENLARGING + (UPSAMPLED[scale] if upsampler else ()) for scale in (2, 4)}
+    plan = [(1, NATIVE), (1, NATIVE_PFSA), *((s, t) for s in (2, 4) for t in enlarging[s])]
     plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
     total = sum(shown_at[scale] for scale, _ in plan)
     with tqdm(total=total, unit="picture", desc="demo") as bar:
         rows = [
-            _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar)
+            _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar, upsampler)
             for scale, technique in plan
         ]
     report = [entry for row in rows for entry in row.entries]
@@ -72,12 +83,13 @@ def _row(
     wishes: Sequence[tuple[str, int]],
     out: Path,
     bar: Any,
+    upsampler: Upsampler | None,
 ) -> Row:
     pictures, entries = [], []
     for prompt, seed in wishes:
         bar.set_postfix_str(f"{technique.label} at {scale}x")
         base = Request(prompt=prompt, seed=seed)
-        made = make(technique, model, base, scale)
+        made = make(technique, model, base, scale, upsampler)
         (picture,) = made.pictures
         entry = {
             "file": f"{scale}x-{technique.name}-{seed}.png",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -13,11 +15,14 @@ import torch
 from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
+from lib_hires.feature_upsampler import captured, upsampled
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.refinement import Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
+from lib_hires.run_plan import RunPlan, run_plan
+from lib_hires.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.sizes import SMALLEST_SCALE, Size, native_size, small_size, snap
+from lib_hires.sizes import Size, native_size, not_above, small_size, snap
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import SAMPLERS, Request
 from lib_hires.standalone.sampling import (
@@ -26,6 +31,7 @@ from lib_hires.standalone.sampling import (
     sample,
     schedule_sigmas,
 )
+from lib_hires.standalone.upsamplers import Upsampler, check_stages
 from lib_hires.tiling import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 
@@ -51,8 +57,15 @@ class Run:
     Raises SettingsError for what cannot work with this model and these sizes.
     """
 
-    def __init__(self, model: LatentModel, request: Request, settings: Settings) -> None:
+    def __init__(
+        self,
+        model: LatentModel,
+        request: Request,
+        settings: Settings,
+        upsampler: Upsampler | None = None,
+    ) -> None:
         self.model, self.request, self.settings = model, request, settings
+        self.upsampler = upsampler
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
         if settings.refine.enabled:
@@ -60,11 +73,11 @@ class Run:
                 settings.refine, self.first, multiple=model.multiple, factor=model.factor
             )
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
-            raise SettingsError(
-                f"ug: {self.first[1]}x{self.first[0]} is not clearly above the model's native "
-                f"{model.native[1]}x{model.native[0]} (sides {SMALLEST_SCALE} times as long), "
-                "so there is nothing to guide"
-            )
+            reason = not_above(self.first, model.native)
+            raise SettingsError(f"ug: {reason}, so there is nothing to guide")
+        if upsampler is not None:
+            upsampler.weights.info.check(model.family, model.unet)
+            check_stages(upsampler, [self.first, *(stage.size for stage in self.stages)])
         self.denoiser = model.denoiser()
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
         self.family = VarianceExploding(self.denoiser.sigmas)
@@ -78,6 +91,12 @@ class Run:
         """The end of the schedule that a stage samples."""
         return torch.tensor(stage.times(self.sigmas.tolist(), self._sigma_at)).to(self.sigmas)
 
+    def planned(self) -> RunPlan:
+        """What `paint` will do, counted beforehand."""
+        sampler = Sampler(SAMPLERS[self.request.sampler].evaluations)
+        sampling = Sampling(self.first, self.request.steps, sampler, self.request.schedule)
+        return run_plan(self.settings, sampling, plan_model(self.model))
+
     def about(self) -> dict[str, Any]:
         """Plain values that repeat this run."""
         return {
@@ -86,6 +105,7 @@ class Run:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "request": self.request.values(),
             "settings": self.settings.changed(),
+            **({} if self.upsampler is None else {"upsampler": self.upsampler.about()}),
         }
 
     @torch.no_grad()
@@ -164,6 +184,11 @@ class Painter:
         self._prompted: Callable[[Denoiser], Denoiser] = partial(
             ClassifierFreeGuidance, conditioning=conditioning, scale=request.cfg
         )
+        self._finished: Tensor | None = None  # the latent of the stage before
+        self._upsampler = None
+        if run.upsampler is not None:
+            weights = copy.deepcopy(run.upsampler.weights)
+            self._upsampler = weights.to(run.model.device, run.model.dtype)
 
     def first_picture(self) -> Tensor:
         """The latent (b, c, h, w) sampled from pure noise."""
@@ -175,9 +200,10 @@ class Painter:
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
         noise = draw(streams, shape).to(sigmas)
-        return self._sample(
+        self._finished = self._sample(
             noise * sigmas[0], streams, sigmas, schedule=sigmas, reduction=reduction
         )
+        return self._finished
 
     def denoise_stage(self, latent: Tensor, stage: Stage) -> Tensor:
         """The enlarged latent (b, c, h, w), renoised as the stage says and denoised."""
@@ -185,9 +211,23 @@ class Painter:
         streams = generators(run.request.seeds, stage.number)
         noisy = latent + sigmas[0] * draw(streams, tuple(latent.shape[1:])).to(latent)
         reduction = run.reduction(stage.size, stage.number)
-        return self._sample(
-            noisy, streams, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
-        )
+        with self._upsampled((latent.shape[-2], latent.shape[-1])):
+            self._finished = self._sample(
+                noisy, streams, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
+            )
+        return self._finished
+
+    def _upsampled(self, size: Size) -> AbstractContextManager[None]:
+        """A scope in which the model has the features of the finished latent at latent `size`."""
+        clean, upsampler, unet = self._finished, self._upsampler, self._run.model.unet
+        assert clean is not None
+        before = (clean.shape[-2], clean.shape[-1])
+        if upsampler is None or not upsampler.info.fits(before, size):
+            return nullcontext()
+        with captured(unet, upsampler.info.layers) as features:
+            denoise = self._prompted(partial(self._counted, clean.shape))
+            denoise(clean, clean.new_zeros(len(clean)))
+        return upsampled(unet, upsampler, features, size)
 
     def _sample(
         self,
@@ -246,6 +286,12 @@ class _Remembering:
         return self._last[1]
 
 
+def plan_model(model: LatentModel) -> Model:
+    """What a plan must know of a model."""
+    sigmas = sigmas_of(model.alphas_cumprod)
+    return Model(sigmas, model.native, model.factor, model.multiple, model.latent_channels)
+
+
 def first_size(request: Request, settings: Settings, model: LatentModel) -> Size:
     """The first picture's (height, width) in pixels, rounded to what the model takes.
 
@@ -254,8 +300,9 @@ def first_size(request: Request, settings: Settings, model: LatentModel) -> Size
     """
     if not request.width and not request.height:
         wanted = model.native
-        if settings.refine.enabled and settings.refine.height:
-            wanted = settings.refine.height, settings.refine.width
+        refine = settings.refine
+        if refine.enabled and refine.height and refine.width:
+            wanted = refine.height, refine.width
         return native_size(wanted, model.native, model.multiple)
     size = request.height or request.width, request.width or request.height
     if min(size) < model.multiple:

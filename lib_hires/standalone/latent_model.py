@@ -145,9 +145,9 @@ class LatentModel:
             "eps": external.DiscreteEpsDDPMDenoiser,
             "v": external.DiscreteVDDPMDenoiser,
         }[self.prediction]
-        return wrapper(self._predict, self.alphas_cumprod, quantize=False).to(self.device)
+        return wrapper(self.predict, self.alphas_cumprod, quantize=False).to(self.device)
 
-    def _predict(
+    def predict(
         self,
         x: torch.Tensor,
         t: torch.Tensor,

@@ -13,6 +13,7 @@ from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import to_pil
 from lib_hires.standalone.request import Request
+from lib_hires.standalone.upsamplers import Upsampler
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Technique:
     settings_4x: Mapping[str, Plain] | None = None  # where 4x wants others
     starts_large: bool = False
     lanczos: bool = False
+    upsampled: bool = False  # with a feature upsampler
     sampler: str = "DPM++ 2M"
 
     def request(self, base: Request, scale: int, model: LatentModel) -> Request:
@@ -84,6 +86,13 @@ WINDOWS = tuple(
     for short, sampler in (("euler", "Euler"), ("dpmpp_2m", "DPM++ 2M"))
 )
 
+# With a feature upsampler trained for 2x, by scale: refinement's stages to 4x are not near 2x.
+REFINE_UPSAMPLED = replace(
+    REFINE, name="refine_upsampled", label="refinement, upsampler", upsampled=True
+)
+PIVOT_UPSAMPLED = replace(PIVOT, name="pivot_upsampled", label="pivot, upsampler", upsampled=True)
+UPSAMPLED = {2: (REFINE_UPSAMPLED, PIVOT_UPSAMPLED), 4: (PIVOT_UPSAMPLED,)}
+
 ENLARGING = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
 ALL = (*ENLARGING, UNSHIFTED, *WINDOWS)
 
@@ -107,9 +116,16 @@ class Made:
     about: dict[str, Any]  # what repeats the run
 
 
-def make(technique: Technique, model: LatentModel, base: Request, scale: int) -> Made:
+def make(
+    technique: Technique,
+    model: LatentModel,
+    base: Request,
+    scale: int,
+    upsampler: Upsampler | None = None,
+) -> Made:
     """One batch at `scale` times the native size."""
-    run = Run(model, technique.request(base, scale, model), technique.settings_at(scale))
+    request, settings = technique.request(base, scale, model), technique.settings_at(scale)
+    run = Run(model, request, settings, upsampler if technique.upsampled else None)
     painted = list(run.paint())[-1]
     pictures = [to_pil(image) for image in painted.images]
     if technique.lanczos:

@@ -1,82 +1,78 @@
-"""What a run will do, before it starts: sizes after rounding, steps, model evaluations.
+"""What a run will do, before it starts: every pass and step, their questions and their cost.
 
-One function, `run_plan`, for every host; `RunPlan.sentence` is the line that users see.
+`run_plan` serves every host. `RunPlan.sentence` is the line that users see, and the live drawing
+(lib_hires/drawing.py) shows the same plan.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from lib_hires.attentive_guidance import gamma_at
+from lib_hires.noise import NoiseFamily, VarianceExploding, VariancePreserving
 from lib_hires.passes import Kind, guides, mixes
 from lib_hires.refinement import Stage, plan
+from lib_hires.resample import Reduction
+from lib_hires.schedules import Model, Sampling, schedule_times
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, small_size
-from lib_hires.upsample_guidance import guidance_weight
+from lib_hires.sizes import Size, not_above, small_size
+from lib_hires.upsample_guidance import guidance_weight, shifted_schedule
 
 _NAMES: dict[Kind, str] = {"text": "first pass", "image": "img2img", "hires": "Hires. fix"}
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a model takes, in pixels."""
+class TailPass:
+    """A pass over a picture: the last `steps` of a schedule of `of` steps."""
 
-    native: Size  # (height, width)
-    multiple: int  # of which sides should be multiples
-    factor: int = 8  # pixels per latent position
-
-
-@dataclass(frozen=True)
-class HostPass:
-    """A pass that the host makes with or without us.
-
-    times: the shares of the training timesteps at which its steps begin, decreasing from 1, and a
-    last 0. steps: how many of them, counted from the end, the pass denoises; 0 for all.
-    """
-
-    kind: Kind
     size: Size
-    times: tuple[float, ...]
-    steps: int = 0
-
-    @classmethod
-    def even(cls, kind: Kind, size: Size, steps: int, of: int = 0) -> HostPass:
-        """The last `steps` of `of` steps (0: of as many), evenly spaced, as near as one knows
-        where a sampler's own schedule is not at hand."""
-        of = max(of, steps)
-        return cls(kind, size, tuple(1 - step / of for step in range(of + 1)), steps)
+    steps: int
+    of: int
 
 
 @dataclass(frozen=True)
 class PlannedPass:
-    """One pass or stage. small: the size, in pixels, of the native-size question; None: unguided.
+    """One pass or stage; the lists have one entry for each step."""
 
-    evaluations: of the model, where the pair for classifier-free guidance counts as one; the small
-    questions are among them.
-    """
-
-    name: str
+    kind: Kind
+    number: int  # of a stage, counted from 1; 0 for a pass that the host makes by itself
     size: Size
-    strength: float  # the share of the schedule's steps that it denoises
-    steps: int
-    small: Size | None
-    guided_steps: int
-    mixed_steps: int
-    evaluations: int
+    strength: float  # the share of the schedule that it denoises
+    small: Size | None  # of the native-size question; None where there is none to ask
+    timesteps: tuple[float, ...]  # at which the steps begin
+    weights: tuple[float, ...]  # w_t there
+    asked: tuple[bool, ...]  # whether the step asks the native-size question
+    gammas: tuple[float, ...]  # gamma_t of the mixing after the step
+    evaluations: int  # of the model, those of the native-size question included
     small_evaluations: int
 
     @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def guided_steps(self) -> int:
+        return sum(weight > 0 for weight in self.weights)
+
+    @property
+    def mixed_steps(self) -> int:
+        """The last step's state is the finished picture and stays as it is."""
+        return sum(gamma > 0 for gamma in self.gammas[:-1])
+
+    @property
     def pixels(self) -> int:
-        """The evaluations, each counted by the pixels that it sees."""
+        """The evaluations, each counted as the pixels that it sees."""
         large = (self.evaluations - self.small_evaluations) * math.prod(self.size)
-        return large + (self.small_evaluations * math.prod(self.small) if self.small else 0)
+        return large + self.small_evaluations * math.prod(self.small or (0,))
 
     def sentence(self) -> str:
-        text = f"{self.name} {_shown(self.size)} in {_count(self.steps, 'step')}"
+        name = _NAMES.get(self.kind, f"stage {self.number}")
+        text = f"{name} {_shown(self.size)} in {_count(self.steps, 'step')}"
         guided = f"{self.guided_steps} guided at {_shown(self.small)}" if self.small else ""
         mixed = f"{self.mixed_steps} mixed" if self.mixed_steps else ""
         inside = ", ".join(filter(None, [guided, mixed]))
@@ -85,17 +81,12 @@ class PlannedPass:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The passes in their order; plain is what the host would do without us."""
+    """The passes in their order. The plain run is what the host would do without us."""
 
     passes: tuple[PlannedPass, ...]
-    native: Size
     plain_evaluations: int
     plain_pixels: int
-    idle: bool  # Upsample Guidance is on and guides nothing
-
-    @property
-    def final(self) -> Size:
-        return self.passes[-1].size
+    idle: str  # why Upsample Guidance, though on, guides nothing
 
     @property
     def evaluations(self) -> int:
@@ -107,7 +98,7 @@ class RunPlan:
 
     @property
     def relative_pixels(self) -> float:
-        """The evaluations counted by their pixels, beside the plain run's."""
+        """The evaluations, each counted as the pixels that it sees, beside the plain run's."""
         return sum(part.pixels for part in self.passes) / self.plain_pixels
 
     def sentence(self) -> str:
@@ -119,101 +110,159 @@ class RunPlan:
         else:
             cost += f", {_short(self.relative_evaluations)} times the plain run's"
             cost += f" ({_short(self.relative_pixels)} times by pixels)"
-        text = f"{passes[0].upper()}{passes[1:]}: {cost}."
-        if self.idle:
-            text += (
-                " Upsample Guidance does nothing here: no guided pass is clearly above the native "
-                f"{_shown(self.native)}."
-            )
-        return text
+        idle = f" Upsample Guidance does nothing here, because {self.idle}." if self.idle else ""
+        return f"{passes[0].upper()}{passes[1:]}: {cost}.{idle}"
 
 
 def run_plan(
-    settings: Settings, host: Sequence[HostPass], sizes: Sizes, *, evaluations_per_step: int = 1
+    settings: Settings, sampling: Sampling, model: Model, second: TailPass | None = None
 ) -> RunPlan:
-    """Plan a run from the passes that the host makes, the first picture's first.
-
-    Refinement's stages denoise the tail of the first of them's schedule. Raises SettingsError where
-    the run would be refused.
-    """
-    made = [_planned(settings, part, sizes, evaluations_per_step) for part in host]
-    plain = [part.evaluations - part.small_evaluations for part in made]
+    """Plan a run; second: that of Hires. fix. Raises SettingsError where it would be refused."""
+    planner = _Planner(settings, sampling, model)
+    host = [planner.first_pass(), *([planner.second_pass(second)] if second else [])]
+    stages: tuple[Stage, ...] = ()
     if settings.refine.enabled:
-        stages = plan(settings.refine, host[-1].size, multiple=sizes.multiple, factor=sizes.factor)
-        for stage in stages:
-            part = _stage_pass(stage, host[0].times)
-            made.append(_planned(settings, part, sizes, evaluations_per_step, stage))
-    ug = settings.ug
-    return RunPlan(
-        tuple(made),
-        sizes.native,
-        sum(plain),
-        sum(count * math.prod(part.size) for count, part in zip(plain, host, strict=True)),
-        idle=ug.enabled and ug.theta > 0 and all(part.small is None for part in made),
-    )
+        stages = plan(settings.refine, host[-1].size, multiple=model.multiple, factor=model.factor)
+    passes = (*host, *map(planner.stage_pass, stages))
+    plain = [part.evaluations - part.small_evaluations for part in host]
+    plain_pixels = sum(n * math.prod(part.size) for n, part in zip(plain, host, strict=True))
+    return RunPlan(passes, sum(plain), plain_pixels, planner.idle(passes))
 
 
-def _stage_pass(stage: Stage, times: tuple[float, ...]) -> HostPass:
-    part = stage.times(times, lambda timestep: timestep / 1000)
-    return HostPass("stage", stage.size, times, len(part) - 1)
+@dataclass(frozen=True)
+class _Planner:
+    """Makes the passes of one run."""
+
+    settings: Settings
+    sampling: Sampling
+    model: Model
+
+    @cached_property
+    def whole(self) -> list[float]:
+        """The sampler's whole schedule, decreasing, the final time included."""
+        return schedule_times(self.sampling, self.model)
+
+    @cached_property
+    def family(self) -> NoiseFamily:
+        table = self.model.table
+        if self.sampling.sampler.timesteps:
+            return VariancePreserving(1 / (1 + table**2))
+        return VarianceExploding(table)
+
+    def first_pass(self) -> PlannedPass:
+        sampling, times = self.sampling, self.whole
+        if sampling.strength is not None:
+            return self._from_picture(min(sampling.strength, 0.999))
+        small = self._small("text", sampling.first)
+        if small and self.settings.ug.shifted_start and not sampling.sampler.timesteps:
+            sizes = self.model.latent(sampling.first), self.model.latent(small)
+            gain = Reduction.between(*sizes).noise_gain
+            times = shifted_schedule(torch.tensor(times, dtype=torch.float64), gain).tolist()
+        return self._pass("text", sampling.first, times, 1.0, mixed_of=sampling.steps)
+
+    def second_pass(self, second: TailPass) -> PlannedPass:
+        return self._tail_pass("hires", second, second.steps / second.of)
+
+    def _from_picture(self, strength: float) -> PlannedPass:
+        sampling = self.sampling
+        if sampling.fixed_steps:
+            steps, of = sampling.steps, int(sampling.steps / max(strength, 0.01))
+        else:
+            steps, of = int(strength * sampling.steps) + 1, sampling.steps
+        return self._tail_pass("image", TailPass(sampling.first, steps, of), strength)
+
+    def stage_pass(self, stage: Stage) -> PlannedPass:
+        times = stage.times(self.whole, self._time_at)
+        return self._pass("stage", stage.size, times, stage.strength, number=stage.number)
+
+    def idle(self, passes: Sequence[PlannedPass]) -> str:
+        """Why no pass is guided although Upsample Guidance is on."""
+        ug = self.settings.ug
+        if not (ug.enabled and ug.theta) or any(part.small for part in passes):
+            return ""
+        sizes = [part.size for part in passes if guides(self.settings, part.kind)]
+        if not sizes:
+            return f'the run has no pass that is "{ug.passes}"'
+        return not_above(max(sizes), self.model.native)
+
+    def _tail_pass(self, kind: Kind, part: TailPass, strength: float) -> PlannedPass:
+        """Timestep samplers begin one step later."""
+        times = schedule_times(replace(self.sampling, steps=part.of), self.model)
+        count = part.steps - 1 if self.sampling.sampler.timesteps else part.steps + 1
+        return self._pass(kind, part.size, times[-max(2, count) :], strength, part.of, part.steps)
+
+    def _pass(
+        self,
+        kind: Kind,
+        size: Size,
+        times: Sequence[float],
+        strength: float,
+        of: int = 0,
+        mixed_of: int = 0,
+        number: int = 0,
+    ) -> PlannedPass:
+        """of: the steps of the whole schedule; mixed_of: the steps that gamma_t counts."""
+        small = self._small(kind, size)
+        timesteps = self.family.timestep(torch.tensor(times[:-1], dtype=torch.float64))
+        weights = torch.zeros_like(timesteps)
+        if small:
+            weights = guidance_weight(
+                timesteps,
+                self.settings.ug,
+                training_steps=len(self.model.sigmas),
+                steps=of or len(self.whole) - 1,
+            )
+        asked = _asked(weights.tolist(), self.settings.ug.cadence)
+        each = [self.sampling.sampler.evaluations] * (len(timesteps) - 1) + [1]
+        every_time = self.settings.ug.cadence == 1  # also in the second evaluation of a step
+        small_calls = sum(
+            n if every_time else 1 for n, asks in zip(each, asked, strict=True) if asks
+        )
+        return PlannedPass(
+            kind,
+            number,
+            size,
+            strength,
+            small,
+            tuple(timesteps.tolist()),
+            tuple(weights.tolist()),
+            asked,
+            self._gammas(kind, mixed_of, len(timesteps)),
+            sum(each) + small_calls,
+            small_calls,
+        )
+
+    def _gammas(self, kind: Kind, of: int, steps: int) -> tuple[float, ...]:
+        if not mixes(self.settings, kind):
+            return (0.0,) * steps
+        pfsa = self.settings.pfsa
+        return tuple(gamma_at(max(of - done, 0), of, pfsa) for done in range(1, steps + 1))
+
+    def _small(self, kind: Kind, size: Size) -> Size | None:
+        """The size, in pixels, of the native-size question about a picture of `size`."""
+        if not guides(self.settings, kind):
+            return None
+        model, scale = self.model, self.settings.ug.scale
+        multiple = model.multiple // model.factor
+        small = small_size(model.latent(size), model.latent(model.native), scale, multiple)
+        return small and (small[0] * model.factor, small[1] * model.factor)
+
+    def _time_at(self, timestep: float) -> float:
+        """The sampler's time of a training timestep, counted as if there were 1000."""
+        if self.sampling.sampler.timesteps:
+            return timestep
+        timestep *= len(self.model.sigmas) / 1000
+        return float(self.model.sigma_at(torch.tensor(timestep, dtype=torch.float64)))
 
 
-def _planned(
-    settings: Settings, part: HostPass, sizes: Sizes, per_step: int, stage: Stage | None = None
-) -> PlannedPass:
-    begins, whole = _tail(part), len(part.times) - 1
-    small = _small(settings, part, sizes)
-    guided = _guided_steps(settings, begins, whole) if small else []
-    cadence, last = settings.ug.cadence, len(begins) - 1
-    if cadence == 1:
-        small_evaluations = _evaluations(guided, last, per_step)
-    else:
-        small_evaluations = math.ceil(len(guided) / cadence)
-    return PlannedPass(
-        name=f"stage {stage.number}" if stage else _NAMES[part.kind],
-        size=part.size,
-        strength=len(begins) / whole,
-        steps=len(begins),
-        small=small if guided else None,
-        guided_steps=len(guided),
-        mixed_steps=_mixed_steps(settings, part.kind, len(begins)),
-        evaluations=_evaluations(range(len(begins)), last, per_step) + small_evaluations,
-        small_evaluations=small_evaluations,
-    )
-
-
-def _evaluations(steps: Sequence[int], last: int, per_step: int) -> int:
-    """Of the model in these steps; samplers with two a step make one in their last."""
-    return len(steps) * per_step - (per_step - 1) * (last in steps)
-
-
-def _tail(part: HostPass) -> tuple[float, ...]:
-    """The times at which the pass's steps begin."""
-    return part.times[:-1][-part.steps :] if part.steps else part.times[:-1]
-
-
-def _small(settings: Settings, part: HostPass, sizes: Sizes) -> Size | None:
-    """The size of the native-size question in pixels; None where the pass is not guided."""
-    if not guides(settings, part.kind):
-        return None
-    ug, factor = settings.ug, sizes.factor
-    latent = part.size[0] // factor, part.size[1] // factor
-    native = sizes.native[0] // factor, sizes.native[1] // factor
-    small = small_size(latent, native, ug.scale, sizes.multiple // factor)
-    return small and (small[0] * factor, small[1] * factor)
-
-
-def _guided_steps(settings: Settings, begins: Sequence[float], whole: int) -> list[int]:
-    """The numbers of the steps in which w_t is not 0."""
-    weights = guidance_weight(torch.tensor(begins), settings.ug, training_steps=1, steps=whole)
-    return weights.nonzero().flatten().tolist()
-
-
-def _mixed_steps(settings: Settings, kind: Kind, steps: int) -> int:
-    """The steps after which Attentive Guidance mixes; the last one's picture is left as it is."""
-    if not mixes(settings, kind):
-        return 0
-    return sum(gamma_at(steps - done, steps, settings.pfsa) > 0 for done in range(1, steps))
+def _asked(weights: Sequence[float], cadence: int) -> tuple[bool, ...]:
+    """Which steps ask: of those with guidance the first, and every n-th step after it."""
+    asked: list[bool] = []
+    last = -cadence
+    for step, weight in enumerate(weights):
+        asked.append(weight > 0 and step >= last + cadence)
+        last = step if asked[-1] else last
+    return tuple(asked)
 
 
 def _shown(size: Size) -> str:

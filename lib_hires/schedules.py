@@ -65,6 +65,7 @@ class Sampling:
     sampler: Sampler = Sampler()
     schedule: str = "Automatic"
     strength: float | None = None  # of the WebUI's img2img; None starts from noise
+    fixed_steps: bool = False  # img2img takes all steps, and stretches the schedule instead
 
 
 def schedule_times(sampling: Sampling, model: Model) -> list[float]:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_hires.presets import BUILT_IN, LONGEST_NAME, PresetError, PresetFile, first_offered
-from lib_hires.run_plan import HostPass, Sizes, run_plan
+from lib_hires.run_plan import run_plan
+from lib_hires.schedules import Model, Sampling
 from lib_hires.settings import Settings
 
 MINE = Settings.from_values({"ug": True, "ug_theta": 0.8, "refine_eta2": "0.2, 0.4"})
@@ -20,10 +21,10 @@ def file(tmp_path):
 def test_a_built_in_preset_reaches_its_target(preset):
     settings = preset.settings()
     first = preset.first_size((512, 512))
-    sizes = Sizes((preset.native, preset.native), multiple=64)
-    plan = run_plan(settings, [HostPass.even("text", first, 20)], sizes)
+    model = Model((0.03, 0.5, 14.0), (preset.native, preset.native))
+    plan = run_plan(settings, Sampling(first, steps=20), model)
     wanted = preset.native * (4 if "4x" in preset.name else 2)
-    assert plan.final == (wanted, wanted)
+    assert plan.passes[-1].size == (wanted, wanted)
     assert not plan.idle
     assert bool(plan.passes[-1].small) == settings.ug.enabled
     assert str(preset.native) in preset.name

@@ -1,18 +1,21 @@
 import math
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_hires.run_plan import HostPass, Sizes, run_plan
+from lib_hires.run_plan import TailPass, run_plan
+from lib_hires.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
 
-SD1 = Sizes(native=(512, 512), multiple=64)
+ABAR = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2).cumprod(0)
+SD1 = Model(sigmas_of(ABAR), native=(512, 512))
 
 
-def planned(size=(512, 512), steps=20, per_step=1, **values):
-    first = HostPass.even("text", size, steps)
-    return run_plan(Settings.from_values(values), [first], SD1, evaluations_per_step=per_step)
+def planned(size=(512, 512), steps=20, per_step=1, strength=None, second=None, **values):
+    sampling = Sampling(size, steps, Sampler(per_step), strength=strength)
+    return run_plan(Settings.from_values(values), sampling, SD1, second)
 
 
 def test_all_off_is_the_plain_run():
@@ -45,19 +48,18 @@ def test_the_questions_of_a_cadence(per_step, cadence, small):
 
 
 def test_the_share_of_the_run_ends_the_guidance():
-    plan = planned((1024, 1024), ug=True, ug_eta=0.6, ug_edge=0)
-    assert plan.passes[0].guided_steps == 13  # steps begin at 1, 0.95, ..., 0.4
+    plan = planned((1024, 1024), 21, ug=True, ug_eta=0.6, ug_edge=0, ug_shifted_start=False)
+    assert plan.passes[0].guided_steps == 12  # at 999, 949, ... 449 of 999 timesteps
 
 
 def test_stages_have_their_sizes_and_steps():
     plan = planned(refine=True, refine_factor=4, refine_eta2="0.2, 0.4", ug=True)
-    sizes = [(part.name, part.size, part.steps, part.small) for part in plan.passes]
+    sizes = [(part.sentence().split(" in ")[0], part.steps, part.small) for part in plan.passes]
     assert sizes == [
-        ("first pass", (512, 512), 20, None),
-        ("stage 1", (1472, 1472), 4, (512, 512)),
-        ("stage 2", (2048, 2048), 8, (512, 512)),
+        ("first pass 512x512", 20, None),
+        ("stage 1 1472x1472", 4, (512, 512)),
+        ("stage 2 2048x2048", 8, (512, 512)),
     ]
-    assert plan.final == (2048, 2048)
     assert plan.evaluations == 20 + 2 * (4 + 8)
     area = (1472 / 512) ** 2
     assert plan.relative_pixels == pytest.approx((20 + 4 * (area + 1) + 8 * (16 + 1)) / 20)
@@ -65,20 +67,25 @@ def test_stages_have_their_sizes_and_steps():
 
 def test_a_pivot_counts_the_steps_below_its_timestep():
     plan = planned(refine=True, refine_method="Pivot", refine_pivot=700)
-    assert plan.passes[1].steps == 14
+    assert plan.passes[1].steps == 15  # 700, and 14 of the schedule
 
 
 def test_the_target_is_rounded_before_the_run():
     plan = planned((520, 520), refine=True, refine_factor=1.25)
-    assert plan.final == (648, 648)
+    assert plan.passes[-1].size == (648, 648)
 
 
 def test_at_the_native_size_guidance_does_nothing_and_says_so():
     plan = planned(ug=True)
-    assert plan.idle
     assert plan.evaluations == 20
-    assert "Upsample Guidance does nothing here" in plan.sentence()
-    assert not planned(ug=True, ug_theta=0).idle
+    assert plan.sentence().endswith(
+        " Upsample Guidance does nothing here, because 512x512 is not clearly above the model's "
+        "native 512x512 (sides 1.15 times as long)."
+    )
+    assert planned(ug=True, ug_theta=0).idle == ""
+    assert planned((1024, 1024), ug=True, ug_passes="img2img").idle == (
+        'the run has no pass that is "img2img"'
+    )
 
 
 def test_what_the_run_would_refuse_is_refused():
@@ -89,36 +96,43 @@ def test_what_the_run_would_refuse_is_refused():
 @pytest.mark.parametrize(
     ("passes", "guided", "mixed"),
     [
-        ("automatic", {"Hires. fix"}, {"first pass"}),
-        ("first pass", set(), {"first pass"}),
-        ("Hires. fix", {"Hires. fix"}, {"Hires. fix"}),
-        ("both", {"Hires. fix"}, {"first pass", "Hires. fix"}),
+        ("automatic", {"hires"}, {"text"}),
+        ("first pass", set(), {"text"}),
+        ("Hires. fix", {"hires"}, {"hires"}),
+        ("both", {"hires"}, {"text", "hires"}),
         ("img2img", set(), set()),
     ],
 )
 def test_the_choice_of_passes(passes, guided, mixed):
-    host = [
-        HostPass.even("text", (512, 512), 20),
-        HostPass.even("hires", (1024, 1024), 10, of=20),
-    ]
     values = {"ug": True, "ug_passes": passes, "pfsa": True, "pfsa_passes": passes}
-    plan = run_plan(Settings.from_values(values), host, SD1)
-    assert {part.name for part in plan.passes if part.small} == guided
-    assert {part.name for part in plan.passes if part.mixed_steps} == mixed
+    plan = planned(second=TailPass((1024, 1024), steps=10, of=20), **values)
+    assert [(part.kind, part.steps) for part in plan.passes] == [("text", 20), ("hires", 10)]
+    assert {part.kind for part in plan.passes if part.small} == guided
+    assert {part.kind for part in plan.passes if part.mixed_steps} == mixed
 
 
 def test_img2img_denoises_the_end_of_the_schedule():
-    half = HostPass.even("image", (1024, 1024), 10, of=20)
-    settings = Settings.from_values({"ug": True, "ug_eta": 0.6, "ug_edge": 0})
-    plan = run_plan(settings, [half], SD1)
+    plan = planned((1024, 1024), strength=0.5, ug=True, ug_eta=0.6, ug_edge=0)
     (part,) = plan.passes
-    assert (part.steps, part.strength, part.guided_steps) == (10, 0.5, 3)  # from 0.5 to 0.4
+    assert (part.kind, part.steps, part.strength) == ("image", 11, 0.5)
+    assert part.timesteps[0] == pytest.approx(999 * 10 / 19, abs=1)
+    assert part.guided_steps == 3  # at 526, 473, 421
 
 
+def test_img2img_of_fixed_steps_stretches_the_schedule():
+    sampling = Sampling((512, 512), 10, strength=0.5, fixed_steps=True)
+    (part,) = run_plan(Settings(), sampling, SD1).passes
+    assert part.steps == 10
+    assert part.timesteps[0] == pytest.approx(999 * 9 / 19, abs=1)
+
+
+@settings(deadline=None)
 @given(
     st.integers(8, 256),
     st.integers(8, 256),
     st.integers(1, 60),
+    st.integers(1, 2),
+    st.none() | st.floats(0, 1),
     st.fixed_dictionaries(
         {},
         optional={
@@ -132,11 +146,11 @@ def test_img2img_denoises_the_end_of_the_schedule():
         },
     ),
 )
-def test_every_plan_adds_up(height, width, steps, values):
-    plan = planned((8 * height, 8 * width), steps, **values)
+def test_every_plan_adds_up(height, width, steps, per_step, strength, values):
+    plan = planned((8 * height, 8 * width), steps, per_step, strength, **values)
     for part in plan.passes:
         assert 0 <= part.guided_steps <= part.steps
-        assert part.evaluations == part.steps + part.small_evaluations
+        assert part.evaluations - part.small_evaluations == per_step * (part.steps - 1) + 1
         assert all(side % 8 == 0 for side in part.size)
     assert plan.relative_evaluations >= 1
     assert math.isfinite(plan.relative_pixels)

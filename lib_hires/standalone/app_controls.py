@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 from lib_hires import drawing
-from lib_hires.schedules import Model, Sampler, sigmas_of
+from lib_hires.schedules import Sampler
 from lib_hires.settings import GROUPS, Control, Declaration, Settings, declarations
+from lib_hires.standalone.generate import plan_model
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import SAMPLERS, Request
 
@@ -79,13 +80,6 @@ class Controls:
 
 def drawing_element(model: LatentModel) -> str:
     """The HTML that the page's script fills with the drawing for this model."""
-    known = Model(
-        sigmas_of(model.alphas_cumprod),
-        model.native,
-        model.factor,
-        model.multiple,
-        model.latent_channels,
-    )
     samplers = {name: Sampler(each.evaluations) for name, each in SAMPLERS.items()}
     host = {
         name: element_id(name)
@@ -93,7 +87,7 @@ def drawing_element(model: LatentModel) -> str:
     }
     host |= {"generate": element_id("generate"), "stop": element_id("stop")}
     facts = drawing.facts(
-        known,
+        plan_model(model),
         samplers,
         element_id=element_id,
         host=host | {"time": element_id("status")},

@@ -199,6 +199,7 @@ def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
 
     paths = picture_paths(run, folder, only)
     names = "\n".join(map(str, paths.values()))
+    sys.stderr.write(run.planned().sentence() + "\n")
     finished = -1
     with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
         try:
@@ -309,6 +310,7 @@ def _benchmark_pfsa(options: argparse.Namespace) -> int:
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _complain(sentence: str, code: int = 2) -> int:

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
-from modules import sd_models, sd_samplers
-from modules.processing import StableDiffusionProcessingTxt2Img
-from modules.sd_samplers_common import setup_img2img_steps
+from modules import sd_models
 
-from lib_hires.run_plan import HostPass, Sizes, run_plan
 from lib_hires.settings import SettingsError
-from lib_hires.sizes import Size
 from lib_hires.webui.arguments import read_arguments
-from lib_hires.webui.model import FACTOR, ModelSizes, is_supported
+from lib_hires.webui.model import is_supported
+from lib_hires.webui.planning import page_plan
 from lib_hires.webui.tab import Tab
 
 UNQUEUED = {"queue": False, "show_progress": False, "api_name": False}
@@ -58,7 +54,7 @@ class PlanLine:
 
 
 def plan_sentence(host: Mapping[str, Any], arguments: Sequence[object]) -> str:
-    """What a run with the host's controls and our arguments will do; nothing where all is off."""
+    """What a run with the host's values and our arguments will do; nothing where all is off."""
     try:
         settings = read_arguments(arguments)
         if not any((settings.ug.enabled, settings.pfsa.enabled, settings.refine.enabled)):
@@ -68,52 +64,6 @@ def plan_sentence(host: Mapping[str, Any], arguments: Sequence[object]) -> str:
             return "The sizes are known once a model is loaded."
         if not is_supported(model):
             return "This model is not supported yet; the picture is made without HiRes Guidance."
-        sizes = ModelSizes.of(model)
-        plan = run_plan(
-            settings,
-            host_passes(host),
-            Sizes((sizes.native, sizes.native), sizes.multiple, FACTOR),
-            evaluations_per_step=_evaluations_per_step(host["sampling"]),
-        )
+        return page_plan(settings, host, model).sentence()
     except SettingsError as error:
         return f"{error}."
-    return plan.sentence()
-
-
-def host_passes(host: Mapping[str, Any]) -> list[HostPass]:
-    """The passes that the host makes, by the values of HOST_CONTROLS."""
-    size, steps = _size(host["width"], host["height"]), int(host["steps"])
-    if "hr-checkbox" not in host:
-        run = SimpleNamespace(steps=steps, denoising_strength=host["denoising_strength"])
-        whole, last = setup_img2img_steps(run)
-        return [HostPass.even("image", size, min(last + 1, whole) or 1, of=whole)]
-    first = HostPass.even("text", size, steps)
-    return [first, _hires_pass(host, steps)] if host["hr-checkbox"] else [first]
-
-
-def _hires_pass(host: Mapping[str, Any], steps: int) -> HostPass:
-    """The second pass, its size as the host computes it."""
-    run = StableDiffusionProcessingTxt2Img(
-        width=int(host["width"]),
-        height=int(host["height"]),
-        enable_hr=True,
-        denoising_strength=host["denoising_strength"],
-        hr_scale=host["hr_scale"],
-        hr_resize_x=int(host["hr_resize_x"]),
-        hr_resize_y=int(host["hr_resize_y"]),
-    )
-    run.calculate_target_resolution()
-    width = run.hr_upscale_to_x - run.truncate_x * FACTOR
-    height = run.hr_upscale_to_y - run.truncate_y * FACTOR
-    whole, last = setup_img2img_steps(run, int(host["hires_steps"]) or steps)
-    return HostPass.even("hires", _size(width, height), last + 1, of=whole)
-
-
-def _size(width: float, height: float) -> Size:
-    """(height, width) as the host rounds it."""
-    return int(height) // FACTOR * FACTOR, int(width) // FACTOR * FACTOR
-
-
-def _evaluations_per_step(sampler: str) -> int:
-    config = sd_samplers.all_samplers_map.get(sampler)
-    return 2 if config and config.options.get("second_order") else 1

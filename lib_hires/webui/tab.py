@@ -10,6 +10,7 @@ HOST_CONTROLS = {
         "height",
         "steps",
         "sampling",
+        "scheduler",
         "hr-checkbox",
         "hr_scale",
         "hr_resize_x",
@@ -17,7 +18,7 @@ HOST_CONTROLS = {
         "hires_steps",
         "denoising_strength",
     ),
-    "img2img": ("width", "height", "steps", "sampling", "denoising_strength"),
+    "img2img": ("width", "height", "steps", "sampling", "scheduler", "denoising_strength"),
 }
 """What a run's sizes and steps depend on, by the end of the element's id."""
 

@@ -47,7 +47,7 @@ def test_help_is_there_at_once() -> None:
         (["--refine", "--refine-eta2", "0.1, x"], "refine_eta2: expected numbers in (0, 1]"),
         (["--ug", "--ug-theta", "3"], "ug_theta: expected a number from 0 to 2, got '3'"),
         (["--ug"], "ug: 16x16 is not clearly above the model's native 16x16"),
-        (["--refine", "--refine-width", "64"], "refine_width, refine_height: expected both"),
+        (["--refine", "--refine-width", "32"], "refine_width: expected a whole number from 64"),
         (
             ["--width", "4"],
             "width: expected a whole number from 8 to 16384 (0: automatic), got '4'",
@@ -76,6 +76,16 @@ def test_a_picture_of_another_model_is_not_repeated_with_the_bundled_one(hires, 
 
     if not cli.main(["generate", "--from", out.strip(), "--out", str(Path(out.strip()).parent)]):
         pytest.fail("repeated with another model")
+
+
+def test_the_plan_is_said_before_the_run(hires, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "x", "--steps", "0"]) == 2
+    assert "First pass" not in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr(sys.stderr, "write", said.append)
+        hires("x", "--refine")
+    assert said[0].startswith("First pass 16x16 in 4 steps, then stage 1 32x32 in 1 step: 5 model")
 
 
 def test_a_full_disk_is_a_sentence(hires, monkeypatch) -> None:
@@ -112,6 +122,20 @@ def test_a_picture_repeats_exactly_from_its_png(hires) -> None:
     assert np.array_equal(pixels(repeat), pixels(second))
     code, out, _ = hires("--from", second, "--seed", "9", "--batch", "1")
     assert not np.array_equal(pixels(out.strip()), pixels(second))
+
+
+def test_every_stage_is_kept_where_asked_for(hires) -> None:
+    options = ["x", "--refine", "--refine-eta2", "0.5, 0.5"]
+    _, plain, _ = hires(*options)
+    code, out, _ = hires(*options, "--refine-keep-stages")
+    final = Path(out.strip())
+    assert code == 0
+    kept = sorted(path.name for path in final.parent.glob("00002*"))
+    assert kept == ["00002-0-stage-0.png", "00002-0-stage-1.png", "00002-0.png"]
+    assert np.array_equal(pixels(final), pixels(plain.strip()))
+    assert read_about(final.with_name(kept[0]))["stage"] == 0
+    sizes = [pixels(final.with_name(name)).shape for name in kept]
+    assert sizes[0] < sizes[1] < sizes[2]
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,27 @@ def test_an_image_of_a_batch_is_the_image_alone(tiny_model: LatentModel, sampler
 
 
 @pytest.mark.parametrize(
+    ("sampler", "settings"),
+    [
+        ("Euler", {"ug": True, "ug_eta": 0.6, "ug_edge": 0}),
+        ("DPM++ 2M", {"ug": True, "ug_eta": 0.8, "ug_edge": 2, "ug_cadence": 3}),
+        ("Heun", {"ug": True, "refine": True, "refine_factor": 4, "refine_eta2": "0.2, 0.4"}),
+        ("Euler", {"pfsa": True, "refine": True, "refine_method": "Pivot", "refine_pivot": 500}),
+    ],
+    ids=str,
+)
+def test_the_plan_counts_what_is_made(
+    tiny_model: LatentModel, sampler: str, settings: dict[str, Any]
+) -> None:
+    values = {"prompt": "x", "steps": 7, "sampler": sampler} | LARGE
+    run = Run(tiny_model, Request(**values), Settings.from_values(settings))
+    plan, made = run.planned(), list(run.paint())
+    assert [part.steps for part in plan.passes] == run.steps
+    assert plan.evaluations == made[-1].model_evaluations
+    assert sum(part.small_evaluations for part in plan.passes) == made[-1].small_evaluations
+
+
+@pytest.mark.parametrize(
     ("settings", "all_calls", "small_calls"),
     [
         ({}, 6, 0),

@@ -27,6 +27,7 @@ class Tab:
         script = load_extension().HiResGuidance()
         script.is_img2img = name == "img2img"
         values = {"width": 128, "height": 128, "steps": 20, "sampling": "Euler"}
+        values |= {"scheduler": "Automatic"}
         values |= {"denoising_strength": 0.5, "hr-checkbox": False, "hr_scale": 2.0}
         with gr.Blocks():
             for control in HOST_CONTROLS[name]:

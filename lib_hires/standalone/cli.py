@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--first-seed", type=int, help="for choosing settings on other seeds")
     quality.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     quality.set_defaults(command=_benchmark_quality)
+    speed = kinds.add_parser("speed", help="what each technique costs, beside its bound")
+    speed.add_argument("--out", type=Path, default=Path("benchmark"), help="folder")
+    speed.add_argument("--repeats", type=int, default=3, help="of which the median is shown")
+    speed.add_argument("--dtype", default="float32", choices=DTYPES)
+    speed.set_defaults(command=_benchmark_speed)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
     pfsa.set_defaults(command=_benchmark_pfsa)
     return parser
@@ -298,6 +303,20 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
             workers=options.workers,
         )
     )
+    return 0
+
+
+def _benchmark_speed(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.png import writable_folder
+
+    writable_folder(options.out)
+    import torch
+
+    from lib_hires.standalone.benchmark_speed import speed
+    from lib_hires.standalone.models import load_model
+
+    model = load_model(None, dtype=getattr(torch, options.dtype))
+    _say(speed(options.out, model, repeats=options.repeats))
     return 0
 
 

@@ -1,0 +1,293 @@
+"""`hires benchmark speed`: what each technique costs, as ratios taken side by side in one run.
+
+Beside each ratio stands its bound: what the same model evaluations, decodes and encodes cost when
+nothing else takes time, from the seconds that they took in this very run.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from tqdm import tqdm
+
+from lib_hires.attentive_guidance import mix_into_state_
+from lib_hires.settings import AttentiveGuidance, Settings
+from lib_hires.sizes import Size
+from lib_hires.standalone.generate import Run
+from lib_hires.standalone.latent_model import LatentModel
+from lib_hires.standalone.request import Request
+from lib_hires.tiling import vae_tiled
+
+PROMPT = "a red house under an evening sky"
+AREAS = (1, 2, 4, 8)  # times the native one, for how cost grows
+
+
+@dataclass(frozen=True)
+class Case:
+    """A technique and the plain sampling at the same final size that it is compared with."""
+
+    name: str
+    scale: int
+    settings: dict[str, Any]
+    goal: float | None = None  # a published ratio
+
+
+def cases(scale: int) -> list[Case]:
+    """What is timed at `scale` times the native sides."""
+    eta2, published = {2: ("0.2", 0.60)}.get(scale, ("0.1, 0.2", 0.71))
+    return [
+        Case(f"UG, {scale}x", scale, {"ug": True}),
+        Case(f"UG, {scale}x, cadence 2", scale, {"ug": True, "ug_cadence": 2}),
+        Case(f"UG, {scale}x, cadence 3", scale, {"ug": True, "ug_cadence": 3}),
+        Case(
+            f"refinement {eta2}, {scale}x",
+            scale,
+            {"refine": True, "refine_factor": scale, "refine_eta2": eta2},
+            published,
+        ),
+    ]
+
+
+def speed(
+    out: Path,
+    model: LatentModel,
+    *,
+    scales: Sequence[int] = (2, 4),
+    steps: int = 20,
+    repeats: int = 3,
+    areas: Sequence[int] = AREAS,
+) -> str:
+    """Time every case and write report.json and growth.png into `out`; returns the table."""
+    rows = []
+    for scale in scales:
+        rows += _rows_at(model, scale, steps, repeats)
+    rows += [_pfsa_row(model, repeats), *_tile_rows(model)]
+    growth = _growth(model, areas, repeats)
+    rows += [
+        {"name": f"one evaluation, {area} times the area", "ratio": ratio, "bound": float(area)}
+        for area, ratio in growth.items()
+    ]
+    (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    _plot_growth(growth, out / "growth.png")
+    head = f"{steps} steps, median of {repeats}, {torch.get_num_threads()} threads, {model.dtype}"
+    return "\n".join([head, *_table(rows)])
+
+
+# --- one run, watched -----------------------------------------------------------------------------
+
+
+@dataclass
+class PartTimes:
+    """Seconds of each call of the model's parts, by part and by its input's (height, width)."""
+
+    seconds: dict[tuple[str, Size], list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def of(self, part: str, size: Size | None = None) -> list[float]:
+        """All calls of a part, or those with inputs of one size."""
+        return [
+            seconds
+            for (name, at), calls in self.seconds.items()
+            if name == part and size in (None, at)
+            for seconds in calls
+        ]
+
+    @property
+    def total(self) -> float:
+        return sum(sum(calls) for calls in self.seconds.values())
+
+    @contextmanager
+    def watching(self, model: LatentModel) -> Iterator[None]:
+        """Time the parts of `model` inside the block."""
+        parts = [("unet", model.unet), ("encode", model.vae.encoder), ("decode", model.vae.decoder)]
+        parts += [("text", encoder.model) for encoder in model.encoders]
+        with ExitStack() as stack:
+            for name, module in parts:
+                self._watch(stack, name, module)
+            yield
+
+    def _watch(self, stack: ExitStack, name: str, module: Any) -> None:
+        begun: list[float] = []
+
+        def before(_: Any, inputs: tuple[Any, ...]) -> None:
+            begun[:] = [_now()]
+
+        def after(_: Any, inputs: tuple[Any, ...], __: Any) -> None:
+            size = tuple(inputs[0].shape[-2:]) if inputs else ()
+            self.seconds[name, size].append(_now() - begun[0])
+
+        stack.enter_context(module.register_forward_pre_hook(before))
+        stack.enter_context(module.register_forward_hook(after))
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A run's seconds, in all and by part."""
+
+    seconds: float
+    parts: PartTimes
+
+
+def time_run(model: LatentModel, settings: Settings, size: Size | None, steps: int) -> Timed:
+    """Paint one picture; size: the first picture's (height, width), None for native."""
+    height, width = size or model.native
+    request = Request(prompt=PROMPT, width=width, height=height, steps=steps)
+    run, parts = Run(model, request, settings), PartTimes()
+    with parts.watching(model):
+        begun = _now()
+        for _ in run.paint():
+            pass
+        return Timed(_now() - begun, parts)
+
+
+# --- the rows -------------------------------------------------------------------------------------
+
+
+def _rows_at(model: LatentModel, scale: int, steps: int, repeats: int) -> list[dict[str, Any]]:
+    """Every case of a scale, run in turns with plain sampling so that they share the weather."""
+    size = model.native[0] * scale, model.native[1] * scale
+    chosen = cases(scale)
+    time_run(model, Settings(), size, 2)  # the first calls of a size are slower
+    plain: list[Timed] = []
+    timed: dict[str, list[Timed]] = defaultdict(list)
+    for _ in tqdm(range(repeats), desc=f"{scale}x", leave=False):
+        plain.append(time_run(model, Settings(), size, steps))
+        for case in chosen:
+            settings = Settings.from_values(case.settings)
+            first = None if settings.refine.enabled else size
+            timed[case.name].append(time_run(model, settings, first, steps))
+    rows = []
+    for case in chosen:
+        runs = timed[case.name]
+        row = {"name": case.name, "ratio": _ratio(runs, plain), "bound": _bound(runs, plain)}
+        row |= {"goal": case.goal} if case.goal else {}
+        rows.append(row | {"settings": case.settings})
+        share = statistics.median(1 - run.parts.total / run.seconds for run in runs)
+        rows.append(
+            {"name": f"  beside the model, {case.name}", "ratio": share, "bound": 0.0, "goal": 0.02}
+        )
+    return rows
+
+
+def _ratio(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
+    return _median_seconds(runs) / _median_seconds(plain)
+
+
+def _median_seconds(runs: Sequence[Timed]) -> float:
+    return statistics.median(run.seconds for run in runs)
+
+
+def _bound(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
+    """The run's calls at the median cost of such a call, over the plain run's."""
+    cost: dict[tuple[str, Size], list[float]] = defaultdict(list)
+    for run in (*runs, *plain):
+        for key, calls in run.parts.seconds.items():
+            cost[key] += calls
+    median = {key: statistics.median(calls) for key, calls in cost.items()}
+
+    def ideal(run: Timed) -> float:
+        return sum(median[key] * len(calls) for key, calls in run.parts.seconds.items())
+
+    return ideal(runs[0]) / ideal(plain[0])
+
+
+def _median_of(repeats: int, function: Any) -> float:
+    times = []
+    for _ in range(repeats + 1):
+        begun = _now()
+        function()
+        times.append(_now() - begun)
+    return statistics.median(times[1:])  # the first call is slower
+
+
+def _evaluation(model: LatentModel, latent: Size) -> Any:
+    """A call of the model for one picture, as classifier-free guidance makes it."""
+    cond = model.encode_prompts([PROMPT], [""])
+    context = torch.cat([cond.cond, cond.uncond])
+    x = torch.randn(2, model.latent_channels, *latent, device=model.device)
+    denoise, sigma = model.denoiser(), torch.full((2,), 1.0, device=model.device)
+    return torch.no_grad()(lambda: denoise(x, sigma, context=context))
+
+
+def _pfsa_row(model: LatentModel, repeats: int) -> dict[str, Any]:
+    latent = model.native[0] * 2 // model.factor, model.native[1] * 2 // model.factor
+    state = torch.randn(1, model.latent_channels, *latent, device=model.device)
+    settings = AttentiveGuidance(enabled=True)
+    mixing = _median_of(repeats, lambda: mix_into_state_(state.clone(), 0.004, settings, 1.0))
+    evaluation = _median_of(repeats, _evaluation(model, latent))
+    return {"name": "PFSA a step, 2x, beside an evaluation", "ratio": mixing / evaluation}
+
+
+def _tile_rows(model: LatentModel) -> list[dict[str, Any]]:
+    """How far decoding and encoding in tiles is from the whole, in 255ths."""
+    height, width = (side * 2 // model.factor for side in model.native)
+    (painted,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
+    latent = torch.nn.functional.interpolate(painted.latent, (height, width), mode="bicubic")
+    whole = model.decode(latent)
+    tile = model.native[0]
+
+    def in_tiles(function: Any, x: Tensor, decode: bool) -> Tensor:
+        return vae_tiled(function, x, pixels=tile, factor=model.factor, decode=decode)
+
+    decoded = in_tiles(model.decode, latent, True)
+    again = model.decode(in_tiles(model.encode, whole, False))
+    reference = model.decode(model.encode(whole))
+    rows = []
+    for name, got, wanted in (("decode", decoded, whole), ("encode", again, reference)):
+        difference = (got - wanted).abs() * 127.5
+        rows += [
+            {
+                "name": f"{name} in tiles, mean difference",
+                "ratio": float(difference.mean()),
+                "goal": 2,
+            },
+            {
+                "name": f"{name} in tiles, largest difference",
+                "ratio": float(difference.max()),
+                "goal": 8,
+            },
+        ]
+    return rows
+
+
+def _growth(model: LatentModel, areas: Sequence[int], repeats: int) -> dict[int, float]:
+    """Seconds of an evaluation at each area, over those at the native one."""
+    seconds = {}
+    for area in tqdm(areas, desc="growth", leave=False):
+        sides = (round((area * side**2) ** 0.5 / model.multiple) for side in model.native)
+        height, width = (side * model.multiple // model.factor for side in sides)
+        seconds[area] = _median_of(repeats, _evaluation(model, (height, width)))
+    return {area: value / seconds[areas[0]] for area, value in seconds.items()}
+
+
+def _plot_growth(growth: dict[int, float], path: Path) -> None:
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(list(growth), list(growth), "--", color="gray", label="as the area")
+    axes.plot(list(growth), list(growth.values()), "o-", label="measured")
+    axes.set(xlabel="area, times native", ylabel="one evaluation, times native")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield f"{'':44} {'ratio':>8} {'bound':>8} {'goal':>6}"
+    for row in rows:
+        cells = [f"{row[key]:.3f}" if key in row else "" for key in ("ratio", "bound", "goal")]
+        yield f"{row['name']:44} {cells[0]:>8} {cells[1]:>8} {cells[2]:>6}".rstrip()

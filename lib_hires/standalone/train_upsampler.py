@@ -55,7 +55,7 @@ from lib_hires.standalone.upsampler_training import UpsamplerTraining
 from lib_hires.standalone.upsamplers import Upsampler
 from lib_hires.upsampler_file import write_upsampler
 
-RUNNING = 10  # steps whose losses are averaged for the record
+SHOWN = 200  # points of the plotted training loss, each the mean of the steps between
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -64,9 +64,8 @@ class Progress:
     """What the training has behind it; lives in its checkpoint."""
 
     step: int = 0
-    losses: list[tuple[int, float]] = field(default_factory=list)  # step, mean of RUNNING
+    losses: list[tuple[int, float]] = field(default_factory=list)  # steps done, loss of the last
     validation: list[tuple[int, float]] = field(default_factory=list)  # step, loss; 0 is without
-    running: list[float] = field(default_factory=list)  # losses not yet among `losses`
 
 
 class Objective(nn.Module):
@@ -276,19 +275,16 @@ class _Training:
         main = self._accelerator.is_main_process
         if progress.step == 0:
             self._validate(samples, part)
-        running = progress.running
         bar = tqdm(
             total=config.steps, initial=progress.step, desc="upsampler", unit="step",
             disable=not main,
         )  # fmt: skip
         while progress.step < config.steps:
-            running.append(self._step(part))
+            loss = self._step(part)
             progress.step += 1
+            progress.losses.append((progress.step, round(loss, 6)))
             bar.update()
-            bar.set_postfix(loss=f"{np.mean(running):.4f}")
-            if len(running) == RUNNING:
-                progress.losses.append((progress.step, round(float(np.mean(running)), 6)))
-                running.clear()
+            bar.set_postfix(loss=f"{np.mean([loss for _, loss in progress.losses[-50:]]):.4f}")
             finished = progress.step == config.steps
             if finished or progress.step % config.validate_every == 0:
                 self._validate(samples, part)
@@ -377,6 +373,7 @@ class _Training:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_upsampler(out, self._upsampler, self._info)
         record = {"info": self._info.metadata(), "config": self._config.values()}
+        record |= {"processes": self._accelerator.num_processes}
         record |= {"loss": self._progress.losses, "validation": self._progress.validation}
         out.with_suffix(".json").write_text(json.dumps(record) + "\n")
         plot(out.with_suffix(".png"), self._progress.losses, self._progress.validation)
@@ -396,7 +393,8 @@ def plot(
     """The loss in training, and held out with its start (no upsampler) as a line."""
     figure = Figure(figsize=(7.4, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([step for step, _ in losses], [loss for _, loss in losses])
+    points = np.array_split(np.array(losses), min(SHOWN, len(losses)))
+    left.plot(*np.array([point.mean(0) for point in points]).T)
     left.set(xlabel="step", ylabel="loss", title="training")
     if validation:
         right.plot([step for step, _ in validation], [loss for _, loss in validation], marker=".")

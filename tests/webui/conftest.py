@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CONTROLNET = "sd-webui-controlnet"
+LOG = "log.txt"
 FOR_THE_CPU = shlex.split(
     "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test "
     "--skip-version-check --use-cpu all --no-half --precision full --do-not-download-clip "
@@ -40,6 +43,7 @@ SAVED_OPTIONS = {
     "pad_cond_uncond": False,
     "randn_source": "GPU",
     "sgm_noise_multiplier": False,
+    "show_progress_type": "Approx cheap",  # the preview of SDXL's latents would want a download
     "skip_early_cond": 0.0,
 }
 
@@ -51,6 +55,7 @@ class Answer:
     images: tuple[Any, ...]  # PIL
     info: str  # the PNG info's last line
     encoded: tuple[str, ...]
+    infos: list[str]  # of every picture
 
     @property
     def pixels(self) -> tuple[bytes, ...]:
@@ -66,15 +71,17 @@ class WebUI:
 
     native = 128  # what the tests tell it, so that pictures of 256x256 are above it
 
-    def __init__(self, port: int, model: Path) -> None:
+    def __init__(self, port: int, model: Path, log: Path, has_controlnet: bool) -> None:
         """model: the safetensors file that it has loaded, native size 256x256."""
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         self.model = model
+        self.log = log
+        self.has_controlnet = has_controlnet
 
     def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._url + path, data, headers)
+        request = urllib.request.Request(self.url + path, data, headers)
         with urllib.request.urlopen(request, timeout=300) as answer:
             return json.load(answer)
 
@@ -83,13 +90,17 @@ class WebUI:
         settings: dict[str, Any] | list[Any] | None = None,
         *,
         fault: tuple[str, int] | None = None,
+        more_scripts: dict[str, Any] | None = None,
         kind: str = "txt2img",
         options: dict[str, Any] | None = None,
         **request: Any,
     ) -> Answer:
-        """Make pictures; settings by names or positions. Raises where the WebUI fails."""
+        """Make pictures; settings by names or positions. Raises where the WebUI fails.
+
+        more_scripts: arguments of other always-on scripts by their titles.
+        """
         assert (options or {}).keys() <= {*SAVED_OPTIONS, "sd_model_checkpoint"}
-        scripts: dict[str, Any] = {}
+        scripts = {title: {"args": args} for title, args in (more_scripts or {}).items()}
         if settings is not None:
             args = settings if isinstance(settings, list) else [settings]
             scripts["HiRes Guidance"] = {"args": args}
@@ -113,40 +124,62 @@ class WebUI:
     def state(self) -> Any:
         return self.request("/hires-test/state")
 
+    def asked(self) -> list[tuple[tuple[int, int], Any]]:
+        """(latent size, size that SDXL was told) of each evaluation since the run that recorded."""
+        found = self.request("/hires-test/asked")
+        return [(tuple(one["size"]), one["told"]) for one in found]
+
 
 def _answer(answer: dict[str, Any]) -> Answer:
     from PIL import Image
 
     encoded = tuple(answer["images"])
     images = tuple(Image.open(io.BytesIO(base64.b64decode(image))) for image in encoded)
-    info = json.loads(answer["info"])["infotexts"][0].split("\n")[-1]
-    return Answer(tuple(image.convert("RGB") for image in images), info, encoded)
+    infos = [text.split("\n")[-1] for text in json.loads(answer["info"])["infotexts"]]
+    return Answer(tuple(image.convert("RGB") for image in images), infos[0], encoded, infos)
 
 
 @pytest.fixture(scope="session")
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     if "HIRES_WEBUI" not in os.environ:
         pytest.skip("HIRES_WEBUI names no WebUI folder")
+    from tiny_checkpoints import put_lora, put_models
+
+    data = tmp_path_factory.mktemp("webui")
+    _install_extension(data / "extensions")
+    model = put_models(data / "models" / "Stable-diffusion")
+    put_lora(model, data / "models" / "Lora" / "tiny.safetensors")
+    controlnet = _install_controlnet(Path(os.environ["HIRES_WEBUI"]), data, model)
+    with _running(data, model) as port:
+        yield WebUI(port, model, data / LOG, controlnet)
+
+
+@pytest.fixture(scope="session")
+def plain_url(webui: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the same WebUI without this extension."""
+    with _running(tmp_path_factory.mktemp("plain"), webui.model) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _running(data: Path, model: Path) -> Iterator[int]:
+    """Starts the WebUI in a data folder, gives its port, and ends it."""
     folder = Path(os.environ["HIRES_WEBUI"])
     python = os.environ.get("HIRES_WEBUI_PYTHON", str(folder / "venv/bin/python"))
-    data = tmp_path_factory.mktemp("webui")
     (data / "config.json").write_text(json.dumps(SAVED_OPTIONS))
-    _install_extension(data / "extensions")
-    model = _put_model(data / "models" / "Stable-diffusion")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [python, "launch.py", *FOR_THE_CPU, "--port", str(port), "--data-dir", str(data)]
     command += ["--ckpt", str(model)]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    log_path = data / "log.txt"
-    with log_path.open("w") as log:
+    with (data / LOG).open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=os.environ | offline, stdout=log, stderr=log
         )
         try:
-            _wait_until_started(process, log_path)
-            yield WebUI(port, model)
+            _wait_until_started(process, data / LOG)
+            yield port
         finally:
             process.terminate()
             process.wait(30)
@@ -155,54 +188,26 @@ def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
 def _install_extension(extensions: Path) -> None:
     """The extension as a clone would lie there, and the one that makes faults."""
     ours = extensions / "hires-guidance"
-    for part in ("lib_hires", "scripts"):
+    for part in ("javascript", "lib_hires", "scripts"):
         shutil.copytree(ROOT / part, ours / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "install.py", ours)
+    for file in ("install.py", "style.css"):
+        shutil.copy(ROOT / file, ours)
     faults = extensions / "hires-test-faults" / "scripts"
     faults.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("faults.py"), faults)
 
 
-def _put_model(folder: Path) -> Path:
-    """A model of random weights in the bundled one's shape, but narrower, for speed."""
-    import torch
+def _install_controlnet(webui: Path, data: Path, model: Path) -> bool:
+    """The WebUI's own ControlNet, where it has one, and a small model for it."""
+    from tiny_checkpoints import put_controlnet
 
-    from lib_hires.standalone import demo_model
-
-    folder.mkdir(parents=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_model, "UNET_CHANNELS", 32)
-        patch.setattr(demo_model, "UNET_HEADS", 1)
-        patch.setattr(demo_model, "VAE_CHANNELS", 32)
-        torch.manual_seed(0)
-        parts = {
-            "vae": demo_model.build_vae(),
-            "unet": demo_model.build_unet(),
-            "text_encoder": demo_model.build_text_encoder(),
-        }
-        file = demo_model.export(folder, **parts)
-    for config in folder.glob("*.yaml"):
-        clip = folder / demo_model.CLIP_FOLDER
-        config.write_text(config.read_text().replace(demo_model.WEBUI_CLIP, str(clip)))
-    _put_variants(file)
-    return file
-
-
-def _put_variants(file: Path) -> None:
-    """`other`, of other weights, and `inpaint`, whose U-Net takes a mask and a masked picture."""
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    config, weights = file.with_suffix(".yaml").read_text(), load_file(file)
-    first = "model.diffusion_model.input_blocks.0.0.weight"
-    other = weights | {first: -weights[first]}
-    extra = torch.randn(len(weights[first]), 5, 3, 3) / 10
-    inpaint = weights | {first: torch.cat([weights[first], extra.half()], 1)}
-    inpaint_config = config.replace("in_channels: 4", "in_channels: 9")
-    inpaint_config = inpaint_config.replace("key: crossattn", "key: hybrid")
-    for name, state, text in (("other", other, config), ("inpaint", inpaint, inpaint_config)):
-        save_file(state, file.with_name(f"{name}.safetensors"), metadata={"format": "pt"})
-        file.with_name(f"{name}.yaml").write_text(text)
+    installed = webui / "extensions" / CONTROLNET
+    if not installed.is_dir():
+        return False
+    ignored = shutil.ignore_patterns("__pycache__", ".git", "samples", "tests", "example")
+    shutil.copytree(installed, data / "extensions" / CONTROLNET, ignore=ignored)
+    put_controlnet(model, data / "models" / "ControlNet" / "tiny.safetensors")
+    return True
 
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -2,15 +2,36 @@
 
 Arguments: what happens ("raise", "raise small", "interrupt", "skip" or ""), and at which
 evaluation (counted from 1 in each run). "raise small" looks at small pictures only. Its route
-/hires-test/state tells what the last run left on the objects that outlive it.
+/hires-test/state tells what the last run left on the objects that outlive it; after a run with
+"record", /hires-test/asked tells what the model was asked.
 """
 
+import sys
+
 import gradio as gr
+import torch
 from modules import script_callbacks, scripts, sd_samplers_common, shared
 
 
 class Fault(RuntimeError):
     """The failure that was asked for."""
+
+
+asked = []  # the latent size of each evaluation, and the picture's size that the model was told
+
+
+def told_size(model, x, cond):
+    """[height, width] if SDXL was told the size of x, else None."""
+    vector = cond.get("vector")
+    if vector is None:
+        return None
+    size = [8 * x.shape[-2], 8 * x.shape[-1]]
+    told = [
+        embed(torch.tensor([size if embed.input_key != "crop_coords_top_left" else [0, 0]]))
+        for embed in list(model.conditioner.embedders)[-3:]
+    ]
+    expected = torch.cat(told, dim=1)
+    return size if torch.allclose(vector[:1, -expected.shape[1] :], expected, atol=1e-4) else None
 
 
 def fail(what):
@@ -29,19 +50,21 @@ class Faults(scripts.Script):
     def ui(self, is_img2img):
         return [gr.Textbox("", label="Fault"), gr.Number(0, label="Fault at")]
 
-    def before_process(self, p, what, at):
+    def process(self, p, what, at):  # the request's own model is loaded by now
         vars(p.sd_model).pop("apply_model", None)
         if not what:
             return
         plain, counted, sizes = p.sd_model.apply_model, [0], []
+        asked.clear()
 
-        def apply_model(x, *args, **kwargs):
+        def apply_model(x, t, cond, **kwargs):
             sizes.append(x.shape[-2:])
+            asked.append({"size": list(x.shape[-2:]), "told": told_size(p.sd_model, x, cond)})
             counts = what != "raise small" or x.shape[-2] < sizes[0][0]
             counted[0] += counts
-            if counts and counted[0] == at:
+            if what != "record" and counts and counted[0] == at:
                 fail(what)
-            return plain(x, *args, **kwargs)
+            return plain(x, t, cond, **kwargs)
 
         p.sd_model.apply_model = apply_model
 
@@ -56,6 +79,16 @@ def hooks(module):
 
 
 def add_route(_demo, app):
+    guess = sys.modules.get("scripts.controlnet_model_guess")
+    if guess is not None:  # ControlNet knows models of SD1's width only
+        guess.controlnet_default_config.update(
+            model_channels=32, channel_mult=[1, 1, 1, 1], num_heads=1
+        )
+
+    @app.get("/hires-test/asked")
+    def what_was_asked():
+        return asked
+
     @app.get("/hires-test/state")
     def state():
         methods = vars(sd_samplers_common.Sampler)

@@ -349,6 +349,213 @@ def test_the_host_lists_every_control(webui):
         pytest.fail("the script is not listed")
 
 
+RECORD = ("record", 0)
+SMALL = {"width": 128, "height": 128, "steps": 4}
+NATIVE = {"hires_guidance_native_size": 64}
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM", "PLMS", "UniPC"])
+def test_a_stage_takes_its_share_of_the_steps(webui, sampler):
+    """0.5 of 10 steps: DDIM and PLMS take one step less of the host than is asked for, and PLMS
+    asks once more in its first."""
+    request = SMALL | {"steps": 10, "sampler_name": sampler, "fault": RECORD}
+    webui.paint(REFINE, **request)
+    asked = [size for size, _ in webui.asked()]
+    whole = {"Euler": 10, "DDIM": 9, "PLMS": 10, "UniPC": 10}[sampler]
+    stage = {"Euler": 5, "DDIM": 4, "PLMS": 5, "UniPC": 5}[sampler]
+    assert asked == [(16, 16)] * whole + [(24, 24)] * stage
+
+
+HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("choice", "guided"),
+    [("automatic", {16, 24}), ("first pass", {16}), ("Hires. fix", {24}), ("img2img", set())],
+)
+def test_the_passes_that_are_chosen(webui, choice, guided):
+    request = SMALL | HIRES | {"options": NATIVE, "fault": RECORD}
+    picture = webui.paint(UG | {"ug_passes": choice}, **request)
+    sides = [size[0] for size, _ in webui.asked()]
+    pairs = zip(sides, sides[1:], strict=False)
+    assert {large for large, small in pairs if small == 8 and large != 8} == guided
+    assert ("this run has no pass" in picture.info) == (not guided)
+
+
+def test_every_stage_is_kept(webui):
+    keep = REFINE | {"refine_eta2": "0.5, 0.5", "refine_keep_stages": True}
+    plain = webui.paint(**SMALL)
+    final = webui.paint(keep | {"refine_keep_stages": False}, **SMALL)
+
+    def saved():
+        return {path.name for path in webui.log.parent.glob("outputs/txt2img-images/*/*.png")}
+
+    before = saved()
+    made = webui.paint(keep, n_iter=2, save_images=True, **SMALL)
+    assert made.pixels[-6] == final.pixels[0]  # behind the grid
+    assert made.pixels[-4] == plain.pixels[0]
+    assert [size[0] for size in made.sizes[-4:]] == [128, 160, 128, 160]
+    stages = [re.search(r"HiRes stage: (\d of \d)", info) for info in made.infos[-6:]]
+    assert [found and found[1] for found in stages] == [
+        None, None, "0 of 2", "1 of 2", "0 of 2", "1 of 2"
+    ]  # fmt: skip
+    for stage in (0, 1):
+        assert sum(name.endswith(f"-stage-{stage}.png") for name in saved() - before) == 2
+
+
+def test_kept_stages_do_not_get_into_the_grid_of_a_script(webui):
+    infos = webui.request("/sdapi/v1/script-info")
+    plot = next(i for i in infos if i["name"] == "x/y/z plot" and not i["is_img2img"])
+    steps = plot["args"][0]["choices"].index("Steps")
+    axes = [steps, "4, 5", [], 0, "", [], 0, "", []]
+    more = [True, True, False, *[False] * 4, 0, True]  # with the single pictures
+    settings = REFINE | {"refine_keep_stages": True}
+    made = webui.paint(settings, script_name="x/y/z plot", script_args=axes + more, **SMALL)
+    assert made.sizes[1:] == [(192, 192)] * 2
+
+
+XL = SMALL | {"options": NATIVE | {"sd_model_checkpoint": "xl"}}
+
+
+def test_sdxl_is_told_the_size_of_each_picture_it_is_asked_about(webui):
+    before = webui.paint(**SMALL)
+    made = webui.paint(UG | REFINE, fault=RECORD, **XL)
+    assert made.sizes == [(192, 192)]
+    assert "note" not in made.info
+    asked = webui.asked()
+    assert {size[0] for size, _ in asked} == {16, 24, 8}
+    assert all(told == [8 * size[0], 8 * size[1]] for size, told in asked)
+    assert webui.paint(UG, **XL).pixels != webui.paint(**XL).pixels
+    assert webui.paint(**SMALL).pixels == before.pixels
+
+
+def test_sdxls_pictures_are_encoded_to_the_mode(webui):
+    """Its own code draws from torch's stream, which goes on from picture to picture."""
+    first = webui.paint(REFINE, **XL)
+    start = webui.paint(seed=7).encoded[0]
+    webui.paint(kind="img2img", init_images=[start], **XL)  # draws
+    assert webui.paint(REFINE, **XL).pixels == first.pixels
+
+
+CONTROL = SMALL | {"options": NATIVE | {"sd_model_checkpoint": "control"}}
+
+
+@pytest.fixture
+def unit(webui):
+    """A function from a unit's settings to a request with it; its picture is half white."""
+    if not webui.has_controlnet:
+        pytest.skip("the WebUI has no extension sd-webui-controlnet")
+    from PIL import Image
+
+    hint = Image.new("RGB", (128, 128))
+    hint.paste((255, 255, 255), (0, 0, 64, 128))
+    values = {"enabled": True, "module": "none", "model": "tiny", "image": _encoded(hint)}
+
+    def request(**more):
+        return CONTROL | {"more_scripts": {"ControlNet": [{**values, **more}]}}
+
+    return request
+
+
+def _failures(webui) -> int:
+    return webui.log.read_text(errors="replace").count("Traceback")
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_controlnet_acts_at_every_size(webui, unit, sampler):
+    """With a unit, UG and the stages make other pictures than without it; nothing is left."""
+    failures, request = _failures(webui), CONTROL | {"sampler_name": sampler}
+    controlled = unit() | {"sampler_name": sampler}
+    alone, plain = webui.paint(**controlled), webui.paint(**request)
+    before = webui.state()  # ControlNet leaves the U-Net's own forward on the U-Net
+    assert alone.pixels[0] != plain.pixels[0]
+    for settings in (UG, REFINE, UG | REFINE):
+        made = webui.paint(settings, **controlled)
+        assert "note" not in made.info
+        assert made.pixels[0] != alone.pixels[0]
+        assert made.pixels[0] != webui.paint(settings, **request).pixels[0]
+    assert made.sizes[0] == (192, 192)
+    assert webui.paint(settings, **controlled).pixels[0] == made.pixels[0]
+    assert webui.paint(**request).pixels == plain.pixels
+    assert webui.state() == before
+    assert _failures(webui) == failures
+
+
+def test_controlnet_can_be_left_out_of_the_small_question(webui, unit):
+    both = webui.paint(UG, **unit())
+    without = webui.paint(UG | {"ug_controlnet": False}, **unit())
+    assert "note" not in without.info
+    assert both.pixels[0] != without.pixels[0]
+    assert both.pixels[0] == webui.paint(UG, **unit()).pixels[0]
+
+
+@pytest.mark.parametrize("side", ["Both", "Low res only", "High res only"])
+def test_controlnet_and_hires_fix(webui, unit, side):
+    """128, then 192, then a stage of 240, with small questions at 64."""
+    failures, settings = _failures(webui), UG | REFINE | {"refine_factor": 1.25}
+    made = webui.paint(settings, **unit(hr_option=side), **HIRES)
+    assert made.sizes[0] == (240, 240)
+    assert "note" not in made.info
+    assert _failures(webui) == failures
+
+
+def test_controlnet_tells_cond_from_uncond_in_the_stages(webui, unit):
+    """The mode "ControlNet is more important" acts on cond alone, which it knows by its marks."""
+    failures = _failures(webui)
+    made = [
+        webui.paint(UG | REFINE, **unit(control_mode=mode)).pixels[0]
+        for mode in ("Balanced", "ControlNet is more important")
+    ]
+    assert made[0] != made[1]
+    assert _failures(webui) == failures
+
+
+def test_after_a_failure_with_controlnet_the_next_picture_is_as_ever(webui, unit):
+    plain, whole = webui.paint(**CONTROL), webui.paint(UG | REFINE, **unit())
+    with pytest.raises(urllib.error.HTTPError):
+        webui.paint(PFSA, fault=("raise", 2), **unit())
+    webui.paint(UG | REFINE, fault=("raise", 9), **unit())
+    assert webui.paint(**CONTROL).pixels == plain.pixels
+    assert webui.paint(UG | REFINE, **unit()).pixels[0] == whole.pixels[0]
+
+
+def test_a_lora_acts_in_the_small_question_and_the_stages(webui):
+    settings, request = UG | REFINE, SMALL | {"options": NATIVE}
+    prompt = "a red circle on grass <lora:tiny:1>"
+    plain = webui.paint(settings, **request)
+    made = webui.paint(settings, prompt=prompt, **request)
+    assert made.sizes == [(192, 192)]
+    assert "note" not in made.info
+    assert made.pixels != plain.pixels
+    assert webui.paint(settings, prompt=prompt, **request).pixels == made.pixels
+    assert webui.paint(settings, **request).pixels == plain.pixels
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("only_masked", [False, True])
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_inpainting_with_a_mask(webui, soft, only_masked, sampler):
+    """Guided inside the mask; without soft edges the picture stays what it was outside it."""
+    from PIL import Image
+
+    start = webui.paint(seed=7, **SMALL)
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (40, 40, 100, 100))
+    request = SMALL | {
+        "kind": "img2img", "init_images": list(start.encoded), "mask": _encoded(mask),
+        "inpaint_full_res": only_masked, "mask_blur": 4, "sampler_name": sampler, "options": NATIVE,
+        "more_scripts": {"Soft Inpainting": [True, 1, 0.5, 4, 0, 0.5, 2]} if soft else None,
+    }  # fmt: skip
+    plain = webui.paint(**request)
+    made = webui.paint(UG | PFSA, **request)
+    assert "note" not in made.info
+    assert made.pixels != plain.pixels
+    corner = 0, 0, 20, 20
+    if not soft:
+        assert made.images[0].crop(corner).tobytes() == start.images[0].crop(corner).tobytes()
+    assert ("Soft inpainting enabled: True" in made.info) == soft
+
+
 def _distance(one, other) -> int:
     """The largest difference of two pictures' values, of 255."""
     from PIL import ImageChops

@@ -1,0 +1,181 @@
+"""Models of random weights for the real WebUI, so small that a picture takes a second on a CPU.
+
+| file | what it is |
+|---|---|
+| hires-demo | the bundled model's shape, but narrower |
+| other | the same with other weights |
+| inpaint | the same, told a mask and a masked picture beside the latent |
+| control | SD1's twelve input blocks, which ControlNet counts on |
+| xl | SDXL's layout: told the picture's size, its VAE draws a sample inside |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lib_hires.standalone import demo_model
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+NARROW = {"UNET_CHANNELS": 32, "UNET_HEADS": 1, "VAE_CHANNELS": 32}
+SD1_BLOCKS = {
+    "UNET_MULTIPLIERS": (1, 1, 1, 1), "UNET_BLOCKS": 2, "UNET_ATTENTION_FACTORS": (1, 2, 4),
+}  # fmt: skip
+NUMBER_CHANNELS = 256  # SDXL's embedding of one number
+SIZES = "original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"
+
+
+def put_models(folder: Path) -> Path:
+    """Write all of them; returns the first one's file. A CLIP folder is shared between them."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    _export(folder, "control", NARROW | SD1_BLOCKS)
+    file = _export(folder, demo_model.NAME, NARROW)
+    config, weights = yaml.safe_load(file.with_suffix(".yaml").read_text()), load_file(file)
+    first = f"{UNET}input_blocks.0.0.weight"
+    _put(folder / "other", weights | {first: -weights[first]}, config)
+    extra = torch.randn(len(weights[first]), 5, 3, 3) / 10
+    wider = weights | {first: torch.cat([weights[first], extra.half()], 1)}
+    _put(folder / "inpaint", wider, _inpainting(config))
+    _put(folder / "xl", _xl_weights(weights), _xl_config(config))
+    return file
+
+
+def put_controlnet(model: Path, file: Path) -> None:
+    """A ControlNet for `control`: its encoder, a hint encoder, and output layers that are not 0."""
+    weights = load_file(model.with_name("control.safetensors"))
+    parts = "time_embed.", "input_blocks.", "middle_block."
+    state = {
+        key.removeprefix(UNET): value.float()
+        for key, value in weights.items()
+        if key.removeprefix(UNET).startswith(parts)
+    }
+    widths = [3, 16, 16, 32, 32, 96, 96, 256, NARROW["UNET_CHANNELS"]]
+    for layer, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        state |= _convolution(f"input_hint_block.{2 * layer}", before, after, side=3)
+    width = NARROW["UNET_CHANNELS"]
+    for block in range(12):
+        state |= _convolution(f"zero_convs.{block}.0", width, width)
+    state |= _convolution("middle_block_out.0", width, width)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, file)
+
+
+def put_lora(model: Path, file: Path) -> None:
+    """A LoRA of rank 2 on the first model's first attention layer."""
+    layer = "input_blocks.3.1.transformer_blocks.0.attn1.to_q"
+    rows, columns = load_file(model)[f"{UNET}{layer}.weight"].shape
+    name = "diffusion_model_" + layer.replace(".", "_")
+    state = {
+        f"{name}.lora_up.weight": torch.randn(rows, 2),
+        f"{name}.lora_down.weight": torch.randn(2, columns),
+        f"{name}.alpha": torch.tensor(2.0),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, file)
+
+
+def _export(folder: Path, name: str, shape: dict[str, Any]) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        for constant, value in {**shape, "NAME": name}.items():
+            patch.setattr(demo_model, constant, value)
+        parts = {
+            "vae": demo_model.build_vae(),
+            "unet": demo_model.build_unet(),
+            "text_encoder": demo_model.build_text_encoder(),
+        }
+        file = demo_model.export(folder, **parts)
+    config = file.with_suffix(".yaml")
+    clip = str(folder / demo_model.CLIP_FOLDER)
+    config.write_text(config.read_text().replace(demo_model.WEBUI_CLIP, clip))
+    return file
+
+
+def _put(stem: Path, weights: dict[str, Tensor], config: dict[str, Any]) -> None:
+    save_file(weights, stem.with_suffix(".safetensors"), metadata={"format": "pt"})
+    stem.with_suffix(".yaml").write_text(yaml.safe_dump(config))
+
+
+def _inpainting(config: dict[str, Any]) -> dict[str, Any]:
+    params = config["model"]["params"]
+    unet = params["unet_config"]
+    wider = {**unet, "params": {**unet["params"], "in_channels": 9}}
+    return {
+        "model": {
+            **config["model"],
+            "params": {**params, "unet_config": wider, "conditioning_key": "hybrid"},
+        }
+    }
+
+
+def _xl_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same under SDXL's names, with layers for the numbers that it is told."""
+    hidden = 4 * NARROW["UNET_CHANNELS"]
+    label = _linear(f"{UNET}label_emb.0.0", 2 * len(SIZES) * NUMBER_CHANNELS, hidden)
+    label |= _linear(f"{UNET}label_emb.0.2", hidden, hidden)
+    kept = {key: value for key, value in weights.items() if key.startswith((UNET, VAE))}
+    text = {
+        key.replace(TEXT, "conditioner.embedders.0."): value
+        for key, value in weights.items()
+        if key.startswith(TEXT)
+    }
+    return kept | text | {key: value.half() for key, value in label.items()}
+
+
+def _xl_config(config: dict[str, Any]) -> dict[str, Any]:
+    params = config["model"]["params"]
+    told = {"num_classes": "sequential", "adm_in_channels": 2 * len(SIZES) * NUMBER_CHANNELS}
+    unet = {**params["unet_config"]["params"], **told, "spatial_transformer_attn_type": "softmax"}
+    del unet["image_size"]
+    first_stage = params["first_stage_config"]["params"]
+    text = {"target": "sgm.modules.encoders.modules.FrozenCLIPEmbedder", "input_key": "txt"}
+    text["params"] = params["cond_stage_config"]["params"]
+    number = "sgm.modules.encoders.modules.ConcatTimestepEmbedderND"
+    numbers = [
+        {"target": number, "input_key": key, "params": {"outdim": NUMBER_CHANNELS}} for key in SIZES
+    ]
+    of = _sgm("sgm.modules.diffusionmodules.")
+    denoiser = {
+        "num_idx": 1000,
+        "weighting_config": of("denoiser_weighting.EpsWeighting"),
+        "scaling_config": of("denoiser_scaling.EpsScaling"),
+        "discretization_config": of("discretizer.LegacyDDPMDiscretization"),
+    }
+    xl = {
+        "scale_factor": params["scale_factor"],
+        "disable_first_stage_autocast": True,
+        "denoiser_config": of("denoiser.DiscreteDenoiser", denoiser),
+        "network_config": of("openaimodel.UNetModel", unet),
+        "conditioner_config": _sgm("sgm.modules.")(
+            "GeneralConditioner", {"emb_models": [text, *numbers]}
+        ),
+        "first_stage_config": _sgm("sgm.models.")(
+            "autoencoder.AutoencoderKLInferenceWrapper", first_stage
+        ),
+    }
+    return {"model": {"target": "sgm.models.diffusion.DiffusionEngine", "params": xl}}
+
+
+def _sgm(package: str) -> Callable[..., dict[str, Any]]:
+    def part(name: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        return {"target": package + name, **({"params": params} if params else {})}
+
+    return part
+
+
+def _convolution(name: str, before: int, after: int, side: int = 1) -> dict[str, Tensor]:
+    scale = (before * side * side) ** -0.5
+    weight = torch.randn(after, before, side, side) * scale
+    return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(after)}
+
+
+def _linear(name: str, before: int, after: int) -> dict[str, Tensor]:
+    weight = torch.randn(after, before) * before**-0.5
+    return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(after)}

@@ -124,10 +124,10 @@ class Page:
         self._gallery.select(_choose, self._session, [self._chosen, self._about], **beside)
         used = [self._status, *controls]
         self._use.click(self._use_settings, self._chosen, used, **beside)
-        self._drop.upload(self._use_settings, self._drop, used, **beside)
+        self._drop.upload(self._use_dropped, self._drop, [self._drop, *used], **beside)
 
     def _paint(
-        self, session: list[str], model: str, *values: object, request: gr.Request
+        self, request: gr.Request, session: list[str], model: str, *values: object
     ) -> Iterator[dict[Any, Any]]:
         """Paint, and show what comes."""
         try:
@@ -169,6 +169,10 @@ class Page:
         except SettingsError as error:
             return [_said(str(error).removeprefix("--from: ")), *unchanged]
         return [_said(f"these are the settings of a picture made with {about['model']}"), *values]
+
+    def _use_dropped(self, path: str) -> list[Any]:
+        """The same for a picture that comes from elsewhere; the field is free for the next."""
+        return [None, *self._use_settings(path)]
 
 
 class _Shown:

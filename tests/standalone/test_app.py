@@ -1,0 +1,259 @@
+"""`hires app` in a real browser, as a user would have it: served by the command, a tiny model."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib_hires.drawing import tables
+from lib_hires.schedules import Model, Sampling, sigmas_of
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.standalone.png import read_about
+
+pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 60  # seconds, for a machine with other work
+GRADIO_S_OWN = "Method not implemented."  # said by gradio's page at the end of every upload
+
+
+@dataclass(frozen=True)
+class Served:
+    address: str
+    folder: Path  # of the pictures
+
+
+@pytest.fixture(scope="module")
+def served(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("page")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = ["app", "--model", str(tiny_folder), "--out", str(folder / "out"), "--port", port]
+    program = f"from lib_hires.standalone.cli import main; main({options!r})"
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "dropped"), "OMP_NUM_THREADS": "1"}
+    log = (folder / "log.txt").open("w+")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=log, stderr=log, env=environment
+    )
+    try:
+        yield Served(_address(process, folder / "log.txt"), folder / "out")
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    for _ in range(8 * PATIENCE):
+        found = re.search(r"the page is at (\S+)", log.read_text())
+        if found:
+            return found[1]
+        if process.poll() is not None:
+            break
+        time.sleep(0.5)
+    raise RuntimeError("the page did not come up:\n" + log.read_text())
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    with playwright.sync_playwright() as driver:
+        context = driver.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("browser"),
+            executable_path=CHROMIUM,
+            args=FLAGS,
+            viewport={"width": 1280, "height": 1000},
+        )
+        context.set_default_timeout(PATIENCE * 1000)
+        yield context
+        context.close()
+
+
+@dataclass
+class Visit:
+    """A browser's page, and everything that it has complained of."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+
+    def element(self, name: str, inside: str = "") -> Any:
+        return self.page.locator(f"#hires_app_{name}" + (f" :is({inside})" if inside else ""))
+
+    def switch_on(self, *groups: str) -> None:
+        for group in groups:
+            if not self.element(group, "input").is_visible():
+                title = {"ug": "Upsample Guidance", "refine": "Progressive Refinement"}[group]
+                self.page.get_by_role("button", name=title).click()
+            self.element(group, "input").check()
+
+    def fill(self, **values: object) -> None:
+        for name, value in values.items():
+            box = self.element(name, "input[type=number], textarea, input[type=text]").first
+            box.fill(str(value))
+            box.press("Tab")
+
+    def wait_for_text(self, name: str, pattern: str) -> str:
+        playwright.expect(self.element(name)).to_contain_text(
+            re.compile(pattern), timeout=PATIENCE * 1000
+        )
+        return str(self.element(name).inner_text())
+
+
+@pytest.fixture
+def visit(browser: Any, served: Served) -> Iterator[Visit]:
+    page = browser.new_page()
+    visit = Visit(page)
+    page.on("console", lambda message: visit.complaints.append(message.text))
+    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    page.on("request", lambda request: visit.complaints.extend(_foreign(request.url, served)))
+    page.goto(served.address)
+    visit.element("generate").wait_for()
+    yield visit
+    page.close()
+    assert [said for said in visit.complaints if said != GRADIO_S_OWN] == []
+
+
+def _foreign(url: str, served: Served) -> list[str]:
+    inside = url.startswith((served.address, "data:", "blob:"))
+    return [] if inside else [f"asked for {url}"]
+
+
+def test_the_drawing_follows_a_slider(visit: Visit, tiny_model: Any) -> None:
+    visit.switch_on("ug")
+    visit.fill(width=32, height=32, steps=10, ug_edge=2)
+    eta = visit.element("ug_eta", "input[type=range]")
+    for presses in (0, 8, 6):
+        for _ in range(presses):
+            eta.press("ArrowLeft")
+        known = Model(sigmas_of(tiny_model.alphas_cumprod), (16, 16), 2, tiny_model.multiple)
+        value = float(eta.input_value())
+        settings = Settings.from_values({"ug": True, "ug_eta": value, "ug_edge": 2})
+        wanted = tables(settings, Sampling((32, 32), 10, schedule="Karras"), known)
+        drawing = visit.page.locator(".hires-guidance")
+        playwright.expect(drawing).to_contain_text(f"{wanted['evaluations']} model evaluations")
+        marks = drawing.locator(".hires-guidance-ask")
+        playwright.expect(marks).to_have_count(sum(wanted["passes"][0]["asked"]))
+        if wanted["edge"]:
+            end = f"timestep {wanted['edge']['timestep']:.0f}, after step {wanted['edge']['step']}"
+            playwright.expect(drawing).to_contain_text(end)
+        label = drawing.locator("svg[role=img]").get_attribute("aria-label")
+        assert label.startswith("first picture 32x32 in 10 steps")
+
+
+def test_settings_that_cannot_run_are_a_sentence_in_the_drawing(visit: Visit) -> None:
+    visit.switch_on("refine")
+    visit.fill(refine_eta2="0.2, <b>")
+    error = visit.page.locator(".hires-guidance-error")
+    playwright.expect(error).to_have_text("refine_eta2: expected numbers in (0, 1], got '0.2, <b>'")
+    visit.element("generate").click()
+    visit.wait_for_text("status", "expected numbers in")
+
+
+def test_the_button_makes_a_picture_and_a_dropped_picture_moves_the_sliders(
+    visit: Visit, served: Served
+) -> None:
+    visit.switch_on("ug", "refine")
+    visit.fill(prompt="a red house", steps=4, ug_theta=0.75, refine_eta2="0.5")
+    visit.element("generate").click()
+    visit.wait_for_text("status", "done in")
+    playwright.expect(visit.element("gallery", "img")).to_have_count(1)
+    playwright.expect(visit.element("compare", "img")).to_have_count(2)
+    visit.wait_for_text("about", "ug_theta")
+    newest = max(served.folder.glob("*.png"))
+    about = read_about(newest)
+    assert about["request"]["prompt"] == "a red house"
+    assert about["settings"]["ug_theta"] == 0.75
+    learnt = visit.page.locator(".hires-guidance")
+    playwright.expect(learnt).to_contain_text("from 1 run in this browser")
+
+    visit.page.reload()
+    visit.element("generate").wait_for()
+    playwright.expect(visit.element("ug_theta", "input[type=number]")).to_have_value("1")
+    visit.element("drop", "input[type=file]").set_input_files(newest)
+    visit.wait_for_text("status", "the settings of a picture")
+    visit.switch_on("ug")
+    playwright.expect(visit.element("ug_theta", "input[type=number]")).to_have_value("0.75")
+    playwright.expect(visit.element("prompt", "textarea")).to_have_value("a red house")
+    playwright.expect(learnt).to_contain_text("4 steps")
+
+
+def test_stop_in_the_middle_gives_the_last_finished_stage(visit: Visit, served: Served) -> None:
+    visit.switch_on("refine")
+    visit.fill(prompt="a red house", steps=150, seed=7, refine_eta2="1")
+    visit.element("generate").click()
+    visit.wait_for_text("status", "stage 1 of 1, step")
+    visit.element("stop").click()
+    said = visit.wait_for_text("status", "stopped")
+    assert said.strip() == "stopped in stage 1; the first picture is kept"
+    playwright.expect(visit.element("gallery", "img")).to_have_count(1)
+    (picture,) = served.folder.glob("*-7.png")
+    assert (read_about(picture)["stage"], read_about(picture)["stages"]) == (0, 1)
+
+
+def test_a_picture_without_settings_is_refused_with_a_sentence(
+    visit: Visit, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
+    visit.element("drop", "input[type=file]").set_input_files(tmp_path / "foreign.png")
+    visit.wait_for_text("status", "holds no settings of ours")
+
+
+def test_nothing_but_the_outputs_is_served(served: Served) -> None:
+    served.folder.joinpath("served.txt").write_text("ours")
+    assert _fetched(served, served.folder / "served.txt") == 200
+    for path in (Path(__file__), Path("pyproject.toml").resolve(), served.folder.parent):
+        assert _fetched(served, path) in (403, 404)
+
+
+def _fetched(served: Served, path: Path) -> int:
+    """The status of a request for a file on this machine."""
+    address = f"{served.address}gradio_api/file={urllib.parse.quote(str(path))}"
+    try:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_others_come_in_with_a_password_alone() -> None:
+    from lib_hires.standalone.app import visitors
+
+    assert visitors("127.0.0.1", None, None) is None
+    assert visitors("0.0.0.0", "ann", "secret") == ("ann", "secret")
+    for address, user, password in [
+        ("0.0.0.0", None, None),
+        ("192.168.0.7", "ann", None),
+        ("127.0.0.1", None, "secret"),
+    ]:
+        with pytest.raises(SettingsError, match="expected --user and --password"):
+            visitors(address, user, password)

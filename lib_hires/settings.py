@@ -202,7 +202,7 @@ class UpsampleGuidance(Declared):
         "Start at m times the noise, so that the coarse picture starts from pure noise too.",
     )
     enlargement: str = control(
-        "nearest",
+        "bicubic",
         "Enlarge the guidance",
         "nearest: as in the paper; bicubic: without the blocks' edges, which show as grain after "
         "decoding. Both leave the same coarse picture.",

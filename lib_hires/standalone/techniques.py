@@ -62,8 +62,8 @@ PIVOT = Technique("pivot", "pivot (Self-Cascade)", {"refine": True, "refine_meth
 UG_REFINE = Technique(
     "ug_refine",
     "UG in refinement",
-    {"ug": True, "refine": True, "refine_eta2": "0.4"},
-    {"ug": True, "refine": True, "refine_eta2": "0.2, 0.4"},
+    {"ug": True, "refine": True, "refine_eta2": "0.3"},
+    {"ug": True, "refine": True, "refine_eta2": "0.2, 0.3"},
 )
 
 # What the two additions to the paper bring: the start at m times the noise, and the soft end of a
@@ -82,8 +82,11 @@ WINDOWS = tuple(
         starts_large=True,
         sampler=sampler,
     )
-    for edge in (0, 4)
-    for short, sampler in (("euler", "Euler"), ("dpmpp_2m", "DPM++ 2M"))
+    for edge, short, sampler in (
+        (0, "dpmpp_2m", "DPM++ 2M"),
+        (4, "dpmpp_2m", "DPM++ 2M"),
+        (4, "euler", "Euler"),
+    )
 )
 
 # With a feature upsampler trained for 2x, by scale: refinement's stages to 4x are not near 2x.

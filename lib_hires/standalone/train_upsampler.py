@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,6 +107,7 @@ def train_upsampler(
 
     model_path: None is the bundled model. data: a folder of captioned pictures; None are drawn
     scenes, for the bundled model only. cache: a folder for latents and features, computed once.
+    Several machines must share `work`.
     Beside `out` its record (json) and its losses (png) are written. Returns a line about it, in
     other processes than the first an empty one.
 
@@ -301,7 +303,7 @@ class _Training:
         losses = []
         for number in range(config.accumulation):
             begin = (number * accelerator.num_processes + accelerator.process_index) * part
-            with accelerator.autocast():
+            with self._reduced_precision():
                 batch = self._examples.batch(wanted[begin : begin + part])
             with accelerator.accumulate(self._prepared), self._objective.scope(batch):
                 loss = self._prepared(batch).mean()
@@ -312,6 +314,12 @@ class _Training:
                 self._optimizer.zero_grad()
             losses.append(loss.detach())
         return float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
+
+    def _reduced_precision(self) -> AbstractContextManager[Any]:
+        """For what is not trained. Elsewhere than on a CPU the model's own dtypes say it all, and
+        SDXL's VAE, which overflows in float16, stays as it was loaded."""
+        on_cpu = self._accelerator.device.type == "cpu"
+        return self._accelerator.autocast() if on_cpu else nullcontext()
 
     # --- validation ---
 
@@ -336,10 +344,10 @@ class _Training:
         wanted = Draw(indices, np.zeros(n, bool), rng.permutation(t.astype(int)), np.arange(n))
         losses = []
         for begin in range(0, n, part):
-            with self._accelerator.autocast():
+            with self._reduced_precision():
                 batch = self._examples.batch(wanted[begin : begin + part])
-                with self._objective.scope(batch):
-                    losses.append(self._objective(batch))
+            with self._accelerator.autocast(), self._objective.scope(batch):
+                losses.append(self._objective(batch))
         return float(torch.cat(losses).mean())
 
     def _sheet(self) -> Image.Image:
@@ -358,7 +366,7 @@ class _Training:
         columns = []
         for n in range(min(config.samples, last + 1)):
             request = Request(prompt=self._examples.pictures.caption(last - n), seed=n)
-            with self._accelerator.autocast():
+            with self._reduced_precision():
                 pair = [
                     list(Run(self._model, request, settings, upsampler).paint())[-1].images[0]
                     for upsampler in (None, mine)

@@ -25,6 +25,7 @@ from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import read_about
 from lib_hires.standalone.request import Request
+from lib_hires.standalone.techniques import UPSAMPLED
 from lib_hires.standalone.train_upsampler import info_for, train_upsampler, weights_hash
 from lib_hires.standalone.upsampler_data import PictureFolder, drawn
 from lib_hires.standalone.upsampler_training import UpsamplerTraining
@@ -327,6 +328,14 @@ def test_it_serves_the_stages_that_fit_and_no_other(tiny_model: LatentModel) -> 
         images(tiny_model, upsampler, refine_factor=4)
     with pytest.raises(SettingsError, match="acts in refinement; add --refine"):
         images(tiny_model, upsampler, refine=False)
+
+
+def test_techniques_with_an_upsampler_have_stages_that_fit(tiny_model: LatentModel) -> None:
+    upsampler = trained_for(tiny_model)
+    for scale, techniques in UPSAMPLED.items():
+        for technique in techniques:
+            request = technique.request(Request(prompt="a red house"), scale, tiny_model)
+            Run(tiny_model, request, technique.settings_at(scale), upsampler)
 
 
 def test_an_upsampler_of_another_model_is_refused(tiny_model: LatentModel) -> None:

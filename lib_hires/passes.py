@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 from lib_hires.settings import Settings
+from lib_hires.sizes import Size, not_above
 
 Kind = Literal["text", "image", "hires", "stage"]
 """From noise, from a picture (img2img), the second pass of Hires. fix, or a refinement stage."""
@@ -36,3 +38,13 @@ def mixes(settings: Settings, kind: Kind) -> bool:
     pfsa = settings.pfsa
     chosen = is_chosen(pfsa.passes, kind, automatic=("text", "image"))
     return pfsa.enabled and pfsa.gamma > 0 and chosen
+
+
+def idle_reason(choice: str, sizes: Collection[Size], native: Size) -> str:
+    """Why Upsample Guidance, though on, guides nothing.
+
+    choice: its control's. sizes: of the run's passes that the control chooses, in pixels.
+    """
+    if not sizes:
+        return f'the run has no pass that is "{choice}"'
+    return not_above(max(sizes), native)

@@ -15,12 +15,12 @@ import torch
 
 from lib_hires.attentive_guidance import gamma_at
 from lib_hires.noise import NoiseFamily, VarianceExploding, VariancePreserving
-from lib_hires.passes import Kind, guides, mixes
+from lib_hires.passes import Kind, guides, idle_reason, mixes
 from lib_hires.refinement import Stage, plan
 from lib_hires.resample import Reduction
 from lib_hires.schedules import Model, Sampling, schedule_times
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, not_above, small_size
+from lib_hires.sizes import Size, small_size
 from lib_hires.upsample_guidance import guidance_weight, shifted_schedule
 
 _NAMES: dict[Kind, str] = {"text": "first pass", "image": "img2img", "hires": "Hires. fix"}
@@ -181,9 +181,7 @@ class _Planner:
         if not (ug.enabled and ug.theta) or any(part.small for part in passes):
             return ""
         sizes = [part.size for part in passes if guides(self.settings, part.kind)]
-        if not sizes:
-            return f'the run has no pass that is "{ug.passes}"'
-        return not_above(max(sizes), self.model.native)
+        return idle_reason(ug.passes, sizes, self.model.native)
 
     def _tail_pass(self, kind: Kind, part: TailPass, strength: float) -> PlannedPass:
         """Timestep samplers begin one step later."""

@@ -9,9 +9,8 @@ from typing import Any
 from modules import sd_unet
 from torch import Tensor
 
-from lib_hires.passes import guides
+from lib_hires.passes import guides, idle_reason
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.sizes import not_above
 from lib_hires.webui import infotext
 from lib_hires.webui.arguments import read_arguments, settings_or_off
 from lib_hires.webui.controlnet import active_controlnet
@@ -91,8 +90,5 @@ def _say_if_idle(p: Any, guidance: Guidance) -> None:
         latent = height // FACTOR, width // FACTOR
         if replace(guidance, kind=kind).reduction(latent) is not None:
             return
-    if passes:
-        reason = not_above(max(passes.values()), (native, native))
-    else:
-        reason = f'this run has no pass that is "{settings.ug.passes}"'
+    reason = idle_reason(settings.ug.passes, passes.values(), (native, native))
     guidance.say(f"Upsample Guidance had nothing to do, because {reason}.")

@@ -379,7 +379,7 @@ def test_the_passes_that_are_chosen(webui, choice, guided):
     sides = [size[0] for size, _ in webui.asked()]
     pairs = zip(sides, sides[1:], strict=False)
     assert {large for large, small in pairs if small == 8 and large != 8} == guided
-    assert ("this run has no pass" in picture.info) == (not guided)
+    assert ("the run has no pass" in picture.info) == (not guided)
 
 
 def test_every_stage_is_kept(webui):

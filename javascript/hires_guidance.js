@@ -182,11 +182,11 @@ const hiresGuidance = (() => {
             return small && small.map((side) => side * model.factor);
         }
 
-        function pass(times, size, small, from, gammas) {
+        function pass(times, size, small, from, gammas, of = whole.length - 1) {
             const starts = times.slice(0, -1), cadence = values.ug_cadence;
             const timesteps = sampler.timesteps ? starts : starts.map(levels.timestepOf);
             const weights = timesteps.map((t) =>
-                (small ? guidanceWeight(t, values, levels.count, whole.length - 1) : 0));
+                (small ? guidanceWeight(t, values, levels.count, of) : 0));
             const asked = asking(weights, cadence);
             const each = starts.map((_, i) => (i + 1 < starts.length ? sampler.evaluations : 1));
             const smalls = sum(each.map((n, i) => (asked[i] ? (cadence === 1 ? n : 1) : 0)));
@@ -198,15 +198,18 @@ const hiresGuidance = (() => {
             const chosen = facts.chosen[strength === null ? "first pass" : "img2img"];
             const small = smallOf(run.first, chosen.includes(values.ug_passes));
             const mixes = values.pfsa && chosen.includes(values.pfsa_passes);
-            let times = whole, steps = run.steps;
-            if (strength !== null) {
-                steps = Math.floor(Math.min(strength, 0.999) * steps) + 1;
-                times = times.slice(-Math.max(2, sampler.timesteps ? steps - 1 : steps + 1));
+            let times = whole, {steps} = run, of = whole.length - 1;
+            if (strength !== null) { // img2img denoises the last `steps` of a schedule of `of`
+                const share = Math.min(strength, 0.999);
+                of = run.fixed_steps ? Math.floor(steps / Math.max(share, 0.01)) : steps;
+                steps = run.fixed_steps ? steps : Math.floor(share * steps) + 1;
+                times = scheduleTimes({...run, steps: of}, sampler, levels)
+                    .slice(-Math.max(2, sampler.timesteps ? steps - 1 : steps + 1));
             } else if (small && values.ug_shifted_start && !sampler.timesteps) {
                 times = shiftedSchedule(times, noiseGain(latentOf(run.first, model), latentOf(small, model)));
             }
             const gammas = times.slice(1).map((_, i) => (mixes ? gammaAt(Math.max(steps - i - 1, 0), steps, values) : 0));
-            return pass(times, run.first, small, strength ?? 1, gammas);
+            return pass(times, run.first, small, strength ?? 1, gammas, of);
         }
 
         function stagePass(stage) {
@@ -253,6 +256,7 @@ const hiresGuidance = (() => {
             values, first: firstSize(values, height, width, facts),
             steps: Math.max(1, of("steps", 20)), sampler: of("sampler", ""), schedule: of("schedule", "Automatic"),
             strength: host.strength ? of("strength", 0) : null,
+            fixed_steps: typeof opts !== "undefined" && opts.img2img_fix_steps === true, // the WebUI's option
             pictures: of("batch", 1) * of("count", 1), model: of("model", ""), hires: of("hires", false),
         };
     }

@@ -11,7 +11,10 @@
     // Called by every control that the line depends on.
     window.hiresGuidanceChanged = function(tab) {
         clearTimeout(timers[tab]);
-        timers[tab] = setTimeout(() => element(tab, 'plan_update').click(), pause);
+        timers[tab] = setTimeout(() => {
+            element(tab, 'plan_update').click();
+            element(tab, 'drawing_update').click();
+        }, pause);
         return [];
     };
 
@@ -31,7 +34,10 @@
     };
 
     onUiLoaded(() => {
-        for (const tab of ['txt2img', 'img2img']) element(tab, 'preset_refresh')?.click();
+        for (const tab of ['txt2img', 'img2img']) {
+            element(tab, 'preset_refresh')?.click();
+            element(tab, 'drawing_update')?.click();
+        }
         const preview = gradioApp().getElementById('img2img_scale_resolution_preview');
         const tabs = gradioApp().getElementById('img2img_tabs_resize');
         const changed = () => window.hiresGuidanceChanged('img2img');

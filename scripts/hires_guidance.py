@@ -7,6 +7,7 @@ from modules import script_callbacks, scripts
 from lib_hires.webui import run
 from lib_hires.webui.axes import add_axes
 from lib_hires.webui.controls import make_controls, paste_fields
+from lib_hires.webui.drawn import Drawing
 from lib_hires.webui.options import add_options
 from lib_hires.webui.plan_line import PlanLine
 from lib_hires.webui.presets import PresetRow
@@ -29,8 +30,9 @@ class HiResGuidance(scripts.Script):
     def ui(self, is_img2img):
         presets = PresetRow(self.elem_id)
         controls = make_controls(self.elem_id)
-        line = PlanLine("img2img" if is_img2img else "txt2img", self.elem_id)
-        self.tab.add(controls, presets, line)
+        tab_name = "img2img" if is_img2img else "txt2img"
+        line, drawing = PlanLine(tab_name, self.elem_id), Drawing(tab_name, self.elem_id)
+        self.tab.add(controls, presets, line, drawing)
         self.infotext_fields = paste_fields(controls)
         return list(controls.values())
 

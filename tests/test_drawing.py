@@ -51,6 +51,7 @@ RUNS: list[tuple[dict[str, Any], dict[str, object]]] = [
     (TWICE | {"sampler": "UniPC"}, UG | {"ug_eta": 0.5, "pfsa": True}),
     (TWICE | {"strength": 0.6}, UG | {"pfsa": True}),
     (TWICE | {"strength": 0.6, "sampler": "DDIM"}, UG | {"pfsa": True}),
+    (TWICE | {"strength": 0.3, "fixed_steps": True}, UG | {"ug_eta": 0.9, "pfsa": True}),
     (TWICE | {"strength": 0.0}, UG | {"ug_passes": "img2img", "pfsa": True, "pfsa_passes": "both"}),
     (NATIVE, UG),
     (NATIVE, {"pfsa": True}),

@@ -1,24 +1,17 @@
 // HiRes Guidance: a live drawing of what a run will do, beside the controls that it follows.
-//
 // An element `.hires-guidance` brings its facts along (lib_hires/drawing.py), and all else is read from the page's own
 // inputs. `tables` is the engine's plan once more; tests/drawing_tables.json holds both to the same numbers.
 "use strict";
 
 const hiresGuidance = (() => {
     // ---- numbers -----------------------------------------------------------------------------
-
     const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
     const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
     const range = (count) => Array.from({length: count}, (_, i) => i);
     const area = (size) => size[0] * size[1];
     const shown = (size) => `${size[1]}x${size[0]}`;
     const snap = (length, multiple) => Math.max(1, Math.floor(length / multiple + 0.5)) * multiple;
-
-    function roundEven(x) { // as Python rounds
-        const nearest = Math.round(x);
-        return Math.abs(x % 1) === 0.5 && nearest % 2 ? nearest - 1 : nearest;
-    }
-
+    const roundEven = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x)); // as Python rounds
     function sizeOfArea(pixels, aspect, multiple) {
         const side = (x) => Math.ceil(Math.round(Math.sqrt(x) * 1e6) / 1e6);
         return [snap(side(pixels * aspect), multiple), snap(side(pixels / aspect), multiple)];
@@ -31,7 +24,6 @@ const hiresGuidance = (() => {
     }
 
     // ---- schedules ---------------------------------------------------------------------------
-
     function noiseLevels({sigmas}) {
         const logs = sigmas.map(Math.log), steps = range(sigmas.length);
         return {
@@ -49,14 +41,11 @@ const hiresGuidance = (() => {
     const stride = (n, {count}) => Math.max(1, Math.floor(count / n));
     const schedules = {
         "Karras": (n, levels) => [...even(n, (x) => x ** (1 / 7), (x) => x ** 7, levels), 0],
-        "Exponential": exponential,
-        "Polyexponential": exponential,
-        "Uniform": uniform,
-        "Normal": uniform,
+        "Exponential": exponential, "Polyexponential": exponential, // the hosts' rho is 1
+        "Uniform": uniform, "Normal": uniform,
         "SGM Uniform": (n, levels) => [...even(n + 1, levels.timestepOf, levels.sigmaAt, levels).slice(0, -1), 0],
         "Simple": (n, {sigmas, count}) => [...range(n).map((i) => sigmas[count - 1 - Math.floor(i * (count / n))]), 0],
-        "DDIM": (n, levels) =>
-            [...levels.sigmas.filter((_, i) => i && (i - 1) % stride(n, levels) === 0).reverse(), 0],
+        "DDIM": (n, levels) => [...levels.sigmas.filter((_, i) => i && (i - 1) % stride(n, levels) === 0).reverse(), 0],
         "KL Optimal": (n, levels) => even(n + 1, Math.atan, Math.tan, levels),
     };
 
@@ -77,17 +66,14 @@ const hiresGuidance = (() => {
         return [...logs.map((x) => Math.exp(x - share(x) * Math.log(gain))), sigmas.at(-1)];
     }
 
-    function stageTimes(stage, whole, timeAt) {
-        const steps = Math.max(1, roundEven(stage.strength * (whole.length - 1)));
-        if (stage.timestep === null) return whole.slice(-(steps + 1));
-        const start = timeAt(stage.timestep);
+    function stageTimes({strength, timestep}, whole, timeAt) {
+        if (timestep === null) return whole.slice(-Math.max(1, roundEven(strength * (whole.length - 1))) - 1);
+        const start = timeAt(timestep);
         return [start, ...whole.filter((time) => time < 0.99 * start)];
     }
 
     // ---- the engine's plan -------------------------------------------------------------------
-
     const latentOf = (size, model) => size.map((side) => Math.floor(side / model.factor));
-
     function smallSize(large, scale, {model, smallest_scale: smallest}) { // in latent positions
         const native = latentOf(model.native, model), multiple = model.multiple / model.factor;
         if (Math.sqrt(area(large) / area(native)) < smallest) return null;
@@ -98,10 +84,8 @@ const hiresGuidance = (() => {
     }
 
     function noiseGain(large, small) { // the root mean square of D's rows
-        const overlap = (L, S, block, cell) =>
-            Math.max(0, Math.min((block + 1) * L / S, cell + 1) - Math.max(block * L / S, cell));
-        const ofAxis = (L, S) =>
-            sum(range(S * L).map((i) => (overlap(L, S, Math.floor(i / L), i % L) * S / L) ** 2)) / S;
+        const overlap = (m, block, cell) => Math.max(0, Math.min((block + 1) * m, cell + 1) - Math.max(block * m, cell));
+        const ofAxis = (L, S) => sum(range(S * L).map((i) => (overlap(L / S, Math.floor(i / L), i % L) * S / L) ** 2)) / S;
         return Math.sqrt(ofAxis(large[0], small[0]) * ofAxis(large[1], small[1]));
     }
 
@@ -138,11 +122,9 @@ const hiresGuidance = (() => {
             const done = stage + 1;
             const pixels = pivot ? from * (to / from) ** (done / count) : from + (to - from) * done / count;
             const between = sizeOfArea(pixels, target[0] / target[1], model.multiple);
-            return {
-                size: done === count ? target : between.map((side, i) => clamp(side, first[i], target[i])),
-                strength: pivot ? values.refine_pivot / 1000 : eta2[stage],
-                timestep: pivot ? values.refine_pivot : null,
-            };
+            const size = done === count ? target : between.map((side, i) => clamp(side, first[i], target[i]));
+            return pivot ? {size, strength: values.refine_pivot / 1000, timestep: values.refine_pivot}
+                : {size, strength: eta2[stage], timestep: null};
         });
     }
 
@@ -160,12 +142,8 @@ const hiresGuidance = (() => {
     }
 
     function asking(weights, cadence) {
-        let last = -cadence;
-        return weights.map((weight, step) => {
-            const asks = weight > 0 && step >= last + cadence;
-            if (asks) last = step;
-            return asks;
-        });
+        const first = weights.findIndex((weight) => weight > 0); // of one stretch of guided steps
+        return weights.map((weight, step) => weight > 0 && (step - first) % cadence === 0);
     }
 
     // run: {values, first: [height, width], steps, sampler, schedule, strength: null from noise}.
@@ -185,8 +163,7 @@ const hiresGuidance = (() => {
         function pass(times, size, small, from, gammas, of = whole.length - 1) {
             const starts = times.slice(0, -1), cadence = values.ug_cadence;
             const timesteps = sampler.timesteps ? starts : starts.map(levels.timestepOf);
-            const weights = timesteps.map((t) =>
-                (small ? guidanceWeight(t, values, levels.count, of) : 0));
+            const weights = timesteps.map((t) => (small ? guidanceWeight(t, values, levels.count, of) : 0));
             const asked = asking(weights, cadence);
             const each = starts.map((_, i) => (i + 1 < starts.length ? sampler.evaluations : 1));
             const smalls = sum(each.map((n, i) => (asked[i] ? (cadence === 1 ? n : 1) : 0)));
@@ -212,11 +189,10 @@ const hiresGuidance = (() => {
             return pass(times, run.first, small, strength ?? 1, gammas, of);
         }
 
-        function stagePass(stage) {
+        const stagePass = (stage) => {
             const times = stageTimes(stage, whole, timeAt), small = smallOf(stage.size, values.refine_guided);
             return pass(times, stage.size, small, stage.strength, times.slice(1).map(() => 0));
-        }
-
+        };
         const passes = [firstPass(), ...(values.refine ? plan(values, run.first, model) : []).map(stagePass)];
         const {small, weights} = passes[0], guided = weights.filter((weight) => weight > 0).length;
         const work = (p) => (p.evaluations - p.small_evaluations) * area(p.size) + p.small_evaluations * area(p.small || [0, 0]);
@@ -224,20 +200,16 @@ const hiresGuidance = (() => {
         return {
             passes,
             edge: small && guided < weights.length ? {timestep: (1 - values.ug_eta) * levels.count, step: guided} : null,
-            evaluations: sum(passes.map((p) => p.evaluations)),
+            evaluations: sum(passes.map((p) => p.evaluations)), plain_evaluations: plain,
             small_evaluations: sum(passes.map((p) => p.small_evaluations)),
-            plain_evaluations: plain,
             work: sum(passes.map(work)) / (plain * area(run.first)),
             latent_bytes: area(latentOf(passes.at(-1).size, model)) * model.channels * facts.bytes,
         };
     }
 
     // ---- the page's inputs -------------------------------------------------------------------
-
     const inside = (id, selector) => document.querySelector(`#${CSS.escape(id)} :is(${selector})`);
-
     function read(id) { // what the component with this element id says; undefined where there is none
-        if (!id) return undefined;
         const number = inside(id, "input[type=number]"), text = inside(id, "textarea, input");
         const checkbox = inside(`${id}-checkbox`, "input") || inside(id, "input[type=checkbox]"); // an accordion's first
         if (inside(`${id}-checkbox`, "input") || (checkbox && !number)) return checkbox.checked;
@@ -246,12 +218,12 @@ const hiresGuidance = (() => {
     }
 
     function readRun({host, controls, defaults, ...facts}) {
-        const of = (field, otherwise) => read(host[field]) ?? otherwise;
-        const values = Object.fromEntries(
-            Object.entries(controls).map(([name, id]) => [name, read(id) ?? defaults[name]]));
+        const of = (field, otherwise) => (host[field] ? read(host[field]) : undefined) ?? otherwise;
+        const valueOf = ([name, id]) => [name, read(id) ?? defaults[name]];
         const resized = host.resized && inside(host.resized, ".resolution:last-child"); // img2img by a factor
         const [width, height] = resized && resized.offsetParent
             ? resized.textContent.split("x").map(Number) : [of("width", 0), of("height", 0)];
+        const values = Object.fromEntries(Object.entries(controls).map(valueOf));
         return {
             values, first: firstSize(values, height, width, facts),
             steps: Math.max(1, of("steps", 20)), sampler: of("sampler", ""), schedule: of("schedule", "Automatic"),
@@ -262,18 +234,13 @@ const hiresGuidance = (() => {
     }
 
     // ---- seconds, learnt from the runs of this browser ---------------------------------------
-
     const STORE = "hires-guidance-runs", KEPT = 20;
     let pending = null; // the run that was started here: its pixels, and the time that stood there before
-
     const plainPixels = (made, run) => made.plain_evaluations * area(run.first) * run.pictures;
-
     function measuredRuns() { // {model: [[pixels, seconds], ...]}
         try {
             return JSON.parse(localStorage.getItem(STORE)) || {};
-        } catch {
-            return {}; // storage is off, or holds something else
-        }
+        } catch { return {}; } // storage is off, or holds something else
     }
 
     function secondsFor(pixels, runs) { // on the line through the runs, by least squares
@@ -297,28 +264,26 @@ const hiresGuidance = (() => {
     function noteEnd() {
         const element = pending && inside(pending.time, ".measurement");
         if (!element || element === pending.before) return;
-        const [, minutes, seconds] = /(?:(\d+) min\. )?([\d.]+) sec/.exec(element.textContent) || [];
+        const [, minutes = 0, seconds] = /(?:(\d+) min\. )?([\d.]+) sec/.exec(element.textContent) || [];
         const {model, pixels} = pending, all = measuredRuns();
         pending = null;
         if (!seconds) return;
-        all[model] = [...(all[model] || []), [pixels, 60 * (minutes || 0) + Number(seconds)]].slice(-KEPT);
+        all[model] = [...(all[model] || []), [pixels, 60 * minutes + Number(seconds)]].slice(-KEPT);
         try {
             localStorage.setItem(STORE, JSON.stringify(all));
-        } catch { /* storage is off or full: nothing is learnt */ }
+        } catch { /* storage is off or full */ }
     }
 
     // ---- words -------------------------------------------------------------------------------
-
     const brief = (number) => String(Number(number.toPrecision(number < 100 ? 2 : 3)));
     const escaped = (text) => String(text).replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
     const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
-
     function describe(part, index) {
         const [guided, mixed, asked] = [part.weights, part.gammas, part.asked].map((list) => list.filter(Number).length);
         const from = part.strength < 1 ? ` from strength ${brief(part.strength)}` : "";
+        const ug = guided ? `, ${guided} guided, ${asked} asking at ${shown(part.small)}` : "";
         return `${index ? `stage ${index}` : "first picture"} ${shown(part.size)} in ` +
-            count(part.timesteps.length, "step") + from +
-            (guided ? `, ${guided} guided, ${asked} asking at ${shown(part.small)}` : "") + (mixed ? `, ${mixed} mixed` : "");
+            `${count(part.timesteps.length, "step")}${from}${ug}${mixed ? `, ${mixed} mixed` : ""}`;
     }
 
     function sentences(facts, run, made) {
@@ -326,9 +291,9 @@ const hiresGuidance = (() => {
         const runs = measuredRuns()[run.model] || [], sampler = facts.samplers[run.sampler] || {};
         const [theirs, ours] = [1, made.work].map((work) => work * plainPixels(made, run))
             .map((pixels) => (runs.length ? secondsFor(pixels, runs) : pixels));
+        const asked = small ? ` (${small} at the native size)` : "";
         return [
-            `${count(evaluations, "model evaluation")}${small ? ` (${small} at the native size)` : ""}, ` +
-                `${brief(evaluations / plain)} times the plain run's`,
+            `${count(evaluations, "model evaluation")}${asked}, ${brief(evaluations / plain)} times the plain run's`,
             `time: ${brief(ours / theirs)} times the plain run's` + (runs.length
                 ? `, about ${brief(ours)} s (from ${count(runs.length, "run")} in this browser)`
                 : " by pixels; the first run here tells the seconds"),
@@ -342,9 +307,7 @@ const hiresGuidance = (() => {
     }
 
     // ---- the drawing -------------------------------------------------------------------------
-
     const HEIGHT = 190, TOP = 8, FLOOR = 100, BASE = 162, LEFT = 30, LABELLED = 66; // in pixels
-
     const path = (name, d) => `<path class="hires-guidance-${name}" d="${d}"/>`;
     const label = (x, y, words) => `<text x="${x}" y="${y}">${words}</text>`;
     const steps = (x0, step, shares) => `M${x0} ${FLOOR}` + // a line that is level within each step
@@ -363,7 +326,7 @@ const hiresGuidance = (() => {
 
     function drawn({values}, {passes, edge}, width) {
         const all = sum(passes.map((p) => p.weights.length));
-        const shares = passes.map((p) => Math.max(p.weights.length / all, 0.14));
+        const shares = passes.map((p) => Math.max(p.weights.length / all, 0.14)); // of the width, to be read
         const widths = shares.map((share) => share / sum(shares) * (width - LEFT - 2));
         const top = Math.max(1, values.ug_theta), largest = Math.max(...passes.map((p) => area(p.size)));
         const parts = passes.map((part, i) =>
@@ -380,19 +343,19 @@ const hiresGuidance = (() => {
         `<ul class="hires-guidance-${name}">${lines.map((words) => `<li>${escaped(words)}</li>`).join("")}</ul>`;
 
     function legend({passes}, values) {
-        const entry = (name, words) => `<li class="hires-guidance-key-${name}">${words}</li>`;
-        return '<ul class="hires-guidance-legend">' + (passes.some((p) => p.small)
-            ? entry("weight", "guidance w<sub>t</sub>") + entry("ask", "asks at the native size") : "") +
-            (passes[0].gammas.some(Boolean)
-                ? entry("mixing", `mixing γ<sub>t</sub>, at most ${brief(values.pfsa_gamma)}`) : "") + "</ul>";
+        const key = (name, words) => `<li class="hires-guidance-key-${name}">${words}</li>`;
+        const guided = key("weight", "guidance w<sub>t</sub>") + key("ask", "asks at the native size");
+        const mixed = key("mixing", `mixing γ<sub>t</sub>, at most ${brief(values.pfsa_gamma)}`);
+        return `<ul class="hires-guidance-legend">${passes.some((p) => p.small) ? guided : ""}` +
+            `${passes[0].gammas.some(Boolean) ? mixed : ""}</ul>`;
     }
 
     function attempt(facts, run) { // the tables, or the sentence of what cannot run
         try {
             return tables(facts, run);
         } catch (error) {
-            if (error instanceof RangeError) return {error: error.message};
-            throw error;
+            if (!(error instanceof RangeError)) throw error;
+            return {error: error.message};
         }
     }
 
@@ -404,9 +367,7 @@ const hiresGuidance = (() => {
     }
 
     // ---- following the page ------------------------------------------------------------------
-
     const known = new WeakMap(); // element to its facts, and to what it shows
-
     function drawings() {
         return [...document.querySelectorAll(".hires-guidance[data-facts]")].map((element) => {
             const text = element.dataset.facts;
@@ -427,9 +388,8 @@ const hiresGuidance = (() => {
     }
 
     if (typeof document !== "undefined") {
-        for (const event of ["input", "change", "click"]) {
-            document.addEventListener(event, () => requestAnimationFrame(update), true);
-        }
+        const soon = () => requestAnimationFrame(update);
+        for (const event of ["input", "change", "click"]) document.addEventListener(event, soon, true);
         document.addEventListener("click", noteStart, true);
         setInterval(update, 400);
     }

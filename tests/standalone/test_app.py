@@ -38,7 +38,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE = 60  # seconds, for a machine with other work
+PATIENCE = 120  # seconds, for a machine with other work
 GRADIO_S_OWN = "Method not implemented."  # said by gradio's page at the end of every upload
 
 
@@ -70,7 +70,7 @@ def served(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    for _ in range(8 * PATIENCE):
+    for _ in range(4 * PATIENCE):
         found = re.search(r"the page is at (\S+)", log.read_text())
         if found:
             return found[1]

@@ -133,9 +133,16 @@ class ControlNet:
 
 
 def _hints(unit: Any) -> list[Tensor]:
-    """The unit's hints that are pictures (b, c, h, w): the plain one, and that for Hires. fix."""
+    """The unit's hints that are pictures (b, c, h, w): the plain one, and that for Hires. fix.
+
+    Three channels, or four with a mask; SparseCtrl's five are latents.
+    """
     hints = getattr(unit, HINT), getattr(unit, HIRES_HINT)
-    return [hint for hint in hints if isinstance(hint, Tensor) and hint.ndim == 4]
+    return [
+        hint
+        for hint in hints
+        if isinstance(hint, Tensor) and hint.ndim == 4 and hint.shape[1] in (3, 4)
+    ]
 
 
 def _state(unit: Any, size: Size, second: bool) -> dict[str, Any]:

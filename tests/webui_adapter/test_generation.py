@@ -663,6 +663,26 @@ def test_lllites_embeddings_are_made_anew_for_another_size():
     assert sizes == [(16, 16), (8, 8), (16, 16)]
 
 
+@pytest.mark.parametrize("hint", [torch.rand(1, 5, 16, 16), torch.rand(1, 1280), {"image": 1}])
+def test_hints_that_are_no_pictures_are_left_alone(hint):
+    from types import SimpleNamespace
+
+    from lib_hires.webui.controlnet import ControlNet
+
+    class UNet:
+        def forward(self, x):
+            seen.append(unit._hint_cond)
+
+    used = "used_hint_cond", "used_hint_cond_latent", "used_hint_inpaint_hijack"
+    names = {"_hint_cond": hint, "hr_hint_cond": None} | dict.fromkeys(used)
+    unit, seen = SimpleNamespace(**names, control_model=None), []
+    network = SimpleNamespace(model=UNet(), control_params=[unit])
+    with ControlNet(network).fitting("text", (8, 8), True, print):
+        for side in (16, 8):
+            network.model.forward(torch.zeros(1, 4, side, side))
+    assert [found is hint for found in seen] == [True, True]
+
+
 def test_a_unet_made_for_certain_sizes_is_left_alone_with_a_sentence(host):
     from types import SimpleNamespace
 

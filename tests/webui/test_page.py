@@ -1,0 +1,270 @@
+"""The extension in the real WebUI's page, in Chromium. Skipped where one of the two is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lib_hires.presets import BUILT_IN
+from lib_hires.settings import declarations
+
+CHROMIUM = os.environ.get("HIRES_CHROMIUM") or shutil.which("chromium")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NATIVE = 128
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium; HIRES_CHROMIUM may name one")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def native_size(webui: Any) -> Iterator[None]:
+    option = "hires_guidance_native_size"
+    webui.request("/sdapi/v1/options", {option: NATIVE})
+    yield
+    webui.request("/sdapi/v1/options", {option: 0})
+
+
+class Page:
+    """One of the WebUI's tabs in a window of its own."""
+
+    def __init__(self, page: Any, url: str, tab: str = "txt2img") -> None:
+        self.page, self.tab, self.messages = page, tab, []
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
+        page.goto(url)
+        switch = f"#script_{tab}_hires_guidance_ug-visible-checkbox"
+        page.wait_for_selector(switch, state="attached")
+        if tab == "img2img":
+            page.locator("#tabs > .tab-nav button", has_text="img2img").click()
+
+    def ours(self, name: str) -> Any:
+        return self.page.locator(f"#script_{self.tab}_hires_guidance_{name}").first
+
+    def host(self, name: str) -> Any:
+        return self.page.locator(f"#{self.tab}_{name}").first
+
+    def set(self, slider: Any, value: float) -> None:
+        box = slider.locator("input[type=number]")
+        box.fill(str(value))
+        box.blur()
+
+    def number(self, slider: Any) -> float:
+        return float(slider.locator("input[type=number]").input_value())
+
+    def open(self, *groups: str) -> None:
+        for group in groups:
+            self.ours(group).locator(".label-wrap > span").first.click()
+
+    def is_on(self, group: str) -> bool:
+        return self.ours(f"{group}-visible-checkbox").is_checked()
+
+    def wait_for_line(self, pattern: str) -> str:
+        lines = self.page.locator(f"#script_{self.tab}_hires_guidance_plan p")
+        line = lines.filter(has_text=re.compile(pattern)).first
+        line.wait_for(timeout=15_000)
+        return line.inner_text()
+
+    def choose_preset(self, name: str) -> None:
+        box = self.ours("preset").locator("input")
+        box.click()
+        box.fill(name)
+        box.press("Enter")
+        box.blur()
+        self.ours("preset_apply").click()
+
+    def generate(self) -> str:
+        """Makes a picture; returns the PNG info that the page shows."""
+        self.page.locator(f"#{self.tab}_generate").click()
+        info = self.page.locator(f"#html_info_{self.tab} p", has_text="Steps:")
+        info.first.wait_for(timeout=120_000)
+        return info.first.inner_text()
+
+
+@pytest.fixture
+def open_page(browser: Any, webui: Any) -> Iterator[Any]:
+    made = []
+
+    def open_(tab: str = "txt2img", words: dict[str, str] | None = None) -> Page:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        made.append(page)
+        if words:
+            page.route(f"{webui.url}/", lambda route: _translated(route, words))
+        return Page(page, f"{webui.url}/", tab)
+
+    yield open_
+    for page in made:
+        page.close()
+
+
+def _translated(route: Any, words: dict[str, str]) -> None:
+    """The page as the host sends it where a localization is chosen in its settings."""
+    answer = route.fetch()
+    before, empty, after = answer.text().partition("window.localization = {}")
+    assert empty
+    body = f"{before}window.localization = {json.dumps(words)}{after}"
+    route.fulfill(response=answer, body=body)
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_an_accordion_switches_on_by_opening(open_page: Any, tab: str) -> None:
+    page = open_page(tab)
+    assert not any(page.is_on(group) for group in ("ug", "pfsa", "refine"))
+    page.open("ug", "refine")
+    assert [page.is_on(group) for group in ("ug", "pfsa", "refine")] == [True, False, True]
+    page.wait_for_line("stage 1 1024x1024")
+    page.open("refine")  # closes it
+    assert not page.is_on("refine")
+    page.wait_for_line("^(First pass|Img2img) 512x512 in .*evaluations, 2 times")
+
+
+def test_the_keyboard_switches_too(open_page: Any) -> None:
+    page = open_page()
+    page.ours("ug-visible-checkbox").focus()
+    page.page.keyboard.press("Space")
+    page.wait_for_line("20 guided at 128x128")
+    page.page.keyboard.press("Tab")
+    focused = page.page.evaluate("document.activeElement.id")
+    assert focused == "script_txt2img_hires_guidance_pfsa-visible-checkbox"
+
+
+def test_a_preset_fills_the_controls(open_page: Any) -> None:
+    page = open_page()
+    page.set(page.host("width"), 768)
+    page.set(page.host("height"), 1152)
+    preset = next(each for each in BUILT_IN if each.native == 1024 and "4x" in each.name)
+    page.choose_preset(preset.name)
+    page.wait_for_line("stage 2 ")
+    assert page.is_on("ug") and page.is_on("refine") and not page.is_on("pfsa")
+    assert page.number(page.ours("refine_factor")) == 4
+    assert page.number(page.ours("refine_tile")) == 1024
+    assert page.ours("refine_eta2").locator("textarea").input_value() == "0.2, 0.4"
+    height, width = preset.first_size((1152, 768))
+    assert (page.number(page.host("width")), page.number(page.host("height"))) == (width, height)
+    assert page.ours("refine_factor").is_visible()
+
+
+def test_ones_own_preset_lasts_and_goes(open_page: Any) -> None:
+    page = open_page()
+    page.open("pfsa")
+    page.set(page.ours("pfsa_gamma"), 0.25)
+    page.wait_for_line("mixed")
+    box = page.ours("preset").locator("input")
+    box.click()
+    box.fill("page's own")
+    box.press("Enter")
+    page.ours("preset_save").click()
+    page.ours("preset_message").get_by_text('Saved as "page\'s own".').wait_for()
+    other = open_page("img2img")
+    other.choose_preset("page's own")
+    other.wait_for_line("mixed")
+    assert other.number(other.ours("pfsa_gamma")) == 0.25
+    other.page.on("dialog", lambda dialog: dialog.accept())
+    other.ours("preset_delete").click()
+    other.ours("preset_message").get_by_text('Deleted "page\'s own".').wait_for()
+
+
+def test_the_line_follows_sliders_and_size(open_page: Any) -> None:
+    page = open_page()
+    page.open("refine")
+    page.wait_for_line("stage 1 1024x1024 in 4 steps")
+    page.set(page.host("width"), 256)
+    page.set(page.host("height"), 384)
+    page.wait_for_line("First pass 256x384 in 20 steps, then stage 1 512x768 in 4 steps")
+    page.set(page.host("steps"), 10)
+    page.wait_for_line("256x384 in 10 steps, then stage 1 512x768 in 2 steps")
+    page.set(page.ours("refine_factor"), 1.3)
+    page.wait_for_line("stage 1 336x496")
+    page.ours("refine_eta2").locator("textarea").fill("0.1, x")
+    page.wait_for_line("refine_eta2: expected numbers")
+    page.ours("refine_eta2").locator("textarea").fill("0.2")
+    page.open("refine")
+    page.open("ug")
+    page.set(page.host("width"), NATIVE)
+    page.set(page.host("height"), NATIVE)
+    page.wait_for_line("Upsample Guidance does nothing here")
+
+
+def test_a_picture_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:
+    page = open_page()
+    for name, value in (("width", 256), ("height", 256), ("steps", 4)):
+        page.set(page.host(name), value)
+    page.open("ug", "refine")
+    page.set(page.ours("ug_theta"), 0.8)
+    page.set(page.ours("refine_factor"), 1.5)
+    page.wait_for_line("stage 1 384x384")
+    info = page.generate()
+    for part in ("Size: 256x256", "HiRes ug: True", "ug theta: 0.8", "refine factor: 1.5"):
+        assert part in info
+    assert page.page.locator("#txt2img_gallery img").first.evaluate("i => i.naturalWidth") == 384
+
+    again = open_page()
+    again.page.locator("#txt2img_prompt textarea").fill(info)
+    again.page.locator("#txt2img_tools #paste").click()
+    again.wait_for_line("stage 1 384x384")
+    assert again.is_on("ug") and again.is_on("refine") and not again.is_on("pfsa")
+    assert again.number(again.ours("ug_theta")) == 0.8
+    assert again.number(again.ours("refine_factor")) == 1.5
+
+
+def test_every_label_choice_and_help_is_translated(open_page: Any, webui: Any) -> None:
+    schema = webui.request("/hires-guidance/schema")
+    words = {*schema["groups"].values(), "HiRes Guidance preset", "Apply", "Save as", "Delete"}
+    for control in schema["controls"]:
+        symbol = f" ({control['symbol']})" if control["symbol"] else ""
+        words |= {control["label"] + symbol, control["help"], *control.get("choices", ())}
+    page = open_page(words={text: f"§ {text}" for text in words})
+    page.open("ug", "pfsa", "refine")
+    page.ours("ug").get_by_text("§ Strength (θ)", exact=True).wait_for()
+    for row in declarations():
+        for text in page.ours(row.name).locator("span, div, button").all_inner_texts():
+            lines = [line.strip() for line in text.split("\n") if line.strip()]
+            untranslated = [line for line in lines if line in words]
+            assert not untranslated, row.name
+    for button in ("apply", "save", "delete"):
+        assert page.ours(f"preset_{button}").inner_text().startswith("§ ")
+
+
+def test_the_browsers_console_says_nothing_more(
+    browser: Any, open_page: Any, plain_url: str
+) -> None:
+    """Both pages are loaded, filled in and make a picture."""
+    page = open_page()
+    page.open("ug", "pfsa", "refine")
+    page.wait_for_line("stage 1")
+    page.choose_preset(BUILT_IN[0].name)
+    plain = browser.new_page()
+    plain_messages: list[str] = []
+    plain.on("console", lambda message: plain_messages.append(message.text))
+    plain.on("pageerror", lambda error: plain_messages.append(str(error)))
+    plain.goto(plain_url)
+    for each in (page.page, plain):
+        for name, value in (("width", "256"), ("height", "256"), ("steps", "2")):
+            box = each.locator(f"#txt2img_{name} input[type=number]")
+            box.wait_for()
+            box.fill(value)
+            box.blur()
+        each.locator("#txt2img_generate").click()
+        each.locator("#html_info_txt2img p", has_text="Steps:").first.wait_for(timeout=120_000)
+    plain.close()
+    assert set(page.messages) <= set(plain_messages)

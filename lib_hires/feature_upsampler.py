@@ -20,6 +20,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -244,12 +245,12 @@ def captured(unet: Any, layers: Sequence[int]) -> Iterator[list[Tensor]]:
     skips = layout_of(unet).skips
     features: list[Tensor] = []
 
-    def keep(skip: Skip, x: Tensor) -> None:
-        features.append(x[:, -skip.channels :].detach().clone())
+    def keep(channels: int, _: nn.Module, args: tuple[Any, ...]) -> None:
+        features.append(args[0][:, -channels:].detach().clone())
 
     with ExitStack() as scope:
         for layer in layers:
-            hook = lambda _, args, skip=skips[layer]: keep(skip, args[0])  # noqa: E731
+            hook = partial(keep, skips[layer].channels)
             scope.enter_context(skips[layer].block.register_forward_pre_hook(hook))
         yield features
 
@@ -274,7 +275,7 @@ def upsampled(
     with ExitStack() as scope:
         scope.enter_context(unet.register_forward_pre_hook(begin, with_kwargs=True))
         for n, layer in enumerate(upsampler.info.layers):
-            hook = lambda _, args, n=n: addition.to_input(n, args)  # noqa: E731
+            hook = partial(addition.to_input, n)
             scope.enter_context(layout.skips[layer].block.register_forward_pre_hook(hook))
         yield
 
@@ -285,10 +286,10 @@ class _Addition:
     def __init__(self, upsampler: FeatureUpsampler, features: Sequence[Tensor]) -> None:
         self._upsampler = upsampler
         self._features = features
-        self._psi: dict[tuple[int, Size], Tensor] = {}
+        self._psi: dict[int, Tensor] = {}
         self.t: Tensor | None = None
 
-    def to_input(self, n: int, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def to_input(self, n: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """A decoder block's arguments with phi_n added to the skip channels of the first."""
         if self.t is None:
             return None
@@ -306,6 +307,6 @@ class _Addition:
         """psi_n, kept from call to call, but not in training, where each call has its own graph."""
         if torch.is_grad_enabled():
             return self._upsampler.part(n).psi(self._features[n], size)
-        if (n, size) not in self._psi:
-            self._psi[n, size] = self._upsampler.part(n).psi(self._features[n], size)
-        return self._psi[n, size]
+        if n not in self._psi:
+            self._psi[n] = self._upsampler.part(n).psi(self._features[n], size)
+        return self._psi[n]

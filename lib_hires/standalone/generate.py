@@ -220,9 +220,10 @@ class Painter:
     def _upsampled(self, size: Size) -> AbstractContextManager[None]:
         """A scope in which the model has the features of the finished latent at latent `size`."""
         clean, upsampler, unet = self._finished, self._upsampler, self._run.model.unet
+        if upsampler is None:
+            return nullcontext()
         assert clean is not None
-        before = (clean.shape[-2], clean.shape[-1])
-        if upsampler is None or not upsampler.info.fits(before, size):
+        if not upsampler.info.fits((clean.shape[-2], clean.shape[-1]), size):
             return nullcontext()
         with captured(unet, upsampler.info.layers) as features:
             denoise = self._prompted(partial(self._counted, clean.shape))

@@ -122,7 +122,7 @@ class Page:
         self._model.change(self._load, self._model, [self._figure, self._status], **painting)
         self._stop.click(self._stop_job, **beside)
         self._gallery.select(_choose, self._session, [self._chosen, self._about], **beside)
-        used = [self._status, *controls]
+        used = [self._status, *self._controls.repeating]
         self._use.click(self._use_settings, self._chosen, used, **beside)
         self._drop.upload(self._use_dropped, self._drop, [self._drop, *used], **beside)
 
@@ -160,7 +160,7 @@ class Page:
 
     def _use_settings(self, path: str | None) -> list[Any]:
         """The controls as they were for the picture, and what there is to say."""
-        unchanged = [gr.skip()] * len(self._controls.components)
+        unchanged = [gr.skip()] * len(self._controls.repeating)
         if path is None:
             return [_said("choose a picture first"), *unchanged]
         try:

@@ -29,6 +29,7 @@ class Controls:
 
     request: dict[str, Any]
     settings: dict[str, Any]
+    groups: dict[str, Any]  # the accordions; what is in one exists only once it has been open
 
     @classmethod
     def made(cls) -> Controls:
@@ -48,17 +49,23 @@ class Controls:
                 if not _is_text(kind, control)
             }
         settings: dict[str, Any] = {}
+        groups = {}
         for group, title in GROUPS.items():
-            with gr.Accordion(title, open=False):
+            with gr.Accordion(title, open=False) as groups[group]:
                 rows = [row for row in _rows() if row.group == group]
                 settings |= {row.name: _setting(row) for row in rows}
         order = [name for name, *_ in Request.rows()]
-        return cls({name: request[name] for name in order}, settings)
+        return cls({name: request[name] for name in order}, settings, groups)
 
     @property
     def components(self) -> list[Any]:
         """All of them, in the order in which a handler gets their values."""
         return [*self.request.values(), *self.settings.values()]
+
+    @property
+    def repeating(self) -> list[Any]:
+        """What `values` is for."""
+        return [*self.components, *self.groups.values()]
 
     def read(self, values: Sequence[object]) -> tuple[Request, Settings]:
         """What the components say. Raises SettingsError."""
@@ -69,12 +76,16 @@ class Controls:
         return Request.from_values(request), Settings.from_values(settings)
 
     def values(self, about: Mapping[str, Any]) -> list[Any]:
-        """The components' values that repeat a picture. Raises SettingsError."""
+        """The components' values that repeat a picture, and which groups to open for them.
+
+        Raises SettingsError.
+        """
         request = Request.from_values(about.get("request", {})).values()
         settings = Settings.from_values(about.get("settings", {})).values()
         return [
             *(request[name] for name in self.request),
             *(settings[name] for name in self.settings),
+            *(gr.update(open=settings[group]) for group in self.groups),
         ]
 
 

@@ -195,13 +195,13 @@ def test_the_button_makes_a_picture_and_a_dropped_picture_moves_the_sliders(
 
     visit.page.reload()
     visit.element("generate").wait_for()
-    playwright.expect(visit.element("ug_theta", "input[type=number]")).to_have_value("1")
+    playwright.expect(visit.element("ug_theta")).to_have_count(0)  # its group is closed
     visit.element("drop", "input[type=file]").set_input_files(newest)
     visit.wait_for_text("status", "the settings of a picture")
-    visit.switch_on("ug")
     playwright.expect(visit.element("ug_theta", "input[type=number]")).to_have_value("0.75")
     playwright.expect(visit.element("prompt", "textarea")).to_have_value("a red house")
     playwright.expect(learnt).to_contain_text("4 steps")
+    playwright.expect(learnt.locator("rect")).to_have_count(2)  # the first picture and a stage
 
 
 def test_stop_in_the_middle_gives_the_last_finished_stage(visit: Visit, served: Served) -> None:

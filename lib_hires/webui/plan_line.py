@@ -40,7 +40,7 @@ class PlanLine:
 
         def line(*values: Any) -> str:
             host = dict(zip(names, values, strict=False))
-            return f"<p role='status'>{html.escape(plan_sentence(host, values[len(names) :]))}</p>"
+            return status(plan_sentence(host, values[len(names) :]))
 
         for component in followed:
             component.change(fn=None, _js=changed, show_progress=False)
@@ -53,6 +53,11 @@ class PlanLine:
         )
 
 
+def status(sentence: str) -> str:
+    """A sentence as HTML that screen readers read out when it changes."""
+    return f"<p role='status'>{html.escape(sentence)}</p>" if sentence else ""
+
+
 def plan_sentence(host: Mapping[str, Any], arguments: Sequence[object]) -> str:
     """What a run with the host's values and our arguments will do; nothing where all is off."""
     try:
@@ -62,6 +67,8 @@ def plan_sentence(host: Mapping[str, Any], arguments: Sequence[object]) -> str:
         model = sd_models.model_data.sd_model  # shared.sd_model would load one
         if model is None:
             return "The sizes are known once a model is loaded."
+        if None in host.values():  # a number is being typed
+            return ""
         if not is_supported(model):
             return "This model is not supported yet; the picture is made without HiRes Guidance."
         return page_plan(settings, host, model).sentence()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from lib_hires.presets import BUILT_IN, PresetError, PresetFile, first_offered
 from lib_hires.settings import SettingsError
 from lib_hires.webui.arguments import read_arguments
 from lib_hires.webui.model import ModelSizes
-from lib_hires.webui.plan_line import UNQUEUED
+from lib_hires.webui.plan_line import UNQUEUED, status
 from lib_hires.webui.tab import Tab
 
 FILE = "hires-guidance-presets.json"  # beside the host's own styles.csv and ui-config.json
@@ -87,7 +86,7 @@ def apply(name: str, width: float, height: float) -> list[Any]:
         values = preset.settings().values()
     except PresetError as error:
         unchanged = [gr.update()] * (2 + len(read_arguments([]).values()))
-        return [_shown(f"{error}."), *unchanged]
+        return [status(f"{error}."), *unchanged]
     size = preset.first_size((int(height), int(width)))
     return ["", size[1], size[0], *values.values()]
 
@@ -96,7 +95,7 @@ def save(name: str, *arguments: object) -> tuple[Any, str]:
     try:
         kept = preset_file().save(name, read_arguments(arguments))
     except (PresetError, SettingsError) as error:
-        return gr.update(), _shown(f"Not saved: {error}.")
+        return gr.update(), status(f"Not saved: {error}.")
     return _listed(kept, f'Saved as "{kept}".')
 
 
@@ -107,7 +106,7 @@ def delete(name: str | None) -> tuple[Any, str]:
     try:
         preset_file().delete(name)
     except PresetError as error:
-        return gr.update(), _shown(f"Not deleted: {error}.")
+        return gr.update(), status(f"Not deleted: {error}.")
     return _listed(BUILT_IN[0].name, f'Deleted "{name}".')
 
 
@@ -119,8 +118,4 @@ def _listed(chosen: str | None = None, message: str = "") -> tuple[Any, str]:
     except PresetError as error:
         message = f"Your own presets: {error}."
     update = {"choices": names} if chosen is None else {"choices": names, "value": chosen}
-    return gr.update(**update), _shown(message)
-
-
-def _shown(sentence: str) -> str:
-    return f"<p role='status'>{html.escape(sentence)}</p>" if sentence else ""
+    return gr.update(**update), status(message)

@@ -187,6 +187,11 @@ def test_the_line_says_what_the_run_would_say(tab):
     assert tab.line() == "refine_eta2: expected numbers in (0, 1], got &#x27;0.1, x&#x27;."
 
 
+def test_an_empty_number_is_no_error(tab):
+    tab["ug"].value, tab["width"].value = True, None
+    assert tab.line() == ""
+
+
 def test_the_line_does_not_load_a_model(tab):
     from modules import shared
 

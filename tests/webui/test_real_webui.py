@@ -519,7 +519,7 @@ def test_after_a_failure_with_controlnet_the_next_picture_is_as_ever(webui, unit
     assert webui.paint(UG | REFINE, **unit()).pixels[0] == whole.pixels[0]
 
 
-def test_a_lora_acts_in_the_small_question_and_the_stages(webui):
+def test_a_lora_with_guidance_and_stages(webui):
     settings, request = UG | REFINE, SMALL | {"options": NATIVE}
     prompt = "a red circle on grass <lora:tiny:1>"
     plain = webui.paint(settings, **request)

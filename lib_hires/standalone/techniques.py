@@ -77,15 +77,15 @@ UNSHIFTED = Technique(
 WINDOWS = tuple(
     Technique(
         f"ug_eta0.6_edge{edge}_{short}",
-        f"UG, eta 0.6, edge {edge}, {sampler}",
+        label,
         {"ug": True, "ug_eta": 0.6, "ug_edge": edge},
         starts_large=True,
         sampler=sampler,
     )
-    for edge, short, sampler in (
-        (0, "dpmpp_2m", "DPM++ 2M"),
-        (4, "dpmpp_2m", "DPM++ 2M"),
-        (4, "euler", "Euler"),
+    for edge, short, sampler, label in (
+        (0, "dpmpp_2m", "DPM++ 2M", "UG to 0.6, hard end"),
+        (4, "dpmpp_2m", "DPM++ 2M", "UG to 0.6, soft end"),
+        (4, "euler", "Euler", "the same with Euler"),
     )
 )
 

@@ -22,20 +22,22 @@ Kept = tuple[Image.Image, str]
 def save_stage(p: Any, batch: Tensor, stage: int, stages: int) -> list[Kept]:
     """Save the pictures (b, 3, H, W) in [-1, 1] of a finished stage where the host saves its own.
 
-    stage: 0 for the picture before the first one.
+    stage: 0 for the picture before the first one. Prompts and seeds are those of the whole run:
+    at this point of it the host's own lists of the batch lack the extra networks' tags.
     """
     told = copy.copy(p)  # the result's PNG info is to stay as it is
     told.extra_generation_params = {**p.extra_generation_params, STAGE: f"{stage} of {stages}"}
     kept = []
-    for index, pixels in enumerate(batch.add(1).mul(127.5).clamp(0, 255)):
+    first = p.iteration * p.batch_size
+    for index, pixels in enumerate(batch.add(1).mul(127.5).clamp(0, 255), first):
         image = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
         info = create_infotext(
             told,
-            p.prompts,
-            p.seeds,
-            p.subseeds,
+            p.all_prompts,
+            p.all_seeds,
+            p.all_subseeds,
             index=index,
-            all_negative_prompts=p.negative_prompts,
+            all_negative_prompts=p.all_negative_prompts,
         )
         if shared.opts.enable_pnginfo:
             image.info["parameters"] = info
@@ -44,8 +46,8 @@ def save_stage(p: Any, batch: Tensor, stage: int, stages: int) -> list[Kept]:
                 image,
                 p.outpath_samples,
                 "",
-                p.seeds[index],
-                p.prompts[index],
+                p.all_seeds[index],
+                p.all_prompts[index],
                 shared.opts.samples_format,
                 info=info,
                 p=p,

@@ -450,11 +450,30 @@ def test_every_stage_is_kept_saved_and_shown(host):
     assert stages == ["0 of 2", "1 of 2"] * 2
     assert all("HiRes stage" not in text for text in made.infotexts[:2])
     assert "HiRes stage" not in made.parameters
-    assert [(size, suffix) for size, suffix, _ in images.saved] == [
+    assert [(size, suffix) for size, suffix, *_ in images.saved] == [
         ((128, 128), "-stage-0"), ((208, 208), "-stage-1")
     ] * 2  # fmt: skip
     assert kept[1].info["parameters"] == images.saved[1][2] == made.infotexts[3]
     assert len(host.paint(REFINE).images) == 1
+
+
+def test_kept_stages_are_told_and_named_as_their_result(host):
+    """With the extra networks' tags, and what another extension lists for all pictures."""
+    from modules import images
+    from modules.processing import StableDiffusionProcessingTxt2Img
+
+    prompt = "a circle <lora:round:0.5>"
+    p = StableDiffusionProcessingTxt2Img(prompt=prompt, batch_size=2, n_iter=2)
+    p.extra_generation_params["Mood"] = ["first", "second", "third", "fourth"]
+    made = host.paint(REFINE | {"refine_keep_stages": True}, p=p)
+    assert len(made.images) == 8
+    for result, kept in zip(made.infotexts[:4], made.infotexts[4:], strict=True):
+        assert kept.split(", ")[0] == result.split(", ")[0]  # prompts and seed
+        assert kept.startswith(f"{prompt}\nNegative prompt: blue\nSeed: ")
+    moods = [text.split("Mood: ")[1].split(",")[0] for text in made.infotexts]
+    assert moods[4:] == ["first", "second", "third", "fourth"]
+    named = [(seed, prompt) for _, _, _, seed, prompt in images.saved]
+    assert named == [(seed, prompt) for seed in (1, 2, 3, 4)]
 
 
 def test_kept_stages_follow_the_hosts_options_and_leave_scripts_their_pictures(host):
@@ -478,7 +497,7 @@ def test_a_stage_that_fails_leaves_the_kept_ones_and_shows_none_twice(host):
     assert "after stage 1 of 2" in made.comments[0]
     assert made.images[0].shape[-1] == 208
     assert [image.size for image in made.images[1:]] == [(128, 128)]
-    assert [suffix for _, suffix, _ in images.saved] == ["-stage-0", "-stage-1"]
+    assert [suffix for _, suffix, *_ in images.saved] == ["-stage-0", "-stage-1"]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import torch
@@ -26,7 +27,9 @@ def decode_latent_batch(model, batch, target_device=None, check_for_nans=False):
 
 def create_infotext(p, prompts, seeds, subseeds, index=0, all_negative_prompts=None):
     values = {"Seed": seeds[index], **p.extra_generation_params}
-    return prompts[index] + "\n" + ", ".join(f"{key}: {value}" for key, value in values.items())
+    values = {k: value[index] if isinstance(value, list) else value for k, value in values.items()}
+    text = ", ".join(f"{key}: {value}" for key, value in values.items())
+    return f"{prompts[index]}\nNegative prompt: {all_negative_prompts[index]}\n{text}"
 
 
 class StableDiffusionProcessing:
@@ -59,6 +62,17 @@ class StableDiffusionProcessing:
 
     def txt2img_image_conditioning(self, x, width=None, height=None):
         return x.new_zeros(len(x), 5, 1, 1)
+
+    def take_prompts(self):
+        """Those of the batch that is under way, with their extra networks."""
+        part = slice(self.iteration * self.batch_size, (self.iteration + 1) * self.batch_size)
+        self.prompts, self.negative_prompts = (
+            self.all_prompts[part],
+            self.all_negative_prompts[part],
+        )
+
+    def parse_extra_network_prompts(self):
+        self.prompts = [re.sub("<lora:.*?>", "", prompt) for prompt in self.prompts]
 
     def setup_conds(self):
         steps = self.steps * (2 if self.config.options.get("second_order") else 1)
@@ -136,6 +150,7 @@ def process_images(p):
     state = shared.state
     count = p.batch_size * p.n_iter
     p.all_seeds = p.all_subseeds = [p.seed + k for k in range(count)]
+    p.all_prompts, p.all_negative_prompts = [p.prompt] * count, [p.negative_prompt] * count
     p.scripts.call("process", p)
     p.init()
     if state.job_count == -1:
@@ -146,10 +161,8 @@ def process_images(p):
             break
         state.skipped = False
         p.iteration = n
-        p.prompts, p.negative_prompts = (
-            [p.prompt] * p.batch_size,
-            [p.negative_prompt] * p.batch_size,
-        )
+        p.take_prompts()
+        p.parse_extra_network_prompts()
         p.hr_prompts, p.hr_negative_prompts = p.prompts, p.negative_prompts
         p.seeds = p.subseeds = p.all_seeds[n * p.batch_size : (n + 1) * p.batch_size]
         p.rng = rng.ImageRNG((4, p.height // 8, p.width // 8), p.seeds)
@@ -160,11 +173,14 @@ def process_images(p):
         if not getattr(decoded, "already_decoded", False):
             decoded = decode_latent_batch(p.sd_model, decoded, check_for_nans=True)
         state.nextjob()
+        p.take_prompts()
         for place, image in enumerate(decoded):
             pp = SimpleNamespace(image=(image.float() + 1).div(2).clamp(0, 1))
             p.scripts.call("postprocess_image", p, pp)
             images.append(pp.image)
-            infotexts.append(create_infotext(p, p.prompts, p.seeds, p.subseeds, place))
+            lists = p.prompts, p.seeds, p.subseeds
+            told = create_infotext(p, *lists, place, all_negative_prompts=p.negative_prompts)
+            infotexts.append(told)
     processed = SimpleNamespace(
         images=images,
         infotexts=infotexts,

@@ -81,7 +81,10 @@ class PlannedPass:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The passes in their order. The plain run is what the host would do without us."""
+    """The passes in their order. The plain run is what the host would do without us.
+
+    Numbers relative to it are 0 where it evaluates nothing.
+    """
 
     passes: tuple[PlannedPass, ...]
     plain_evaluations: int
@@ -94,12 +97,13 @@ class RunPlan:
 
     @property
     def relative_evaluations(self) -> float:
-        return self.evaluations / self.plain_evaluations
+        return self.evaluations / self.plain_evaluations if self.plain_evaluations else 0.0
 
     @property
     def relative_pixels(self) -> float:
         """The evaluations, each counted as the pixels that it sees, beside the plain run's."""
-        return sum(part.pixels for part in self.passes) / self.plain_pixels
+        pixels = sum(part.pixels for part in self.passes)
+        return pixels / self.plain_pixels if self.plain_pixels else 0.0
 
     def sentence(self) -> str:
         """The line before the run."""
@@ -107,7 +111,7 @@ class RunPlan:
         cost = _count(self.evaluations, "model evaluation")
         if self.evaluations == self.plain_evaluations:
             cost += ", as in the plain run"
-        else:
+        elif self.plain_evaluations:
             cost += f", {_short(self.relative_evaluations)} times the plain run's"
             cost += f" ({_short(self.relative_pixels)} times by pixels)"
         idle = f" Upsample Guidance does nothing here, because {self.idle}." if self.idle else ""
@@ -211,7 +215,8 @@ class _Planner:
                 steps=of or len(self.whole) - 1,
             )
         asked = _asked(weights.tolist(), self.settings.ug.cadence)
-        each = [self.sampling.sampler.evaluations] * (len(timesteps) - 1) + [1]
+        steps = len(timesteps)  # none where DDIM or PLMS is to make one
+        each = ([self.sampling.sampler.evaluations] * (steps - 1) + [1])[:steps]
         every_time = self.settings.ug.cadence == 1  # also in the second evaluation of a step
         small_calls = sum(
             n if every_time else 1 for n, asks in zip(each, asked, strict=True) if asks
@@ -225,7 +230,7 @@ class _Planner:
             tuple(timesteps.tolist()),
             tuple(weights.tolist()),
             asked,
-            self._gammas(kind, mixed_of, len(timesteps)),
+            self._gammas(kind, mixed_of, steps),
             sum(each) + small_calls,
             small_calls,
         )

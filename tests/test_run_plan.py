@@ -126,6 +126,40 @@ def test_img2img_of_fixed_steps_stretches_the_schedule():
     assert part.timesteps[0] == pytest.approx(999 * 9 / 19, abs=1)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "strength", "steps"),
+    [
+        (Sampler(), None, 1),
+        (Sampler(2), 0.5, 1),
+        (Sampler(timesteps=True), None, 0),
+        (Sampler(timesteps=True), 0.5, 0),
+        (Sampler(timesteps=True, ends_at_zero=True), None, 1),
+        (Sampler(timesteps=True, ends_at_zero=True), 0.5, 1),
+    ],
+)
+def test_a_run_of_one_step(sampler, strength, steps):
+    """DDIM and PLMS stop at their lowest timestep, which is then their first."""
+    sampling = Sampling((512, 512), 1, sampler, strength=strength)
+    plan = run_plan(Settings(), sampling, SD1)
+    assert (plan.passes[0].steps, plan.evaluations) == (steps, steps)
+    assert plan.sentence().endswith(", as in the plain run.")
+    values = {"ug": True, "pfsa": True, "refine": True}
+    plan = run_plan(Settings.from_values(values), sampling, SD1)
+    assert [part.steps for part in plan.passes] == [steps] * 2
+    assert plan.evaluations == 3 * steps
+    assert math.isfinite(plan.relative_evaluations) and math.isfinite(plan.relative_pixels)
+
+
+def test_what_cannot_be_compared_is_not():
+    sampling = Sampling((512, 512), 1, Sampler(timesteps=True))
+    values = {"ug": True, "refine": True, "refine_method": "Pivot"}
+    plan = run_plan(Settings.from_values(values), sampling, SD1)
+    assert plan.sentence() == (
+        "First pass 512x512 in 0 steps, then stage 1 1024x1024 in 1 step "
+        "(1 guided at 512x512): 2 model evaluations."
+    )
+
+
 @settings(deadline=None)
 @given(
     st.integers(8, 256),

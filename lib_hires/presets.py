@@ -20,7 +20,7 @@ LONGEST_NAME = 60
 
 
 class PresetError(ValueError):
-    """A preset that cannot be read, saved or deleted. The message is one sentence for the user."""
+    """Why a preset cannot be read, applied, saved or deleted, in one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,12 @@ class Preset:
         return Settings.from_values(self.values)
 
     def first_size(self, current: Size, multiple: int = 64) -> Size:
-        """The first picture's size in the shape of the `current` one; (height, width)."""
+        """The first picture's size in the shape of the `current` one; (height, width).
+
+        Raises PresetError where that one has none.
+        """
+        if min(current) < 1:
+            raise PresetError("give a width and height first")
         if not self.first:
             return current
         return size_of_area((self.native * self.first) ** 2, current[0] / current[1], multiple)

@@ -47,6 +47,12 @@ def test_the_first_picture_keeps_its_shape():
     assert BUILT_IN[0].first_size((768, 512)) == (640, 448)
 
 
+@pytest.mark.parametrize("current", [(0, 512), (512, 0)])
+def test_without_a_shape_there_is_a_sentence(current):
+    with pytest.raises(PresetError, match="give a width and height first"):
+        BUILT_IN[0].first_size(current)
+
+
 def test_ones_own_presets_come_back(file):
     assert file.values() == {}
     assert file.save("  My \n preset ", MINE) == "My preset"

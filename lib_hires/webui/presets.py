@@ -79,15 +79,15 @@ def choices() -> Any:
     return _listed()[0]
 
 
-def apply(name: str, width: float, height: float) -> list[Any]:
-    """Message, width, height and every control's value."""
+def apply(name: str, width: float | None, height: float | None) -> list[Any]:
+    """Message, width, height and every control's value. A side is None while it is being typed."""
     try:
         preset = preset_file().find(name)
+        size = preset.first_size((int(height or 0), int(width or 0)))
         values = preset.settings().values()
     except PresetError as error:
         unchanged = [gr.update()] * (2 + len(read_arguments([]).values()))
         return [status(f"{error}."), *unchanged]
-    size = preset.first_size((int(height), int(width)))
     return ["", size[1], size[0], *values.values()]
 
 

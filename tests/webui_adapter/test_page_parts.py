@@ -114,6 +114,15 @@ def test_a_preset_fills_every_control_and_the_size(tab):
     assert tab["preset_message"].value == ""
 
 
+@pytest.mark.parametrize(("width", "height"), [(None, 512), (512, None), (512, 0)])
+def test_a_preset_without_a_size_to_start_from_is_a_sentence(tab, width, height):
+    tab["width"].value, tab["height"].value = width, height
+    tab.press("preset_apply")
+    assert "give a width and height first." in tab["preset_message"].value
+    assert (tab["width"].value, tab["height"].value) == (width, height)
+    assert tab["ug"].value is False
+
+
 def test_ones_own_preset_goes_round(tab):
     tab["ug"].value, tab["ug_theta"].value = True, 0.8
     tab["preset"].value = "  mine "

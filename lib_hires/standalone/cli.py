@@ -161,10 +161,10 @@ def _app(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.png import read_about, writable_folder
+    from lib_hires.standalone.png import read_run, writable_folder
 
     given = vars(options)
-    about = read_about(options.source) if options.source else {}
+    about = read_run(options.source) if options.source else {}
     settings = Settings.from_values(about.get("settings", {})).updated(
         {row.name: given[row.name] for row in declarations() if row.name in given}
     )
@@ -184,12 +184,14 @@ def _generate(options: argparse.Namespace) -> int:
     if dtype not in DTYPES:
         raise SettingsError(f"--from: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
     model = load_model(options.model, device=options.device, dtype=getattr(torch, dtype))
-    if about and about.get("model") != model.name and options.model is None:
-        raise SettingsError(f"--from: made with {about.get('model')}; name its file with --model")
+    if about and about["model"] != model.name and options.model is None:
+        raise SettingsError(f"--from: made with {about['model']}; name its file with --model")
     # A picture of a batch is repeated within its batch, for to the bit it depends on it.
     repeats_one = about and not {"seed", "batch"} & set(asked)
     only = about.get("image", 0) if repeats_one else None
-    upsampler = repeated(about, options.refine_upsampler)
+    if only is not None and only not in range(request.batch):
+        raise SettingsError(f"--from: {options.source} says that it is image {only} of its batch")
+    upsampler = repeated(about if settings.refine.enabled else {}, options.refine_upsampler)
     return _paint_and_save(Run(model, request, settings, upsampler), options.out, only)
 
 

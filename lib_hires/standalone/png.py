@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from lib_hires.settings import SettingsError
@@ -31,19 +31,41 @@ def save(picture: Image.Image, path: Path, about: dict[str, Any]) -> None:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What `save` wrote. Raises SettingsError where there is no such file or nothing in it."""
+    """What `save` wrote. Raises SettingsError where there is no such file or nothing in it.
+
+    No pixel is decoded, so a picture may be larger than Pillow's limit for those.
+    """
     try:
-        with Image.open(path) as picture:
+        with PngImagePlugin.PngImageFile(path) as picture:
             about = json.loads(picture.info[KEY])
             if isinstance(about, dict):
                 return about
     except FileNotFoundError:
         raise SettingsError(f"--from: there is no file {path}") from None
-    except UnidentifiedImageError:
-        raise SettingsError(f"--from: {path} is not a picture") from None
-    except (KeyError, OSError, ValueError):
+    except SyntaxError:  # as Pillow says that it is none
+        raise SettingsError(f"--from: {path} is not a PNG picture") from None
+    except (KeyError, OSError, TypeError, ValueError, RecursionError):
         pass
     raise SettingsError(f"--from: {path} holds no settings of ours")
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """What `save` wrote of a `Run`. Raises SettingsError also where it does not say all of that.
+
+    The request's and the settings' values are left to those who build them.
+    """
+    about = read_about(path)
+    upsampler = about.get("upsampler", {"name": "", "hash": ""})
+    whole = (
+        isinstance(about.get("model"), str)
+        and isinstance(about.get("request"), dict)
+        and isinstance(about.get("settings"), dict)
+        and isinstance(upsampler, dict)
+        and all(isinstance(upsampler.get(key), str) for key in ("name", "hash"))
+    )
+    if not whole:
+        raise SettingsError(f"--from: {path} does not say how it was made")
+    return about
 
 
 def writable_folder(path: Path) -> Path:
@@ -60,5 +82,6 @@ def writable_folder(path: Path) -> Path:
 
 def next_number(folder: Path) -> int:
     """One more than the largest number that a picture's name in the folder starts with."""
-    numbers = [int(file.name[:5]) for file in folder.glob("*.png") if file.name[:5].isdigit()]
+    starts = [file.name[:5] for file in folder.glob("*.png")]
+    numbers = [int(start) for start in starts if start.isascii() and start.isdecimal()]
     return max(numbers, default=0) + 1

@@ -376,6 +376,7 @@ def test_pictures_keep_its_name_and_hash_and_repeat(
     code, out, said = hires("--from", first)
     assert (code, out) == (2, "")
     assert f"made with the feature upsampler mine.safetensors ({short_hash}), which is not" in said
+    assert hires("--from", first, "--no-refine")[0] == 0
     assert hires("--from", first, "--refine-upsampler", file)[0] == 0
     code, _, said = hires(*refined, "--refine-upsampler", tmp_path / "nowhere.safetensors")
     assert (code, "nowhere.safetensors: could not be read (No such" in said) == (2, True)

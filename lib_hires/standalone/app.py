@@ -20,7 +20,7 @@ from lib_hires.standalone.app_job import Ended, Job, Saved, Step
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel, ModelError
 from lib_hires.standalone.models import load_model
-from lib_hires.standalone.png import read_about
+from lib_hires.standalone.png import read_about, read_run
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ROOT = Path(__file__).parent.parent.parent
@@ -121,7 +121,8 @@ class Page:
         )
         self._model.change(self._load, self._model, [self._figure, self._status], **painting)
         self._stop.click(self._stop_job, **beside)
-        self._gallery.select(_choose, self._session, [self._chosen, self._about], **beside)
+        chosen = [self._chosen, self._about, self._status]
+        self._gallery.select(_choose, self._session, chosen, **beside)
         used = [self._status, *self._controls.repeating]
         self._use.click(self._use_settings, self._chosen, used, **beside)
         self._drop.upload(self._use_dropped, self._drop, [self._drop, *used], **beside)
@@ -164,11 +165,15 @@ class Page:
         if path is None:
             return [_said("choose a picture first"), *unchanged]
         try:
-            about = read_about(Path(path))
+            about = read_run(Path(path))
             values = self._controls.values(about)
         except SettingsError as error:
-            return [_said(str(error).removeprefix("--from: ")), *unchanged]
-        return [_said(f"these are the settings of a picture made with {about['model']}"), *values]
+            return [_refused(error), *unchanged]
+        said = f"these are the settings of a picture made with {about['model']}"
+        if "upsampler" in about:
+            name = about["upsampler"]["name"]
+            said += f" and the feature upsampler {name}, which this page does not repeat"
+        return [_said(said), *values]
 
     def _use_dropped(self, path: str) -> list[Any]:
         """The same for a picture that comes from elsewhere; the field is free for the next."""
@@ -179,7 +184,7 @@ class _Shown:
     """What a run shows, by the name of the component, as it goes on."""
 
     def __init__(self, session: Sequence[str]) -> None:
-        self._earlier = list(session)
+        self._earlier = session
         self._first: Image.Image | None = None
         self._saved: Saved | None = None
 
@@ -196,11 +201,12 @@ class _Shown:
 
     def _pictures(self, saved: Saved) -> dict[str, Any]:
         paths = [str(path) for path in saved.paths]
-        session = paths + self._earlier
+        earlier = [path for path in self._earlier if Path(path).is_file()]
+        session = paths + earlier
         before = self._first
         assert before is not None
-        if saved.stage == 0 and self._earlier:  # one picture alone: beside the one before it
-            before = Image.open(self._earlier[0]).convert("RGB")
+        if saved.stage == 0 and earlier:  # one picture alone: beside the one before it
+            before = _opened(earlier[0]) or before
         done = saved.stage == saved.stages
         text = f'done in <span class="measurement">{saved.seconds:.1f} sec.</span>'
         return {
@@ -213,10 +219,22 @@ class _Shown:
         }
 
 
-def _choose(session: list[str], event: gr.SelectData) -> tuple[str, str]:
-    """The picture that was clicked on, and its settings."""
+def _opened(path: str) -> Image.Image | None:
+    """RGB; None where the file is no picture any more, or larger than Pillow opens."""
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _choose(session: list[str], event: gr.SelectData) -> tuple[Any, Any, str]:
+    """The picture that was clicked on, its settings, and what there is to say."""
     path = session[event.index]
-    return path, _about(path)
+    try:
+        return path, _about(path), _said("")
+    except SettingsError as error:
+        return gr.skip(), gr.skip(), _refused(error)
 
 
 def _about(path: str) -> str:
@@ -241,6 +259,10 @@ def _said(text: str) -> str:
     return _paragraph(html.escape(text))
 
 
+def _refused(error: SettingsError) -> str:
+    return _said(str(error).removeprefix("--from: "))
+
+
 def _paragraph(markup: str) -> str:
     return f'<p role="status">{markup}</p>'
 
@@ -248,8 +270,10 @@ def _paragraph(markup: str) -> str:
 def run_page(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Serve the page until the process is interrupted; options: of the command line.
 
-    Raises SettingsError where others could reach the page without a password, and ModelError.
+    Raises SettingsError where others could reach the page without a password, or more than its
+    pictures, and ModelError.
     """
+    check_served(options.out)
     auth = visitors(options.listen, options.user, options.password)
     models = Models(options.model, options.device, getattr(torch, options.dtype))
     page = Page(models, options.out)
@@ -279,6 +303,15 @@ def visitors(listen: str, user: str | None, password: str | None) -> tuple[str, 
     return None
 
 
+def check_served(folder: Path) -> None:
+    """Raises SettingsError where serving the folder serves the working folder too."""
+    if Path.cwd().resolve().is_relative_to(folder.resolve()):
+        raise SettingsError(
+            f"--out: expected a folder for pictures alone, for the page serves all that is in it, "
+            f"got {folder}, which is the current folder or around it"
+        )
+
+
 def serve(
     page: Page, folder: Path, *, listen: str, port: int | None, auth: tuple[str, str] | None
 ) -> str:
@@ -288,6 +321,7 @@ def serve(
             server_name=listen,
             server_port=port,
             auth=auth,
+            share=False,  # whatever the environment says
             allowed_paths=[str(folder.resolve())],
             head=_head(),
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),

@@ -83,8 +83,8 @@ class Job:
             thread.join()
 
     def _paint(self) -> None:
-        paths = picture_paths(self._run, self._folder)
         try:
+            paths = picture_paths(self._run, self._folder)
             for painted in self._run.paint(self._after_step):
                 save_stage(self._run, painted, paths)
                 self._events.put(self._saved(painted, tuple(paths.values())))

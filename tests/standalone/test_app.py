@@ -15,14 +15,16 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lib_hires.drawing import tables
 from lib_hires.schedules import Model, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.standalone.png import read_about
+from lib_hires.standalone.png import read_about, save
 
 pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright")
@@ -220,8 +222,6 @@ def test_stop_in_the_middle_gives_the_last_finished_stage(visit: Visit, served: 
 def test_a_picture_without_settings_is_refused_with_a_sentence(
     visit: Visit, tmp_path: Path
 ) -> None:
-    from PIL import Image
-
     Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
     visit.element("drop", "input[type=file]").set_input_files(tmp_path / "foreign.png")
     visit.wait_for_text("status", "holds no settings of ours")
@@ -232,6 +232,69 @@ def test_nothing_but_the_outputs_is_served(served: Served) -> None:
     assert _fetched(served, served.folder / "served.txt") == 200
     for path in (Path(__file__), Path("pyproject.toml").resolve(), served.folder.parent):
         assert _fetched(served, path) in (403, 404)
+
+
+def test_a_picture_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:
+    from lib_hires.standalone.app import _choose, _Shown
+    from lib_hires.standalone.app_job import Saved
+
+    made = Image.new("RGB", (8, 8), "red")
+    paths = [tmp_path / name for name in ("deleted.png", "kept.png", "new.png")]
+    for path in paths[1:]:
+        save(made, path, {})
+    session = [str(path) for path in paths[:2]]
+    changed = _Shown(session).after(Saved(0, 0, (paths[2],), made, 1.0))
+    assert changed["session"] == [str(paths[2]), str(paths[1])]
+    assert f"there is no file {paths[0]}" in _choose(session, SimpleNamespace(index=0))[2]
+    assert _choose(session, SimpleNamespace(index=1))[:2] == (str(paths[1]), "{}")
+
+
+def test_a_job_that_cannot_begin_ends_with_a_sentence(tmp_path: Path) -> None:
+    from lib_hires.standalone.app_job import Ended, Job
+
+    run = SimpleNamespace(model=None, request=SimpleNamespace(batch=1, seeds=[]))
+    (event,) = Job(run, tmp_path).events()  # type: ignore[arg-type]
+    assert isinstance(event, Ended)
+    assert event.sentence.startswith("the first picture failed (IndexError")
+
+
+def test_the_page_says_that_it_does_not_repeat_an_upsampler(tmp_path: Path) -> None:
+    from lib_hires.standalone.app import Page
+
+    about = {"model": "ours", "request": {}, "settings": {}}
+    page = SimpleNamespace(_controls=SimpleNamespace(repeating=[], values=lambda about: []))
+    for more, words in [
+        ({}, "made with ours"),
+        ({"upsampler": {"name": "my.file", "hash": "1"}}, "my.file, which this page does not"),
+    ]:
+        save(Image.new("RGB", (8, 8)), tmp_path / "picture.png", about | more)
+        (said,) = Page._use_settings(page, str(tmp_path / "picture.png"))  # type: ignore[arg-type]
+        assert words in said
+
+
+def test_the_working_folder_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lib_hires.standalone.app import check_served
+
+    monkeypatch.chdir(tmp_path)
+    check_served(Path("pictures"))
+    for folder in (Path(), Path(".."), tmp_path, Path("/")):
+        with pytest.raises(SettingsError, match="--out: expected a folder for pictures alone"):
+            check_served(folder)
+
+
+def test_the_page_is_served_without_a_tunnel_whatever_the_environment_says(tmp_path: Path) -> None:
+    from lib_hires.standalone.app import serve
+
+    asked: dict[str, Any] = {}
+
+    def launch(**options: Any) -> tuple[None, str, None]:
+        asked.update(options)
+        return None, "http://here/", None
+
+    page = SimpleNamespace(blocks=SimpleNamespace(launch=launch))
+    assert serve(page, tmp_path, listen="::1", port=None, auth=None) == "http://here/"  # type: ignore[arg-type]
+    assert asked["share"] is False  # None is what GRADIO_SHARE would change
+    assert asked["allowed_paths"] == [str(tmp_path.resolve())]
 
 
 def _fetched(served: Served, path: Path) -> int:

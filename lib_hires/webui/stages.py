@@ -66,7 +66,7 @@ def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
 
     def keep_stage(number: int, latent: Tensor) -> None:
         if settings.refine.keep_stages and number < len(stages):
-            kept.append(save_stage(p, vae.decode(latent), number, len(stages)))
+            kept.append(_saved(p, vae.decode(latent), number, len(stages), say))
 
     job, text = state.job, state.textinfo
     try:
@@ -127,6 +127,17 @@ def _last(
             f"picture after {_stages_done(done, count)}. {_remedy(error)}"
         )
     return last, done
+
+
+def _saved(p: Any, images: Tensor, number: int, count: int, say: Say) -> list[Kept]:
+    """The pictures (b, 3, H, W) of a stage; none, and a sentence, where saving fails."""
+    try:
+        return save_stage(p, images, number, count)
+    except Exception as error:
+        log.exception("A stage's picture was not kept")
+        name = _stages_done(number, count)
+        say(f"the picture after {name} was not kept ({type(error).__name__}: {error}).")
+        return []
 
 
 def _latent_of(samples: Any, vae: HostVae) -> Tensor:

@@ -500,6 +500,28 @@ def test_a_stage_that_fails_leaves_the_kept_ones_and_shows_none_twice(host):
     assert [suffix for _, suffix, *_ in images.saved] == ["-stage-0", "-stage-1"]
 
 
+def test_a_picture_that_cannot_be_kept_does_not_end_the_refinement(host):
+    from modules import images
+
+    def full(image, *args, suffix="", **kwargs):
+        if suffix == "-stage-0":
+            raise OSError("no space left")
+        return plain_save(image, *args, suffix=suffix, **kwargs)
+
+    plain_save, refined = images.save_image, host.paint(KEEP)
+    images.saved.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "save_image", full)
+        made = host.paint(KEEP)
+    assert torch.equal(made.images[0], refined.images[0])
+    assert [image.size for image in made.images[1:]] == [(208, 208)]
+    assert [suffix for _, suffix, *_ in images.saved] == ["-stage-1"]
+    assert made.comments == [
+        "HiRes Guidance: the picture after the first pass was not kept (OSError: no space left)."
+    ]
+    assert "was not kept" in made.infotexts[0]
+
+
 @pytest.fixture
 def sdxl():
     from host import Host

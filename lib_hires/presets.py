@@ -113,6 +113,7 @@ class PresetFile:
             presets = json.loads(self.path.read_text("utf-8"))
             if not all(isinstance(values, dict) for values in presets.values()):
                 raise ValueError("expected objects of settings")
+            _json(presets).encode()
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError, RecursionError) as error:
@@ -151,7 +152,7 @@ class PresetFile:
 
     def _write(self, presets: Mapping[str, Mapping[str, Plain]]) -> None:
         """All or nothing: an interrupt leaves the old file."""
-        text = json.dumps(presets, indent=1, ensure_ascii=False)
+        text = _json(presets)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, part = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
@@ -160,3 +161,8 @@ class PresetFile:
             Path(part).replace(self.path)
         except OSError as error:
             raise PresetError(f"{self.path} cannot be written ({error.strerror})") from None
+
+
+def _json(presets: Mapping[str, Mapping[str, Plain]]) -> str:
+    """What any program reads: Python alone takes NaN. Raises ValueError for such numbers."""
+    return json.dumps(presets, indent=1, ensure_ascii=False, allow_nan=False)

@@ -87,8 +87,13 @@ def test_any_name_is_kept_printable_or_refused(tmp_path_factory, name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "3", '{"a": 3}', "[" * 100_000, b"\xff\xfe".decode("latin1")]
-)
+    "text",
+    [
+        "", "{", "[]", "3", '{"a": 3}', "[" * 100_000, b"\xff\xfe".decode("latin1"),
+        '{"a": {"ug_theta": NaN}}', '{"a": {"ug_theta": -Infinity}}', '{"a": {"ug_theta": 1e999}}',
+        '{"\\ud800": {}}',
+    ],
+)  # fmt: skip
 def test_a_damaged_file_is_a_sentence_and_stays_as_it_is(file, text):
     file.path.parent.mkdir()
     file.path.write_text(text, "latin1")

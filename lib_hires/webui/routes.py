@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from modules import shared
+
 from lib_hires.presets import PresetError
 from lib_hires.schema import schema
 from lib_hires.webui.presets import preset_file
@@ -14,8 +16,17 @@ def add_routes(_demo: Any, app: Any) -> None:
 
     @app.get("/hires-guidance/schema")
     def hires_guidance_schema() -> dict[str, Any]:
-        try:
-            own: dict[str, Any] = preset_file().values()
-        except PresetError:
-            own = {}
-        return {**schema(), "own_presets": own}
+        return {**schema(), **_own_presets()}
+
+
+def _own_presets() -> dict[str, Any]:
+    """own_presets, and own_presets_error: "", or why there are none.
+
+    Nothing where the host asks users of its API for a password, for this route does not.
+    """
+    if shared.cmd_opts.api_auth:
+        return {}
+    try:
+        return {"own_presets": preset_file().values(), "own_presets_error": ""}
+    except PresetError as error:
+        return {"own_presets": {}, "own_presets_error": f"{error}."}

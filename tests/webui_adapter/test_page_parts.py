@@ -263,15 +263,19 @@ def test_by_name_such_values_are_refused(host):
         read_arguments([{"ug_scale": 0.5}])
 
 
-def test_the_schema_is_the_declaration(host, data):
-    from lib_hires.webui.presets import preset_file
+@pytest.fixture
+def ask_schema(host, data):
+    """The route's function, as the host's server calls it."""
     from lib_hires.webui.routes import add_routes
 
     routes = {}
     app = SimpleNamespace(get=lambda path: lambda route: routes.setdefault(path, route))
     add_routes(None, app)
-    preset_file().save("mine", Settings.from_values({"ug": True}))
-    answer = json.loads(json.dumps(routes["/hires-guidance/schema"](), allow_nan=False))
+    return lambda: json.loads(json.dumps(routes["/hires-guidance/schema"](), allow_nan=False))
+
+
+def test_the_schema_is_the_declaration(ask_schema):
+    answer = ask_schema()
     assert answer["groups"] == GROUPS
     assert [control["name"] for control in answer["controls"]] == [r.name for r in declarations()]
     by_name = {control["name"]: control for control in answer["controls"]}
@@ -292,6 +296,29 @@ def test_the_schema_is_the_declaration(host, data):
     for preset in answer["presets"]:
         Settings.from_values(preset["values"])
     assert len(answer["presets"]) == len(BUILT_IN)
+
+
+def test_ones_own_presets_are_in_the_schema(ask_schema, data):
+    from lib_hires.webui.presets import preset_file
+
+    preset_file().save("mine", Settings.from_values({"ug": True}))
+    answer = ask_schema()
     assert answer["own_presets"] == {"mine": {"ug": True}}
-    (data / "hires-guidance-presets.json").write_text("{")
-    assert routes["/hires-guidance/schema"]()["own_presets"] == {}
+    assert answer["own_presets_error"] == ""
+    for damaged in ("{", '{"mine": {"ug_theta": NaN}}'):
+        (data / "hires-guidance-presets.json").write_text(damaged)
+        answer = ask_schema()
+        assert answer["own_presets"] == {}
+        assert "cannot be read" in answer["own_presets_error"]
+
+
+def test_ones_own_presets_stay_behind_the_hosts_password(ask_schema, monkeypatch):
+    from modules import shared
+
+    from lib_hires.webui.presets import preset_file
+
+    preset_file().save("mine", Settings.from_values({"ug": True}))
+    monkeypatch.setattr(shared.cmd_opts, "api_auth", "user:password")
+    answer = ask_schema()
+    assert "own_presets" not in answer
+    assert len(answer["presets"]) == len(BUILT_IN)

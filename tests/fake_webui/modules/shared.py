@@ -1,4 +1,4 @@
-"""Options, and the state of the job."""
+"""Options, the command line, and the state of the job."""
 
 from types import SimpleNamespace
 
@@ -40,6 +40,7 @@ class State:
 
 
 opts = Options()
+cmd_opts = SimpleNamespace(api_auth=None)
 state = State()
 device = "cpu"
 loaded = SimpleNamespace(sd_model=None)

@@ -217,13 +217,15 @@ const hiresGuidance = (() => {
         return text && (text.type === "radio" ? inside(id, "input:checked") || {} : text).value;
     }
 
+    const meant = (entries, {least}) => Object.fromEntries( // between 0, automatic, and the least value: automatic too
+        entries.map(([name, value]) => [name, value > 0 && value < least[name] ? 0 : value]));
+
     function readRun({host, controls, defaults, ...facts}) {
         const of = (field, otherwise) => (host[field] ? read(host[field]) : undefined) ?? otherwise;
-        const valueOf = ([name, id]) => [name, read(id) ?? defaults[name]];
         const resized = host.resized && inside(host.resized, ".resolution:last-child"); // img2img by a factor
         const [width, height] = resized && resized.offsetParent
             ? resized.textContent.split("x").map(Number) : [of("width", 0), of("height", 0)];
-        const values = Object.fromEntries(Object.entries(controls).map(valueOf));
+        const values = meant(Object.entries(controls).map(([name, id]) => [name, read(id) ?? defaults[name]]), facts);
         return {
             values, first: firstSize(values, height, width, facts),
             steps: Math.max(1, of("steps", 20)), sampler: of("sampler", ""), schedule: of("schedule", "Automatic"),
@@ -256,7 +258,7 @@ const hiresGuidance = (() => {
             if (stop.split(" ").some(hit)) pending = null;
             if (!hit(generate)) continue;
             const run = readRun(facts), made = attempt(facts, run);
-            pending = made.error ? null
+            pending = made.error || run.hires ? null
                 : {model: run.model, pixels: made.work * plainPixels(made, run), time, before: inside(time, ".measurement")};
         }
     }
@@ -269,9 +271,7 @@ const hiresGuidance = (() => {
         pending = null;
         if (!seconds) return;
         all[model] = [...(all[model] || []), [pixels, 60 * minutes + Number(seconds)]].slice(-KEPT);
-        try {
-            localStorage.setItem(STORE, JSON.stringify(all));
-        } catch { /* storage is off or full */ }
+        try { localStorage.setItem(STORE, JSON.stringify(all)); } catch { /* storage is off or full */ }
     }
 
     // ---- words -------------------------------------------------------------------------------
@@ -299,7 +299,6 @@ const hiresGuidance = (() => {
                 : " by pixels; the first run here tells the seconds"),
             `largest latent: ${brief(made.latent_bytes * run.pictures / 1024)} KiB`,
             edge && `guidance ends at timestep ${brief(edge.timestep)}, after step ${edge.step} of ${made.passes[0].weights.length}`,
-            run.hires && "the pass of Hires. fix is not drawn",
             sampler.own_steps && `${run.sampler} takes steps of its own; drawn are the schedule's`,
             run.schedule !== "Automatic" && !schedules[run.schedule] && !sampler.timesteps &&
                 `the schedule ${run.schedule} is drawn as Uniform`,
@@ -361,6 +360,7 @@ const hiresGuidance = (() => {
 
     function markup(facts, run, width) {
         if (!run.values.ug && !run.values.pfsa && !run.values.refine) return "";
+        if (run.hires) return list("facts", ["a run with Hires. fix is not drawn"]);
         const made = attempt(facts, run);
         if (made.error) return `<p class="hires-guidance-error">${escaped(made.error)}</p>`;
         return drawn(run, made, width) + legend(made, run.values) + list("facts", sentences(facts, run, made));
@@ -394,7 +394,7 @@ const hiresGuidance = (() => {
         setInterval(update, 400);
     }
 
-    return {tables, firstSize};
+    return {tables, firstSize, meant};
 })();
 
 if (typeof module !== "undefined") module.exports = hiresGuidance;

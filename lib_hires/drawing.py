@@ -78,6 +78,7 @@ def facts(
         "samplers": {name: asdict(sampler) for name, sampler in samplers.items()},
         "controls": {row.name: element_id(row.name) for row in rows},
         "defaults": {row.name: row.default for row in rows},
+        "least": {row.name: row.control.minimum for row in rows if row.control.automatic},
         "host": dict(host),
         "first_multiple": first_multiple,
         "chosen": {

@@ -67,6 +67,13 @@ class Control:
             raise SettingsError(f"{name}: expected {self.describe(whole)}, got {value!r}") from None
         return kind(number)
 
+    def meant(self, value: object) -> object:
+        """What a slider's value means: its places between 0, automatic, and the least value stand
+        for automatic too, so that a nudge refuses nothing."""
+        if not self.automatic or not isinstance(value, (int, float)):
+            return value
+        return 0 if 0 < value < self.minimum else value
+
     def describe(self, whole: bool) -> str:
         """The accepted numbers in words."""
         noun = "a whole number" if whole else "a number"

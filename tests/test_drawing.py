@@ -16,7 +16,7 @@ import torch
 
 from lib_hires.drawing import element, facts, tables
 from lib_hires.schedules import SCHEDULES, Model, Sampler, Sampling, schedule_times, sigmas_of
-from lib_hires.settings import Settings, SettingsError
+from lib_hires.settings import Settings, SettingsError, declarations
 
 ROOT = Path(__file__).parent.parent
 TABLES = Path(__file__).with_name("drawing_tables.json")
@@ -43,6 +43,7 @@ RUNS: list[tuple[dict[str, Any], dict[str, object]]] = [
     (TWICE, UG | {"ug_eta": 0.7, "ug_cadence": 3, "ug_shifted_start": False}),
     (TWICE, UG | {"ug_passes": "Hires. fix"}),
     (TWICE, UG | {"ug_scale": 1.5}),
+    *((TWICE, UG | {"ug_scale": scale}) for scale in (0.25, 0.75)),  # below the least: automatic
     (TWICE | {"first": (768, 1152), "steps": 1}, UG),
     (TWICE | {"sampler": "Heun"}, UG),
     (TWICE | {"sampler": "Heun"}, UG | {"ug_cadence": 2}),
@@ -64,6 +65,7 @@ RUNS: list[tuple[dict[str, Any], dict[str, object]]] = [
     (NATIVE | {"first": (640, 448)}, REFINE | {"refine_eta2": "0.3;0.3", "refine_factor": 3}),
     (NATIVE, REFINE | {"refine_eta2": "0.1, x"}),
     (NATIVE, REFINE | {"refine_width": 1024}),
+    (NATIVE, REFINE | {"refine_width": 8, "refine_height": 56}),
     (NATIVE, REFINE | {"refine_width": 448, "refine_height": 448}),
     (NATIVE, REFINE | {"refine_width": 2048, "refine_height": 1024}),
     *((NATIVE | {"schedule": name, "steps": 6}, REFINE | UG) for name in SCHEDULES),
@@ -82,11 +84,15 @@ def made() -> dict[str, Any]:
         run = {"schedule": "Automatic", "strength": None} | run
         sampling = Sampling(**run | {"sampler": SAMPLERS[run["sampler"]]})
         try:
-            result = {"tables": tables(Settings.from_values(values), sampling, model)}
+            result = {"tables": tables(Settings.from_values(_meant(values)), sampling, model)}
         except SettingsError as error:
             result = {"error": str(error)}
         runs.append({"run": run | {"values": values}} | result)
     return {"facts": handed_over, "runs": runs}
+
+
+def _meant(values: dict[str, Any]) -> dict[str, object]:
+    return {row.name: row.control.meant(values[row.name]) for row in declarations()}
 
 
 def test_the_file_of_tables_is_what_the_functions_give() -> None:

@@ -72,7 +72,9 @@ class Controls:
         named = dict(zip([*self.request, *self.settings], values, strict=True))
         known = {name: value for name, value in named.items() if value is not None}
         request = {name: known[name] for name in self.request if name in known}
-        settings = {name: known[name] for name in self.settings if name in known}
+        settings = {
+            row.name: row.control.meant(known[row.name]) for row in _rows() if row.name in known
+        }
         return Request.from_values(request), Settings.from_values(settings)
 
     def values(self, about: Mapping[str, Any]) -> list[Any]:

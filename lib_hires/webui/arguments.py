@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib_hires.settings import Declaration, Settings, SettingsError, declarations
+from lib_hires.settings import Settings, SettingsError, declarations
 
 AXIS_VALUES = "hires_guidance_axis_values"  # a plain dict on p, written by X/Y/Z axes
 
@@ -26,19 +26,11 @@ def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
                 f"got {len(arguments)}"
             )
         values = {
-            row.name: _shown_value(row, value)
+            row.name: row.control.meant(value)
             for row, value in zip(rows, arguments, strict=False)
             if value is not None
         }
     return Settings.from_values({**values, **getattr(p, AXIS_VALUES, {})})
-
-
-def _shown_value(row: Declaration, value: object) -> object:
-    """What the page means by a value: a slider's places between 0, automatic, and the control's
-    least value stand for automatic too, so that a nudge refuses nothing."""
-    if not row.control.automatic or not isinstance(value, (int, float)):
-        return value
-    return 0 if 0 < value < row.control.minimum else value
 
 
 def settings_or_off(arguments: Sequence[object], p: Any) -> Settings:

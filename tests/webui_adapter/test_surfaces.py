@@ -10,7 +10,7 @@ import pytest
 from lib_hires.settings import GROUPS, declarations
 
 EXAMPLES = {
-    "ug": True, "ug_eta": 0.5, "ug_enlargement": "bicubic", "ug_shifted_start": False,
+    "ug": True, "ug_eta": 0.5, "ug_enlargement": "nearest", "ug_shifted_start": False,
     "pfsa": True, "pfsa_gamma": 0.1, "pfsa_space": "VP",
     "refine": True, "refine_eta2": "0.2, 0.4", "refine_factor": 1.5,
 }  # fmt: skip

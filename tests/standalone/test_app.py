@@ -272,6 +272,19 @@ def test_the_page_says_that_it_does_not_repeat_an_upsampler(tmp_path: Path) -> N
         assert words in said
 
 
+def test_a_nudged_slider_stays_automatic() -> None:
+    import gradio
+
+    from lib_hires.standalone.app_controls import Controls
+
+    with gradio.Blocks(analytics_enabled=False):
+        controls = Controls.made()
+    shown = {"ug_scale": 0.25, "refine_width": 8, "refine_tile": 64, "pfsa_lambda": 0.05}
+    names = [*controls.request, *controls.settings]
+    _, settings = controls.read([shown.get(name) for name in names])
+    assert settings == Settings.from_values({"pfsa_lambda": 0.05})
+
+
 def test_the_working_folder_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lib_hires.standalone.app import check_served
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lib_hires.drawing import tables
-from lib_hires.schedules import Model, Sampling, sigmas_of
+from lib_hires.drawing import element, facts, tables
+from lib_hires.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.png import read_about, save
 
@@ -40,6 +40,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+HTML = "text/html; charset=utf-8"
 PATIENCE = 120  # seconds, for a machine with other work
 GRADIO_S_OWN = "Method not implemented."  # said by gradio's page at the end of every upload
 
@@ -270,6 +271,32 @@ def test_the_page_says_that_it_does_not_repeat_an_upsampler(tmp_path: Path) -> N
         save(Image.new("RGB", (8, 8)), tmp_path / "picture.png", about | more)
         (said,) = Page._use_settings(page, str(tmp_path / "picture.png"))  # type: ignore[arg-type]
         assert words in said
+
+
+def test_a_run_with_hires_fix_is_a_sentence_and_teaches_nothing(browser: Any) -> None:
+    from lib_hires.standalone.app import SCRIPT
+
+    model = Model((0.1, 1.0, 10.0), (512, 512))
+    host = {name: name for name in ("hires", "generate", "stop", "time")}
+    figure = element(facts(model, {"Euler": Sampler()}, element_id=str, host=host))
+    markup = f"""<div>{figure}</div><div id="time"></div><button id="generate">Generate</button>
+        <div id="refine"><input type="checkbox" checked></div>
+        <div id="hires"><input type="checkbox" checked></div>
+        <script>{SCRIPT.read_text(encoding="utf-8")}</script>"""
+    page = browser.new_page()
+    page.route("http://page.invalid/", lambda route: route.fulfill(body=markup, content_type=HTML))
+    page.goto("http://page.invalid/")
+    drawing = page.locator(".hires-guidance")
+    playwright.expect(drawing).to_have_text("a run with Hires. fix is not drawn")
+    ended = """document.getElementById("time").innerHTML = '<i class="measurement">9.0 sec.</i>'"""
+    page.locator("#generate").click()
+    page.evaluate(ended)
+    page.locator("#hires input").uncheck()
+    playwright.expect(drawing).to_contain_text("the first run here tells the seconds")
+    page.locator("#generate").click()
+    page.evaluate(ended)
+    playwright.expect(drawing).to_contain_text("from 1 run in this browser")
+    page.close()
 
 
 def test_a_nudged_slider_stays_automatic() -> None:

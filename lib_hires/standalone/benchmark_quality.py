@@ -12,8 +12,10 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -43,8 +45,10 @@ from lib_hires.standalone.techniques import ALL, NATIVE, Technique, make
 FINAL_SEEDS = 10_000  # pictures are reported on seeds from here; settings were chosen on others
 TRUE_SEEDS = 900_000  # the true pictures they are compared with
 TRUE_PICTURES = 400
+OTHER_SEEDS = 800_000  # as many other true pictures as of a technique: how near one can come
 CROPS = 2  # native-size crops of each picture
 SHOWN = 8  # pictures of each technique on the sheet
+OF_THE_SIZE = ("fd_crop", "fd_crop_error", "kd_crop", "detail")  # nothing for native pictures
 
 
 def quality(
@@ -75,12 +79,16 @@ def quality(
     _paint_missing(out, paintings, dtype, workers or os.cpu_count() or 1)
 
     judge, native = load_judge(), _side(paintings[0].path(out))
-    true = _measured_true(true_pictures, native * scale, judge, native)
-    report, samples, paths = [_row("true", scale, true, true)], [], {}
+    side = native * scale
+    true = _measured_true(range(TRUE_SEEDS, TRUE_SEEDS + true_pictures), side, judge, native)
+    others = _measured_true(range(OTHER_SEEDS, OTHER_SEEDS + pictures), side, judge, native)
+    report, samples, paths = [_row("true", scale, others, true)], [], {}
     for technique, at in tqdm(plan, desc="measuring", leave=False):
         files = [Painting(technique, at, seed).path(out) for seed in seeds]
         collected = _measured(files, judge, native)
         row = _row(technique.name, at, collected, true)
+        if at != scale:
+            row |= dict.fromkeys(OF_THE_SIZE)
         settings = technique.settings_at(at).changed()
         report.append(row | {"settings": settings, "sampler": technique.sampler})
         samples.append(Row(technique, at, *_shown(files[:SHOWN], collected)))
@@ -115,9 +123,10 @@ def _folder(out: Path, technique: Technique, scale: int) -> Path:
 def _claim(out: Path, technique: Technique, scale: int, dtype: torch.dtype) -> None:
     """Note in the technique's folder how its pictures are made, or refuse those made otherwise."""
     made = {
-        "settings": technique.settings_at(scale).changed(),
-        "sampler": technique.sampler,
+        "settings": technique.settings_at(scale).values(),
+        "request": Request(sampler=technique.sampler).values(),
         "dtype": str(dtype),
+        "version": version("hires-guidance"),
         "model": hashlib.sha256(BUNDLED.read_bytes()).hexdigest()[:16],
     }
     path = _folder(out, technique, scale) / "made.json"
@@ -137,6 +146,7 @@ def _paint_missing(
     missing = [painting for painting in paintings if not painting.path(out).exists()]
     if not missing:
         return
+    Random(0).shuffle(missing)  # so that every process paints pictures of every technique
     workers = min(workers, len(missing))
     threads = max(1, (os.cpu_count() or 1) // workers)
     # Small pictures gain more from a process a core than from a core more a process.
@@ -199,10 +209,10 @@ class Collected:
         self.seconds.append(seconds)
 
 
-def _measured_true(pictures: int, side: int, judge: Judge, native: int) -> Collected:
+def _measured_true(seeds: range, side: int, judge: Judge, native: int) -> Collected:
     collected = Collected()
-    for seed in tqdm(range(pictures), desc="true pictures", leave=False):
-        scene = scene_of(TRUE_SEEDS + seed)
+    for seed in tqdm(seeds, desc="true pictures", leave=False):
+        scene = scene_of(seed)
         collected.add(draw(scene, side, side), scene, judge, native)
     return collected
 
@@ -252,8 +262,8 @@ def _row(name: str, scale: int, collected: Collected, true: Collected) -> dict[s
         "fd_whole_error": round(bootstrap_error(_frechet, whole, true_whole), 2),
         "fd_crop": round(_frechet(crops, true_crops), 2),
         "fd_crop_error": round(bootstrap_error(_frechet, crops, true_crops), 2),
-        "kd_whole": round(kernel_distance(whole.flatten(0, 1), true_whole.flatten(0, 1)), 3),
-        "kd_crop": round(kernel_distance(crops.flatten(0, 1), true_crops.flatten(0, 1)), 3),
+        "kd_whole": round(_kernel(whole, true_whole), 3),
+        "kd_crop": round(_kernel(crops, true_crops), 3),
         "detail": round(float(np.mean(collected.detail) / np.mean(true.detail)), 2),
         "seconds_per_picture": round(float(np.mean(collected.seconds)), 2),
     }
@@ -264,13 +274,24 @@ def _frechet(features: Tensor, true: Tensor) -> float:
     return frechet_distance(features.flatten(0, 1), true.flatten(0, 1))
 
 
+def _kernel(features: Tensor, true: Tensor) -> float:
+    """Of (pictures, looks at each, d), look by look: two looks at a picture are no two pictures."""
+    looks = range(features.shape[1])
+    return float(np.mean([kernel_distance(features[:, k], true[:, k]) for k in looks]))
+
+
 def table(report: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The report as text, a line per technique with its settings at the end."""
     names = [name for name in report[0] if name != "settings"]
-    widths = [max(len(name), *(len(str(row[name])) for row in report)) for name in names]
-    for row in [dict(zip(names, names, strict=True)), *report]:
-        cells = [f"{row[name]!s:>{width}}" for name, width in zip(names, widths, strict=True)]
+    lines = [names, *([_shown_value(row[name]) for name in names] for row in report)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line, row in zip(lines, [{}, *report], strict=True):
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
         yield "  ".join([*cells, _settings_text(row)]).rstrip()
+
+
+def _shown_value(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _settings_text(row: dict[str, Any]) -> str:

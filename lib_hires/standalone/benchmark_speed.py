@@ -7,6 +7,7 @@ nothing else takes time, from the seconds that they took in this very run.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from lib_hires.attentive_guidance import mix_into_state_
 from lib_hires.settings import AttentiveGuidance, Settings
-from lib_hires.sizes import Size
+from lib_hires.sizes import Size, snap
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import Request
@@ -75,7 +76,7 @@ def speed(
     rows += [_pfsa_row(model, repeats), *_tile_rows(model)]
     growth = _growth(model, areas, repeats)
     rows += [
-        {"name": f"one evaluation, {area} times the area", "ratio": ratio, "bound": float(area)}
+        {"name": f"one evaluation, {area:.2f} times the area", "ratio": ratio, "bound": area}
         for area, ratio in growth.items()
     ]
     (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -186,25 +187,22 @@ def _rows_at(model: LatentModel, scale: int, steps: int, repeats: int) -> list[d
 
 
 def _ratio(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
-    return _median_seconds(runs) / _median_seconds(plain)
-
-
-def _median_seconds(runs: Sequence[Timed]) -> float:
-    return statistics.median(run.seconds for run in runs)
+    """Of runs made in turns, so that each is compared with the plain one before it."""
+    return statistics.median(
+        run.seconds / other.seconds for run, other in zip(runs, plain, strict=True)
+    )
 
 
 def _bound(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
-    """The run's calls at the median cost of such a call, over the plain run's."""
+    """The calls that a run makes, at the median cost of such a call, over the plain run's time."""
     cost: dict[tuple[str, Size], list[float]] = defaultdict(list)
     for run in (*runs, *plain):
         for key, calls in run.parts.seconds.items():
             cost[key] += calls
-    median = {key: statistics.median(calls) for key, calls in cost.items()}
-
-    def ideal(run: Timed) -> float:
-        return sum(median[key] * len(calls) for key, calls in run.parts.seconds.items())
-
-    return ideal(runs[0]) / ideal(plain[0])
+    ideal = sum(
+        statistics.median(cost[key]) * len(calls) for key, calls in runs[0].parts.seconds.items()
+    )
+    return ideal / statistics.median(run.seconds for run in plain)
 
 
 def _median_of(repeats: int, function: Any) -> float:
@@ -266,17 +264,24 @@ def _tile_rows(model: LatentModel) -> list[dict[str, Any]]:
     return rows
 
 
-def _growth(model: LatentModel, areas: Sequence[int], repeats: int) -> dict[int, float]:
-    """Seconds of an evaluation at each area, over those at the native one."""
-    seconds = {}
+def _growth(model: LatentModel, areas: Sequence[int], repeats: int) -> dict[float, float]:
+    """Seconds of an evaluation by area, both as multiples of the native picture's."""
+    native = _median_of(repeats, _evaluation(model, _latent_size(model, 1)))
+    growth = {}
     for area in tqdm(areas, desc="growth", leave=False):
-        sides = (round((area * side**2) ** 0.5 / model.multiple) for side in model.native)
-        height, width = (side * model.multiple // model.factor for side in sides)
-        seconds[area] = _median_of(repeats, _evaluation(model, (height, width)))
-    return {area: value / seconds[areas[0]] for area, value in seconds.items()}
+        latent = _latent_size(model, area)
+        real_area = math.prod(latent) * model.factor**2 / math.prod(model.native)
+        growth[real_area] = _median_of(repeats, _evaluation(model, latent)) / native
+    return growth
 
 
-def _plot_growth(growth: dict[int, float], path: Path) -> None:
+def _latent_size(model: LatentModel, area: float) -> Size:
+    """(height, width) of a latent of about `area` times the native area, as the model takes it."""
+    sides = [snap(side * math.sqrt(area), model.multiple) for side in model.native]
+    return sides[0] // model.factor, sides[1] // model.factor
+
+
+def _plot_growth(growth: dict[float, float], path: Path) -> None:
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(list(growth), list(growth), "--", color="gray", label="as the area")

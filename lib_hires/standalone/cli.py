@@ -50,15 +50,18 @@ def _parser() -> argparse.ArgumentParser:
         "--work", type=Path, default=Path("training"), help="folder of the checkpoints; resumes"
     )
     train.add_argument("--stages", default="", help="some of the stages, with commas")
+    train.add_argument(
+        "--start-from", type=Path, help="folder of a trained model whose weights to go on from"
+    )
     train.add_argument("--model-minutes", type=float, help="how long the U-Net is trained")
     train.set_defaults(command=_train_demo)
     upsampler = commands.add_parser("train-upsampler", help="train a feature upsampler")
     _add_train_upsampler_options(upsampler)
     upsampler.set_defaults(command=_train_upsampler)
-    benchmark = commands.add_parser("benchmark", help="measure quality or memory")
+    benchmark = commands.add_parser("benchmark", help="measure quality, speed or memory")
     kinds = benchmark.add_subparsers(required=True, metavar="what")
     quality = kinds.add_parser("quality", help="objects, classes, colours, Frechet distances")
-    quality.add_argument("--out", type=Path, default=Path("benchmark"), help="folder")
+    quality.add_argument("--out", type=Path, help="folder (default: benchmark/quality-2x or -4x)")
     quality.add_argument("--pictures", type=int, default=100, help="per technique (default: 100)")
     quality.add_argument("--scale", type=int, default=2, choices=(2, 4))
     quality.add_argument("--techniques", default="", help="names with commas (default: all)")
@@ -69,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
     quality.set_defaults(command=_benchmark_quality)
     speed = kinds.add_parser("speed", help="what each technique costs, beside its bound")
-    speed.add_argument("--out", type=Path, default=Path("benchmark"), help="folder")
+    speed.add_argument(
+        "--out", type=Path, default=Path("benchmark/speed"), help="folder (default: %(default)s)"
+    )
     speed.add_argument("--repeats", type=int, default=3, help="of which the median is shown")
     speed.add_argument("--dtype", default="float32", choices=DTYPES)
     speed.set_defaults(command=_benchmark_speed)
@@ -240,8 +245,10 @@ def _train_demo(options: argparse.Namespace) -> int:
     writable_folder(options.out)
     writable_folder(options.work)
     from lib_hires.standalone import train_judge
-    from lib_hires.standalone.train_demo import STAGES, TrainingConfig, train
+    from lib_hires.standalone.train_demo import STAGES, TrainingConfig, start_from, train
 
+    if options.start_from:
+        start_from(options.start_from, options.work)
     stages = _names(options.stages) or [*STAGES, "judge"]
     minutes = {} if options.model_minutes is None else {"model_minutes": options.model_minutes}
     train(
@@ -286,7 +293,7 @@ def _names(text: str) -> list[str]:
 def _benchmark_quality(options: argparse.Namespace) -> int:
     from lib_hires.standalone.png import writable_folder
 
-    writable_folder(options.out)
+    out = writable_folder(options.out or Path(f"benchmark/quality-{options.scale}x"))
     import torch
 
     from lib_hires.standalone.benchmark_quality import FINAL_SEEDS, quality
@@ -296,7 +303,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
     names = _names(options.techniques)
     _say(
         quality(
-            options.out,
+            out,
             pictures=options.pictures,
             scale=options.scale,
             dtype=fast_dtype() if options.dtype == "auto" else getattr(torch, options.dtype),

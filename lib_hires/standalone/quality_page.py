@@ -52,7 +52,7 @@ def page(report: Report, pictures: Mapping[str, Sequence[Path]], path: Path) -> 
     """
     columns = [name for name in report[0] if name != "settings"]
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    lines = ["".join(f"<td>{escape(str(row[name]))}</td>" for name in columns) for row in report]
+    lines = ["".join(f"<td>{_text(row[name])}</td>" for name in columns) for row in report]
     table = f"<table><tr>{head}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
     sections = [
         f"<section><h2>{escape(name)}</h2><div>{_images(files, path.parent)}</div></section>"
@@ -63,6 +63,10 @@ def page(report: Report, pictures: Mapping[str, Sequence[Path]], path: Path) -> 
         f'<h1>Quality</h1>{table}<img src="quality.png" alt="quality against seconds">'
         + "".join(sections)
     )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else escape(str(value))
 
 
 def _images(files: Sequence[Path], folder: Path) -> str:

@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -39,6 +38,7 @@ log = logging.getLogger("hires_guidance")
 
 STAGES = ("vae", "latents", "decoder", "model", "export")
 BUNDLED = Path(__file__).parent / "bundled"
+BEFORE = "before.json"  # the record of the model that a work folder was started from
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,7 @@ def run_stage(
         loss = loss_of(progress)
         if not torch.isfinite(loss):
             log.warning("%s: step %d has no finite loss; skipped", name, progress.step)
+            progress.seconds += time.monotonic() - begun
             continue
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -243,7 +244,8 @@ def start_from(model: Path, work: Path) -> None:
     normalised = {"mean": [0.0] * demo.LATENT_CHANNELS}
     normalised |= {"deviation": [1 / demo.SCALE_FACTOR] * demo.LATENT_CHANNELS}
     (work / "latents" / "normalisation.json").write_text(json.dumps(normalised))
-    shutil.copy(model / "training.json", work / "before.json")
+    record = model / "training.json"
+    (work / BEFORE).write_text(record.read_text() if record.exists() else "{}")
 
 
 # --- stage 1: the autoencoder ---------------------------------------------------------------------
@@ -617,7 +619,7 @@ def export_model(work: Path, out: Path) -> None:
     found = {name: load(work / f"{name}.pt") for name in ("vae", "decoder", "model")}
     record = {"scenes_encoded": len(data.captions)}
     record |= {k: _record(state) for k, state in found.items() if state and "progress" in state}
-    before = work / "before.json"
+    before = work / BEFORE
     records = [*_unfolded(json.loads(before.read_text()) if before.exists() else None), record]
     for earlier, later in pairwise(records):
         later["before"] = earlier
@@ -676,7 +678,7 @@ def train(
     unknown = [s for s in stages if s not in STAGES]
     if unknown:
         raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {unknown[0]!r}")
-    if "vae" in stages:
+    if "vae" in stages and not (work / BEFORE).exists():
         train_vae(work, config)
     if "latents" in stages:
         encode_scenes(work, config)

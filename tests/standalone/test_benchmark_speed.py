@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from lib_hires.settings import Settings
-from lib_hires.standalone.benchmark_speed import PartTimes, Timed, _bound, speed, time_run
+from lib_hires.standalone.benchmark_speed import (
+    PartTimes,
+    Timed,
+    _bound,
+    _ratio,
+    speed,
+    time_run,
+)
 from lib_hires.standalone.latent_model import LatentModel
 
 
@@ -24,12 +31,13 @@ def test_every_call_of_the_model_is_timed_by_its_size(tiny_model: LatentModel) -
 
 
 def test_the_bound_counts_calls_at_their_median_cost() -> None:
-    def timed(**calls: list[float]) -> Timed:
-        parts = {(name, (8, 8)): seconds for name, seconds in calls.items()}
-        return Timed(99.0, PartTimes(parts))
+    def timed(seconds: float, **calls: list[float]) -> Timed:
+        return Timed(seconds, PartTimes({(name, (8, 8)): took for name, took in calls.items()}))
 
-    plain = [timed(unet=[1.0, 1.0], decode=[2.0]), timed(unet=[1.0, 9.0], decode=[2.0])]
-    assert _bound([timed(unet=[1.0, 1.0, 1.0], decode=[2.0])], plain) == pytest.approx(5 / 4)
+    plain = [timed(5.0, unet=[1.0, 1.0], decode=[2.0]), timed(9.0, unet=[1.0, 9.0], decode=[2.0])]
+    guided = [timed(6.0, unet=[1.0, 1.0, 1.0], decode=[2.0])] * 2
+    assert _bound(guided, plain) == pytest.approx(5 / 7)
+    assert _ratio(guided, plain) == pytest.approx((6 / 5 + 6 / 9) / 2)
 
 
 def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: Path) -> None:
@@ -39,7 +47,7 @@ def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: 
     assert guided["settings"] == {"ug": True}
     assert refined["goal"] == 0.6
     assert all(row["ratio"] > 0 and row["bound"] > 0 for row in (guided, refined))
-    assert rows["one evaluation, 4 times the area"]["bound"] == 4
+    assert rows["one evaluation, 4.00 times the area"]["bound"] == 4
     assert rows["decode in tiles, largest difference"]["ratio"] >= 0
     assert (tmp_path / "growth.png").is_file()
     assert said.splitlines()[0] == f"3 steps, median of 1, {torch.get_num_threads()} threads, " + (

@@ -52,7 +52,7 @@ def test_the_weights_are_a_partition_of_unity(height, width, tile, data):
 
     x = torch.zeros(1, 1, height, width)
     got = tiled(numbered, x, tile=tile, overlap=overlap, ratio=Fraction(1))
-    assert got.min() >= 1 - 1e-4 and got.max() <= count[0] + 1e-4
+    assert got.min() >= 1 - 1e-4 and got.max() <= count[0] * (1 + 1e-6) + 1e-4
     ones = tiled(torch.ones_like, x, tile=tile, overlap=overlap, ratio=Fraction(1))
     torch.testing.assert_close(ones, torch.ones_like(x))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +28,11 @@ from lib_hires.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.png import read_about, save
 
-pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
+gradio = pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright")
+
+# Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -43,6 +48,17 @@ FLAGS = [
 HTML = "text/html; charset=utf-8"
 PATIENCE = 120  # seconds, for a machine with other work
 GRADIO_S_OWN = "Method not implemented."  # said by gradio's page at the end of every upload
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gradio_is_the_real_one() -> Iterator[None]:
+    """Not the stand-in that the tests of the WebUI's side put in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "gradio", gradio)
+        yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @dataclass(frozen=True)
@@ -300,8 +316,6 @@ def test_a_run_with_hires_fix_is_a_sentence_and_teaches_nothing(browser: Any) ->
 
 
 def test_a_nudged_slider_stays_automatic() -> None:
-    import gradio
-
     from lib_hires.standalone.app_controls import Controls
 
     with gradio.Blocks(analytics_enabled=False):

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fake_webui"))
+sys.modules.pop("gradio", None)  # the real one, which the tests of the page have imported
+
+import gradio as stand_in  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gradio_is_the_stand_in() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "gradio", stand_in)
+        yield
 
 
 @pytest.fixture

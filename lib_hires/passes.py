@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, not_above
+from lib_hires.sizes import Size, not_above, small_size
 
 Kind = Literal["text", "image", "hires", "stage"]
 """From noise, from a picture (img2img), the second pass of Hires. fix, or a refinement stage."""
@@ -31,6 +31,18 @@ def guides(settings: Settings, kind: Kind) -> bool:
     ug = settings.ug
     chosen = settings.refine.guided if kind == "stage" else is_chosen(ug.passes, kind)
     return ug.enabled and ug.theta > 0 and chosen
+
+
+def guided_at(
+    settings: Settings, kind: Kind, size: Size, *, native: Size, multiple: int
+) -> Size | None:
+    """The size of the native-size question in a pass; None where it is not guided.
+
+    All sizes (height, width), and `multiple`, in latent positions.
+    """
+    if not guides(settings, kind):
+        return None
+    return small_size(size, native, settings.ug.scale, multiple)
 
 
 def mixes(settings: Settings, kind: Kind) -> bool:

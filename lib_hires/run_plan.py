@@ -15,12 +15,12 @@ import torch
 
 from lib_hires.attentive_guidance import gamma_at
 from lib_hires.noise import NoiseFamily, VarianceExploding, VariancePreserving
-from lib_hires.passes import Kind, guides, idle_reason, mixes
+from lib_hires.passes import Kind, guided_at, guides, idle_reason, mixes
 from lib_hires.refinement import Stage, plan
 from lib_hires.resample import Reduction
 from lib_hires.schedules import Model, Sampling, schedule_times
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, small_size
+from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import guidance_weight, shifted_schedule
 
 _NAMES: dict[Kind, str] = {"text": "first pass", "image": "img2img", "hires": "Hires. fix"}
@@ -243,11 +243,14 @@ class _Planner:
 
     def _small(self, kind: Kind, size: Size) -> Size | None:
         """The size, in pixels, of the native-size question about a picture of `size`."""
-        if not guides(self.settings, kind):
-            return None
-        model, scale = self.model, self.settings.ug.scale
-        multiple = model.multiple // model.factor
-        small = small_size(model.latent(size), model.latent(model.native), scale, multiple)
+        model = self.model
+        small = guided_at(
+            self.settings,
+            kind,
+            model.latent(size),
+            native=model.latent(model.native),
+            multiple=model.multiple // model.factor,
+        )
         return small and (small[0] * model.factor, small[1] * model.factor)
 
     def _time_at(self, timestep: float) -> float:

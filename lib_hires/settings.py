@@ -44,6 +44,11 @@ class Control:
     automatic: bool = False  # 0 means "choose for me", also where it lies below the minimum
     webui_only: bool = False  # what it is about exists in the WebUI alone
 
+    @property
+    def title(self) -> str:
+        """The label with the paper's symbol behind it."""
+        return f"{self.label} ({self.symbol})" if self.symbol else self.label
+
     def read(self, name: str, value: object, kind: type) -> Any:
         """Return `value` as `kind`, or raise SettingsError: what was expected and what came."""
         if kind is bool:

@@ -122,9 +122,8 @@ def _setting(row: Declaration) -> Any:
 
 
 def _component(name: str, kind: type, control: Control, value: Any, **layout: Any) -> Any:
-    label = f"{control.label} ({control.symbol})" if control.symbol else control.label
-    common = {"label": label, "info": control.help, "value": value, "elem_id": element_id(name)}
-    common |= layout
+    common = {"label": control.title, "info": control.help, "value": value, **layout}
+    common["elem_id"] = element_id(name)
     if kind is bool:
         return gr.Checkbox(**common)
     if control.choices:

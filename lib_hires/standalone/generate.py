@@ -17,12 +17,13 @@ from torch import Tensor
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.feature_upsampler import captured, upsampled
 from lib_hires.noise import VarianceExploding, draw, generators
+from lib_hires.passes import guided_at
 from lib_hires.refinement import Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
 from lib_hires.run_plan import RunPlan, run_plan
 from lib_hires.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.sizes import Size, native_size, not_above, small_size, snap
+from lib_hires.sizes import Size, native_size, not_above, snap
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import SAMPLERS, Request
 from lib_hires.standalone.sampling import (
@@ -147,14 +148,16 @@ class Run:
 
     def reduction(self, size: Size, stage: int = 0) -> Reduction | None:
         """D and U with which a picture of `size` pixels is guided; None where it is not."""
-        ug = self.settings.ug
-        if not ug.enabled or ug.theta == 0 or (stage and not self.settings.refine.guided):
-            return None
         factor, model = self.model.factor, self.model
         latent = size[0] // factor, size[1] // factor
-        native = model.native[0] // factor, model.native[1] // factor
-        small = small_size(latent, native, ug.scale, model.multiple // factor)
-        return small and Reduction.between(latent, small, ug.enlargement == "bicubic")
+        small = guided_at(
+            self.settings,
+            "stage" if stage else "text",
+            latent,
+            native=(model.native[0] // factor, model.native[1] // factor),
+            multiple=model.multiple // factor,
+        )
+        return small and Reduction.between(latent, small, self.settings.ug.enlargement == "bicubic")
 
     def _decode(self, latent: Tensor) -> Tensor:
         images = self._in_tiles(self.model.decode, latent, decode=True)

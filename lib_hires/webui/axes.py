@@ -9,7 +9,6 @@ from modules import scripts
 
 from lib_hires.settings import GROUPS, Declaration, SettingsError, declarations
 from lib_hires.webui.arguments import AXIS_VALUES
-from lib_hires.webui.controls import label
 
 
 def add_axes() -> None:
@@ -23,7 +22,7 @@ def add_axes() -> None:
 
 def _axis(axis_option: Callable[..., Any], row: Declaration) -> Any:
     group = GROUPS[row.group]
-    name = group if row.name == row.group else f"{group}: {label(row)}"
+    name = group if row.name == row.group else f"{group}: {row.control.title}"
     choices = ("True", "False") if row.kind is bool else row.control.choices
     return axis_option(
         f"[HiRes] {name}",

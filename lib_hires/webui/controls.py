@@ -32,16 +32,10 @@ def paste_fields(components: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [(component, infotext.reader(name)) for name, component in components.items()]
 
 
-def label(row: Declaration) -> str:
-    """A control's label with the paper's symbol behind it."""
-    symbol = row.control.symbol
-    return f"{row.control.label} ({symbol})" if symbol else row.control.label
-
-
 def _component(row: Declaration, element_id: str) -> Any:
     control = row.control
     common = {
-        "label": label(row),
+        "label": control.title,
         "info": control.help,
         "value": row.default,
         "elem_id": element_id,

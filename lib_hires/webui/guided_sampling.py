@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_hires.passes import Kind, guides, mixes
+from lib_hires.passes import Kind, guided_at, mixes
 from lib_hires.resample import Reduction
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, small_size
+from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import shifted_schedule
 from lib_hires.webui.controlnet import ControlNet
 from lib_hires.webui.guided_model import GuidedModel
@@ -35,12 +35,15 @@ class Guidance:
 
     def reduction(self, large: Size) -> Reduction | None:
         """D and U for a latent of size (height, width); None where UG has nothing to do."""
-        if not guides(self.settings, self.kind):
-            return None
-        ug = self.settings.ug
-        multiple = self.sizes.multiple // FACTOR
-        small = small_size(large, self.sizes.native_latent, ug.scale, multiple)
-        return small and Reduction.between(large, small, ug.enlargement == "bicubic")
+        small = guided_at(
+            self.settings,
+            self.kind,
+            large,
+            native=self.sizes.native_latent,
+            multiple=self.sizes.multiple // FACTOR,
+        )
+        smooth = self.settings.ug.enlargement == "bicubic"
+        return small and Reduction.between(large, small, smooth)
 
 
 @contextmanager

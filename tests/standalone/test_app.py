@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM, FLAGS
 from PIL import Image
 
 from lib_hires.drawing import element, facts, tables
@@ -34,17 +34,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the browser need
 # Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HTML = "text/html; charset=utf-8"
 PATIENCE = 120  # seconds, for a machine with other work
 GRADIO_S_OWN = "Method not implemented."  # said by gradio's page at the end of every upload

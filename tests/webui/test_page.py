@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM, FLAGS
 
 from lib_hires.presets import BUILT_IN
 from lib_hires.settings import declarations
 
-CHROMIUM = os.environ.get("HIRES_CHROMIUM") or shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 NATIVE = 128
 PATIENCE = 120_000  # milliseconds; a busy machine takes half a minute to build the page
 

@@ -165,7 +165,7 @@ const hiresGuidance = (() => {
             const timesteps = sampler.timesteps ? starts : starts.map(levels.timestepOf);
             const weights = timesteps.map((t) => (small ? guidanceWeight(t, values, levels.count, of) : 0));
             const asked = asking(weights, cadence);
-            const each = starts.map((_, i) => (i + 1 < starts.length ? sampler.evaluations : 1));
+            const each = starts.map((_, i) => (i + 1 < starts.length ? sampler.evaluations : 1) + (i ? 0 : sampler.opening));
             const smalls = sum(each.map((n, i) => (asked[i] ? (cadence === 1 ? n : 1) : 0)));
             return {size, strength: from, small, timesteps, weights, asked, gammas,
                 evaluations: sum(each) + smalls, small_evaluations: smalls};
@@ -196,7 +196,7 @@ const hiresGuidance = (() => {
         const passes = [firstPass(), ...(values.refine ? plan(values, run.first, model) : []).map(stagePass)];
         const {small, weights} = passes[0], guided = weights.filter((weight) => weight > 0).length;
         const work = (p) => (p.evaluations - p.small_evaluations) * area(p.size) + p.small_evaluations * area(p.small || [0, 0]);
-        const plain = (weights.length - 1) * sampler.evaluations + 1;
+        const plain = (weights.length - 1) * sampler.evaluations + 1 + sampler.opening;
         return {
             passes,
             edge: small && guided < weights.length ? {timestep: (1 - values.ug_eta) * levels.count, step: guided} : null,

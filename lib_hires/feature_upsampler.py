@@ -10,7 +10,7 @@ psi_nj, which are the same in every step: a stage computes them once, and a step
 product. v_n starts at zero, and with it phi_n.
 
 The h_n(0, stage r-1) come from one pass of the U-Net over the small picture's clean latent at
-t = 0 (`captured`); inside `upsampled` they are added in every call at the large size. Both are
+t = 0 (`captured`); inside `Upsampled` they are added in every call at the large size. Both are
 scopes of forward pre-hooks: nothing outlives them.
 """
 
@@ -255,49 +255,52 @@ def captured(unet: Any, layers: Sequence[int]) -> Iterator[list[Tensor]]:
         yield features
 
 
-@contextmanager
-def upsampled(
-    unet: Any, upsampler: FeatureUpsampler, features: Sequence[Tensor], size: Size
-) -> Iterator[None]:
-    """Add phi_n(features_n, t) in every call of the U-Net at the latent size `size`.
+class Upsampled:
+    """A scope that adds phi_n(features_n, t) in every call of the U-Net at one latent size.
 
-    features: as `captured` gave them, their rows those of the calls inside. Calls of any other
-    size, such as Upsample Guidance's small ones, are left alone. Timesteps above K count as K.
-    Raises ValueError in a call with another number of rows.
+    Calls of any other size, such as Upsample Guidance's small ones, are left alone. Timesteps above
+    K count as K. It may be entered again; the pictures psi_n are then there already.
     """
-    layout = layout_of(unet)
-    addition = _Addition(upsampler, features)
 
-    def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x, t = layout.call(args, kwargs)
-        addition.t = t if tuple(x.shape[-2:]) == tuple(size) else None
-
-    with ExitStack() as scope:
-        scope.enter_context(unet.register_forward_pre_hook(begin, with_kwargs=True))
-        for n, layer in enumerate(upsampler.info.layers):
-            hook = partial(addition.to_input, n)
-            scope.enter_context(layout.skips[layer].block.register_forward_pre_hook(hook))
-        yield
-
-
-class _Addition:
-    """What is added inside one scope. `t`: of the U-Net's current call; None adds nothing."""
-
-    def __init__(self, upsampler: FeatureUpsampler, features: Sequence[Tensor]) -> None:
+    def __init__(
+        self, unet: Any, upsampler: FeatureUpsampler, features: Sequence[Tensor], size: Size
+    ) -> None:
+        """features: as `captured` gave them, their rows those of the calls inside."""
+        self._unet, self._layout = unet, layout_of(unet)
         self._upsampler = upsampler
         self._features = features
+        self._size = tuple(size)
         self._psi: dict[int, Tensor] = {}
-        self.t: Tensor | None = None
+        self._t: Tensor | None = None  # of the U-Net's current call; None adds nothing
+        self._scope = ExitStack()
 
-    def to_input(self, n: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """A decoder block's arguments with phi_n added to the skip channels of the first."""
-        if self.t is None:
+    def __enter__(self) -> None:
+        self._scope.enter_context(
+            self._unet.register_forward_pre_hook(self._begin, with_kwargs=True)
+        )
+        for n, layer in enumerate(self._upsampler.info.layers):
+            block = self._layout.skips[layer].block
+            self._scope.enter_context(block.register_forward_pre_hook(partial(self._add, n)))
+
+    def __exit__(self, *_: object) -> None:
+        self._scope.close()
+
+    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x, t = self._layout.call(args, kwargs)
+        self._t = t if tuple(x.shape[-2:]) == self._size else None
+
+    def _add(self, n: int, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """A decoder block's arguments with phi_n added to the skip channels of the first.
+
+        Raises ValueError in a call with another number of rows than the features have.
+        """
+        if self._t is None:
             return None
         x, feature = args[0], self._features[n]
         if x.shape[0] != feature.shape[0]:
             raise ValueError(f"features of {feature.shape[0]} rows in a call of {x.shape[0]}")
         phi = self._upsampler.part(n)
-        t = self.t.clamp(max=self._upsampler.info.pivot)
+        t = self._t.clamp(max=self._upsampler.info.pivot)
         addition = phi.mixed(self._psi_of(n, (x.shape[-2], x.shape[-1])), t)
         changed = x.clone()
         changed[:, -feature.shape[1] :] += addition.view(-1, feature.shape[1], *x.shape[-2:])

@@ -119,15 +119,16 @@ def refine(
     *,
     decode: Callable[[Tensor], Tensor],
     encode: Callable[[Tensor], Tensor],
-    denoise: Callable[[Tensor, Stage], Tensor],
+    denoise: Callable[[Tensor, Stage, Tensor], Tensor],
     factor: int,
     colour_match: bool = False,
 ) -> Iterator[StageResult]:
     """Run the stages one after another, yielding each as soon as it is finished.
 
     latent: (b, c, h, w), the finished first picture. decode: latent to image (b, 3, H, W) in
-    [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean latent as the stage
-    says and samples it to the end. factor: pixels per latent position.
+    [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean enlarged latent as the
+    stage says and samples it to the end; it is also given the latent before, which was enlarged.
+    factor: pixels per latent position.
 
     An error or an interrupt raised inside a stage leaves through the iterator; what was yielded
     before stays good. Raises FloatingPointError where a stage gives NaN or infinity.
@@ -141,7 +142,7 @@ def refine(
             enlarged = encode(bicubic(decode(latent).float(), stage.size).clamp(-1, 1))
         if colour_match:
             enlarged = match_channels(enlarged, first)
-        latent = denoise(enlarged, stage)
+        latent = denoise(enlarged, stage, latent)
         if not torch.isfinite(latent).all():
             raise FloatingPointError(
                 f"refinement stage {stage.number} gave values that are not numbers"

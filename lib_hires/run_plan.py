@@ -18,7 +18,7 @@ from lib_hires.noise import NoiseFamily, VarianceExploding, VariancePreserving
 from lib_hires.passes import Kind, guided_at, guides, idle_reason, mixes
 from lib_hires.refinement import Stage, plan
 from lib_hires.resample import Reduction
-from lib_hires.schedules import Model, Sampling, schedule_times
+from lib_hires.schedules import Model, Sampler, Sampling, schedule_times
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import guidance_weight, shifted_schedule
@@ -33,6 +33,8 @@ class TailPass:
     size: Size
     steps: int
     of: int
+    sampler: Sampler | None = None  # of its own
+    schedule: str | None = None  # of its own
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,13 @@ class _Planner:
         return self._pass("text", sampling.first, times, 1.0, mixed_of=sampling.steps)
 
     def second_pass(self, second: TailPass) -> PlannedPass:
-        return self._tail_pass("hires", second, second.steps / second.of)
+        own = replace(
+            self.sampling,
+            sampler=second.sampler or self.sampling.sampler,
+            schedule=second.schedule or self.sampling.schedule,
+        )
+        planner = replace(self, sampling=own)
+        return planner._tail_pass("hires", second, second.steps / second.of)
 
     def _from_picture(self, strength: float) -> PlannedPass:
         sampling = self.sampling
@@ -216,7 +224,9 @@ class _Planner:
             )
         asked = _asked(weights.tolist(), self.settings.ug.cadence)
         steps = len(timesteps)  # none where DDIM or PLMS is to make one
-        each = ([self.sampling.sampler.evaluations] * (steps - 1) + [1])[:steps]
+        sampler = self.sampling.sampler
+        each = ([sampler.evaluations] * (steps - 1) + [1])[:steps]
+        each[:1] = [n + sampler.opening for n in each[:1]]
         every_time = self.settings.ug.cadence == 1  # also in the second evaluation of a step
         small_calls = sum(
             n if every_time else 1 for n, asks in zip(each, asked, strict=True) if asks

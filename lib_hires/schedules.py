@@ -49,6 +49,7 @@ class Sampler:
     """What the drawing knows of a sampler."""
 
     evaluations: int = 1  # of the model in every step but the last
+    opening: int = 0  # evaluations more in the first step (PLMS)
     schedule: str = "Uniform"  # what "Automatic" stands for
     drops_penultimate: bool = False  # makes one sigma more and leaves out the last but one
     timesteps: bool = False  # walks along training timesteps (DDIM), not along sigmas

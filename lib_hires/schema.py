@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lib_hires.presets import BUILT_IN
-from lib_hires.settings import GROUPS, Declaration, declarations
+from lib_hires.settings import GROUPS, NOTHING, Declaration, declarations
 
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", tuple: "numbers"}
 
 
-def schema() -> dict[str, Any]:
+def schema(upsamplers: Sequence[str] = (NOTHING,)) -> dict[str, Any]:
     """groups: titles by group. controls: in the order of the script's arguments. presets.
 
     A preset names what differs from the defaults; native and first_size are the model's and the
-    first picture's side in pixels. "numbers" are a list, or a text with commas.
+    first picture's side in pixels. "numbers" are a list, or a text with commas. upsamplers: what
+    the host's list of feature upsamplers offers.
     """
     return {
         "groups": dict(GROUPS),
-        "controls": [_control(row) for row in declarations()],
+        "controls": [_control(row, upsamplers) for row in declarations()],
         "presets": [
             {
                 "name": preset.name,
@@ -31,7 +33,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _control(row: Declaration) -> dict[str, Any]:
+def _control(row: Declaration, upsamplers: Sequence[str]) -> dict[str, Any]:
     control = row.control
     described: dict[str, Any] = {
         "name": row.name,
@@ -45,6 +47,7 @@ def _control(row: Declaration) -> dict[str, Any]:
     if row.kind in (int, float):
         bounds = {"minimum": control.minimum, "maximum": control.maximum, "step": control.step}
         described |= bounds | {"automatic_at_0": control.automatic}
-    if control.choices:
-        described["choices"] = list(control.choices)
+    choices = upsamplers if control.listed else control.choices
+    if choices:
+        described["choices"] = list(choices)
     return described

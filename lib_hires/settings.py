@@ -23,6 +23,8 @@ GROUPS = {
     "refine": "Progressive Refinement",
 }
 
+NOTHING = "None"  # the value of a control that names nothing from its list
+
 PASSES = ("automatic", "first pass", "Hires. fix", "both", "img2img")
 
 
@@ -41,6 +43,7 @@ class Control:
     maximum: float = math.inf
     step: float = 1
     choices: tuple[str, ...] = ()
+    listed: bool = False  # a name from a list that the surface keeps, or NOTHING
     automatic: bool = False  # 0 means "choose for me", also where it lies below the minimum
     webui_only: bool = False  # what it is about exists in the WebUI alone
 
@@ -56,6 +59,8 @@ class Control:
         if kind is tuple:
             return _read_schedule(name, value)
         if kind is str:
+            if self.listed:
+                return _read_listed(value)
             return _read_choice(name, value, self.choices) if self.choices else str(value)
         return self._read_number(name, value, kind)
 
@@ -103,6 +108,11 @@ def _read_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
         if isinstance(value, str) and choice.lower() == value.strip().lower():
             return choice
     raise SettingsError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
+def _read_listed(value: object) -> str:
+    name = str(value).strip()
+    return NOTHING if name.lower() in ("", NOTHING.lower()) else name
 
 
 def _read_schedule(name: str, value: object) -> tuple[float, ...]:
@@ -387,6 +397,14 @@ class ProgressiveRefinement(Declared):
     keep_stages: bool = control(
         False, "Keep every stage", "Keep the pictures before the last one too, the first included."
     )
+    upsampler: str = control(
+        NOTHING,
+        "Feature upsampler",
+        "A trained file that carries the smaller picture's features into the larger one "
+        "(Self-Cascade, tuned). It serves the stages near the scale that it was trained for.",
+        "Φ",
+        listed=True,
+    )
 
 
 _GROUP_TYPES: dict[str, type[Declared]] = {
@@ -477,6 +495,8 @@ def markdown_table() -> str:
 def _range(row: Declaration) -> str:
     if row.control.choices:
         return ", ".join(row.control.choices)
+    if row.control.listed:
+        return f"a file's name, {NOTHING}"
     if row.kind is bool:
         return "on, off"
     if row.kind is tuple:

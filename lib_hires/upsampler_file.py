@@ -10,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import sys
 from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,69 @@ import torch
 from torch import Tensor
 
 from lib_hires.feature_upsampler import FeatureUpsampler, UpsamplerError, UpsamplerInfo
+from lib_hires.sizes import Size
 
+SUFFIX = ".safetensors"
 LARGEST = 1 << 20  # bytes
 HASH = 10  # digits of the short hash
+_TITLE = re.compile(rf"(.*) \[([0-9a-f]{{{HASH}}})\]", re.DOTALL)
+
+
+@dataclass(frozen=True, eq=False)
+class NamedUpsampler:
+    """A feature upsampler under the name and short hash that a picture's text keeps of it."""
+
+    name: str
+    hash: str
+    weights: FeatureUpsampler
+
+    @property
+    def title(self) -> str:
+        """What finds it again, and tells when the file of its name has become another one."""
+        return f"{self.name} [{self.hash}]"
+
+    def check(self, family: str, unet: Any, sizes: Sequence[Size]) -> None:
+        """Raises UpsamplerError where it is for other models, or for none of the stages between
+        these sizes (height, width)."""
+        info = self.weights.info
+        try:
+            info.check(family, unet)
+        except UpsamplerError as error:
+            raise UpsamplerError(f"{self.name} {error}") from None
+        if not any(info.fits(*pair) for pair in zip(sizes, sizes[1:], strict=False)):
+            steps = " to ".join(f"{width}x{height}" for height, width in sizes)
+            raise UpsamplerError(
+                f"{self.name} was trained for stages of {info.scale:g} times the sides, and none "
+                f"from {steps} is near that"
+            )
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """The files that may be feature upsamplers, by name, those too large for one left out."""
+    files = sorted(folder.glob(f"*{SUFFIX}"))
+    return {file.stem: file for file in files if file.stat().st_size <= LARGEST}
+
+
+def named_upsampler(file: Path) -> NamedUpsampler:
+    """The feature upsampler in a file under the file's name. Raises UpsamplerError."""
+    weights, short_hash = read_upsampler(file)
+    return NamedUpsampler(file.stem, short_hash, weights)
+
+
+def chosen_upsampler(title: str, files: Mapping[str, Path]) -> NamedUpsampler:
+    """The one of a name, or of a title `name [hash]`, among files by name.
+
+    Raises UpsamplerError where there is none of that name, or it is another one now.
+    """
+    match = _TITLE.fullmatch(title)
+    name, wanted = (title, "") if title in files or not match else match.groups()
+    if name not in files:
+        there = ", ".join(files) or "there is none"
+        raise UpsamplerError(f"expected the name of a feature upsampler ({there}), got {title!r}")
+    chosen = named_upsampler(files[name])
+    if wanted and chosen.hash != wanted:
+        raise UpsamplerError(f"{title} is not here any more; {name} is another one now")
+    return chosen
 
 
 def write_upsampler(path: Path, upsampler: FeatureUpsampler, info: UpsamplerInfo) -> None:
@@ -54,7 +117,7 @@ def read_upsampler(path: Path) -> tuple[FeatureUpsampler, str]:
         info = UpsamplerInfo.from_metadata(metadata)
         upsampler = FeatureUpsampler.from_tensors(info, tensors)
     except UpsamplerError as error:
-        raise UpsamplerError(f"{path}: {error}") from None
+        raise UpsamplerError(f"{path.name}: {error}") from None
     return upsampler, hashlib.sha256(content).hexdigest()[:HASH]
 
 

@@ -28,6 +28,7 @@ SAMPLERS = {
     "DPM2 a": Sampler(evaluations=2, schedule="Karras", drops_penultimate=True),
     "DDIM": Sampler(timesteps=True),
     "UniPC": Sampler(timesteps=True, ends_at_zero=True),
+    "PLMS": Sampler(opening=1, timesteps=True),
 }
 
 TWICE = {"first": (1024, 1024), "steps": 10, "sampler": "DPM++ 2M"}
@@ -50,6 +51,7 @@ RUNS: list[tuple[dict[str, Any], dict[str, object]]] = [
     (TWICE | {"sampler": "DPM2 a"}, UG),
     (TWICE | {"sampler": "DDIM", "steps": 7}, UG | {"ug_eta": 0.5}),
     (TWICE | {"sampler": "UniPC"}, UG | {"ug_eta": 0.5, "pfsa": True}),
+    (TWICE | {"sampler": "PLMS"}, UG | REFINE),
     (TWICE | {"strength": 0.6}, UG | {"pfsa": True}),
     (TWICE | {"strength": 0.6, "sampler": "DDIM"}, UG | {"pfsa": True}),
     (TWICE | {"strength": 0.3, "fixed_steps": True}, UG | {"ug_eta": 0.9, "pfsa": True}),

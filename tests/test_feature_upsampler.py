@@ -12,110 +12,21 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from toy_unets import CHANNELS, ToyDiffusers, ToyLdm
 
 from lib_hires.feature_upsampler import (
     FeatureUpsampler,
     Phi,
+    Upsampled,
     UpsamplerError,
     UpsamplerInfo,
     captured,
     default_layers,
     layout_of,
-    upsampled,
 )
 from lib_hires.upsampler_file import read_upsampler, write_upsampler
 
-CHANNELS = (6, 5, 4, 3)  # of the toys' skip features, the coarsest first
 LARGE, SMALL = (8, 12), (4, 6)
-
-
-class Block(nn.Module):
-    """A residual block as far as the adapters look: its sizes, and (x, time) to x."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.channels = self.in_channels = inputs
-        self.out_channels = outputs
-        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        return torch.tanh(self.conv(x) + time.cos()[:, None, None, None])
-
-
-class LdmBlocks(nn.Sequential):
-    """LDM's TimestepEmbedSequential."""
-
-    def forward(self, x: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
-        for layer in self:
-            x = layer(x, time) if isinstance(layer, Block) else layer(x)
-        return x
-
-
-def toy_blocks() -> tuple[list[Block], list[Block], Block]:
-    """Encoder, decoder and middle of a U-Net of one level a skip feature."""
-    torch.manual_seed(0)
-    widths = CHANNELS[::-1]
-    down = [Block(a, b) for a, b in zip((4, *widths), widths, strict=False)]
-    middle = Block(widths[-1], 7)
-    outputs = (5, 6, 3, 4)
-    up = [Block(a + b, c) for a, b, c in zip((7, *outputs), CHANNELS, outputs, strict=False)]
-    return down, up, middle
-
-
-def enlarged(x: Tensor, size: torch.Size) -> Tensor:
-    return nn.functional.interpolate(x, size=size)
-
-
-class ToyLdm(nn.Module):
-    """input_blocks, middle_block and output_blocks, called as LDM's UNetModel is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        down, up, middle = toy_blocks()
-        self.input_blocks = nn.ModuleList(LdmBlocks(block) for block in down)
-        self.middle_block = LdmBlocks(Block(3 * 2, 3 * 2), nn.Identity(), middle)
-        self.output_blocks = nn.ModuleList(LdmBlocks(block, nn.Identity()) for block in up)
-
-    def forward(self, x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> Tensor:
-        kept = []
-        for n, module in enumerate(self.input_blocks):
-            x = module(x if n == 0 else x[..., ::2, ::2], timesteps, context)
-            kept.append(x)
-        x = self.middle_block(x, timesteps, context)
-        for module in self.output_blocks:
-            skip = kept.pop()
-            x = module(torch.cat([enlarged(x, skip.shape[-2:]), skip], dim=1), timesteps, context)
-        return x
-
-
-class Level(nn.Module):
-    def __init__(self, *blocks: Block) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(blocks)
-
-
-class ToyDiffusers(nn.Module):
-    """The same network under diffusers' names, called with diffusers' keywords."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        down, up, middle = toy_blocks()
-        self.down = nn.ModuleList(down)
-        self.mid_block = Level(Block(6, 6), middle)
-        self.up_blocks = nn.ModuleList([Level(*up[:2]), Level(*up[2:])])
-
-    def forward(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        kept, x, time = [], sample, timestep.expand(sample.shape[0])
-        for n, module in enumerate(self.down):
-            x = module(x if n == 0 else x[..., ::2, ::2], time)
-            kept.append(x)
-        for module in self.mid_block.resnets:
-            x = module(x, time)
-        for level in self.up_blocks:
-            for module in level.resnets:
-                skip = kept.pop()
-                x = module(torch.cat([enlarged(x, skip.shape[-2:]), skip], dim=1), time)
-        return x
 
 
 UNETS = {"LDM": ToyLdm, "diffusers": ToyDiffusers}
@@ -245,14 +156,14 @@ def test_both_layouts_compute_the_same() -> None:
     results = []
     for make in UNETS.values():
         unet = make().requires_grad_(False)
-        with upsampled(unet, trained(), small_features(unet), LARGE):
+        with Upsampled(unet, trained(), small_features(unet), LARGE):
             results.append(unet(X, T))
     assert torch.equal(*results)
 
 
 def test_untrained_it_changes_no_bit(unet: nn.Module) -> None:
     plain = unet(X, T)
-    with upsampled(unet, FeatureUpsampler(info()), small_features(unet), LARGE):
+    with Upsampled(unet, FeatureUpsampler(info()), small_features(unet), LARGE):
         assert torch.equal(unet(X, T), plain)
 
 
@@ -262,7 +173,7 @@ def test_phi_is_added_to_the_skip_features_and_nothing_else(unet: nn.Module) -> 
         unet(X, T)
     inputs = []
     keep = lambda _, args: inputs.append(args[0])  # noqa: E731
-    with upsampled(unet, upsampler, features, LARGE):
+    with Upsampled(unet, upsampler, features, LARGE):
         handles = [s.block.register_forward_pre_hook(keep) for s in layout_of(unet).skips]
         unet(X, T)
     for handle in handles:
@@ -290,14 +201,14 @@ def test_phi_is_added_to_the_skip_features_and_nothing_else(unet: nn.Module) -> 
 
 def test_each_call_has_its_own_time_and_each_row_too(unet: nn.Module) -> None:
     upsampler, features = trained(), small_features(unet)
-    with upsampled(unet, upsampler, features, LARGE):
+    with Upsampled(unet, upsampler, features, LARGE):
         first, second = unet(X, T), unet(X, T.flip(0))
         both = unet(X, T)
     assert torch.equal(first, both)
     assert not torch.equal(first, second)
     for row in range(2):
         alone = [feature[row : row + 1] for feature in features]
-        with upsampled(unet, upsampler, alone, LARGE):
+        with Upsampled(unet, upsampler, alone, LARGE):
             result = unet(X[row : row + 1], T[row : row + 1])
         torch.testing.assert_close(result, first[row : row + 1])
 
@@ -305,7 +216,7 @@ def test_each_call_has_its_own_time_and_each_row_too(unet: nn.Module) -> None:
 def test_above_k_the_time_counts_as_k(unet: nn.Module) -> None:
     features = small_features(unet)
     added = []
-    with upsampled(unet, trained(pivot=300), features, LARGE):
+    with Upsampled(unet, trained(pivot=300), features, LARGE):
         skip = layout_of(unet).skips[0]
         with skip.block.register_forward_pre_hook(lambda _, args: added.append(args[0])):
             for t in (300.0, 999.0):
@@ -320,7 +231,7 @@ def test_calls_of_another_size_are_left_alone(unet: nn.Module) -> None:
     features = small_features(unet)
     small, plain = torch.randn(2, 4, *SMALL), unet(X, T)
     alone = unet(small, T)
-    with upsampled(unet, trained(), features, LARGE):
+    with Upsampled(unet, trained(), features, LARGE):
         assert torch.equal(unet(small, T), alone)
         assert not torch.equal(unet(X, T), plain)
         assert torch.equal(unet(small, T), alone)
@@ -328,7 +239,7 @@ def test_calls_of_another_size_are_left_alone(unet: nn.Module) -> None:
 
 def test_features_of_other_rows_are_refused(unet: nn.Module) -> None:
     with (
-        upsampled(unet, trained(), small_features(unet, rows=3), LARGE),
+        Upsampled(unet, trained(), small_features(unet, rows=3), LARGE),
         pytest.raises(ValueError, match="features of 3 rows in a call of 2"),
     ):
         unet(X, T)
@@ -338,7 +249,7 @@ def test_no_hook_outlives_its_scope(unet: nn.Module) -> None:
     plain = unet(X, T)
     features = small_features(unet)
     assert hooks(unet) == 0
-    with pytest.raises(RuntimeError, match="inside"), upsampled(unet, trained(), features, LARGE):
+    with pytest.raises(RuntimeError, match="inside"), Upsampled(unet, trained(), features, LARGE):
         unet(X, T)
         assert hooks(unet) == 5
         raise RuntimeError("inside")
@@ -354,13 +265,13 @@ def test_a_scope_in_half_precision_keeps_it(unet: nn.Module) -> None:
     x = X.to(torch.bfloat16)
     with captured(unet, (0, 1, 2, 3)) as features:
         unet(x[..., ::2, ::2], torch.zeros(2, dtype=torch.bfloat16))
-    with upsampled(unet, upsampler, features, LARGE):
+    with Upsampled(unet, upsampler, features, LARGE):
         assert unet(x, T.to(torch.bfloat16)).dtype == torch.bfloat16
 
 
 def test_gradients_reach_every_weight_once_the_last_layer_has_moved(unet: nn.Module) -> None:
     upsampler, features = trained().requires_grad_(True), small_features(unet)
-    with upsampled(unet, upsampler, features, LARGE):
+    with Upsampled(unet, upsampler, features, LARGE):
         unet(X, T).square().mean().backward()
     for name, weight in upsampler.named_parameters():
         assert weight.grad is not None and weight.grad.abs().sum() > 0, name
@@ -369,13 +280,13 @@ def test_gradients_reach_every_weight_once_the_last_layer_has_moved(unet: nn.Mod
 def test_training_it_lowers_the_loss(unet: nn.Module) -> None:
     """The target is the network with another upsampler: there is something to find."""
     features = small_features(unet)
-    with upsampled(unet, trained(), features, LARGE):
+    with Upsampled(unet, trained(), features, LARGE):
         target = unet(X, T)
     upsampler = FeatureUpsampler(info())
     optimizer = torch.optim.AdamW(upsampler.parameters(), lr=0.02)
     losses = []
     for _ in range(60):
-        with upsampled(unet, upsampler, features, LARGE):
+        with Upsampled(unet, upsampler, features, LARGE):
             loss = (unet(X, T) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -513,5 +424,5 @@ def test_other_files_are_refused_with_a_sentence(file: Path, spoil, sentence: st
     spoil(file)
     with pytest.raises(UpsamplerError) as refused:
         read_upsampler(file)
-    assert str(refused.value).startswith(f"{file}: {sentence}")
+    assert str(refused.value).startswith(f"{file.name}: {sentence}")
     assert "\n" not in str(refused.value)

@@ -130,7 +130,7 @@ class Fakes:
 
     def __init__(self, fail_at=None, poison_at=None):
         self.diary = []
-        self.images = []
+        self.images, self.befores = [], []
         self.fail_at, self.poison_at = fail_at, poison_at
 
     def decode(self, latent):
@@ -143,8 +143,9 @@ class Fakes:
         pooled = F.avg_pool2d(image, FACTOR)
         return torch.cat([pooled, pooled[:, :1]], dim=1)
 
-    def denoise(self, latent, stage):
+    def denoise(self, latent, stage, before):
         self.diary.append(("denoise", stage.number, tuple(latent.shape)))
+        self.befores.append(before)
         if stage.number == self.fail_at:
             raise KeyboardInterrupt
         if stage.number == self.poison_at:
@@ -193,6 +194,7 @@ def test_the_image_is_enlarged_bicubically_and_clamped():
 def test_each_stage_begins_with_the_last_ones_latent():
     fakes, latent = Fakes(), noise(1, 4, 4, 4)
     latents = [latent] + [result.latent for result in fakes.run(latent, STAGES)]
+    assert all(a is b for a, b in zip(fakes.befores, latents, strict=False))
     again = Fakes()
     for before, after, one in zip(latents, latents[1:], STAGES, strict=False):
         torch.testing.assert_close(next(again.run(before, [one])).latent, after)
@@ -279,7 +281,7 @@ def test_a_flat_channel_stays_finite():
 def test_every_stage_is_matched_to_the_first_picture():
     seen = []
 
-    def denoise(latent, stage):
+    def denoise(latent, stage, before):
         seen.append(latent)
         return 2 * latent + 1  # drifts
 

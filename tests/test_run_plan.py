@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,6 +110,18 @@ def test_the_choice_of_passes(passes, guided, mixed):
     assert [(part.kind, part.steps) for part in plan.passes] == [("text", 20), ("hires", 10)]
     assert {part.kind for part in plan.passes if part.small} == guided
     assert {part.kind for part in plan.passes if part.mixed_steps} == mixed
+
+
+def test_a_pass_with_a_sampler_and_schedule_of_its_own():
+    second = TailPass((512, 512), 5, 10, Sampler(evaluations=2), "Exponential")
+    first, own = planned(second=second).passes
+    assert (first.evaluations, own.evaluations) == (20, 9)
+    assert own.timesteps != planned(second=replace(second, schedule=None)).passes[1].timesteps
+
+
+def test_plms_evaluates_twice_in_its_first_step():
+    sampling = Sampling((512, 512), 10, Sampler(opening=1, timesteps=True))
+    assert run_plan(Settings(), sampling, SD1).evaluations == 10
 
 
 def test_img2img_denoises_the_end_of_the_schedule():

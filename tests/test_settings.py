@@ -48,6 +48,7 @@ NAMES = [
     "refine_colour_match",
     "refine_tile",
     "refine_keep_stages",
+    "refine_upsampler",
 ]
 
 
@@ -224,7 +225,7 @@ def one_value(row):
     if row.kind is bool:
         return st.booleans()
     if row.kind is str:
-        return st.sampled_from(row.control.choices)
+        return st.sampled_from(row.control.choices) if row.control.choices else st.text()
     if row.kind is tuple:
         share = st.floats(0, 1, exclude_min=True)
         return st.lists(share, min_size=1, max_size=4)

@@ -169,11 +169,7 @@ class Page:
             values = self._controls.values(about)
         except SettingsError as error:
             return [_refused(error), *unchanged]
-        said = f"these are the settings of a picture made with {about['model']}"
-        if "upsampler" in about:
-            name = about["upsampler"]["name"]
-            said += f" and the feature upsampler {name}, which this page does not repeat"
-        return [_said(said), *values]
+        return [_said(f"these are the settings of a picture made with {about['model']}"), *values]
 
     def _use_dropped(self, path: str) -> list[Any]:
         """The same for a picture that comes from elsewhere; the field is free for the next."""

@@ -10,10 +10,11 @@ import gradio as gr
 
 from lib_hires import drawing
 from lib_hires.schedules import Sampler
-from lib_hires.settings import GROUPS, Control, Declaration, Settings, declarations
+from lib_hires.settings import GROUPS, NOTHING, Control, Declaration, Settings, declarations
 from lib_hires.standalone.generate import plan_model
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import SAMPLERS, Request
+from lib_hires.standalone.upsamplers import find_upsampler, known_upsamplers
 
 LONG_SLIDER = 200  # steps; a control with more is a number to type
 
@@ -80,10 +81,12 @@ class Controls:
     def values(self, about: Mapping[str, Any]) -> list[Any]:
         """The components' values that repeat a picture, and which groups to open for them.
 
-        Raises SettingsError.
+        Raises SettingsError, also where a feature upsampler is not here.
         """
         request = Request.from_values(about.get("request", {})).values()
         settings = Settings.from_values(about.get("settings", {})).values()
+        upsampler = find_upsampler(settings["refine_upsampler"])
+        settings["refine_upsampler"] = NOTHING if upsampler is None else upsampler.name
         return [
             *(request[name] for name in self.request),
             *(settings[name] for name in self.settings),
@@ -114,7 +117,7 @@ def _rows() -> list[Declaration]:
 
 
 def _is_text(kind: type, control: Control) -> bool:
-    return kind is str and not control.choices
+    return kind is str and not control.choices and not control.listed
 
 
 def _setting(row: Declaration) -> Any:
@@ -126,6 +129,8 @@ def _component(name: str, kind: type, control: Control, value: Any, **layout: An
     common["elem_id"] = element_id(name)
     if kind is bool:
         return gr.Checkbox(**common)
+    if control.listed:
+        return gr.Dropdown(choices=[NOTHING, *known_upsamplers()], **common)
     if control.choices:
         few = len(control.choices) < 5
         return (gr.Radio if few else gr.Dropdown)(choices=list(control.choices), **common)

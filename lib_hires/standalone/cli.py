@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_hires.settings import GROUPS, Control, Settings, SettingsError, declarations
+from lib_hires.settings import GROUPS, NOTHING, Control, Settings, SettingsError, declarations
 from lib_hires.standalone.request import Request
 from lib_hires.standalone.upsampler_training import UpsamplerTraining
 
@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     app.set_defaults(command=_app)
     demo = commands.add_parser("demo", help="every technique side by side, bundled model")
     demo.add_argument("--out", type=Path, default=Path("demo"), help="folder (default: demo)")
-    _add_upsampler_option(demo)
+    rows = {row.name: row for row in declarations()}
+    upsampler = rows["refine_upsampler"]
+    _add_option(demo, upsampler.name, upsampler.kind, upsampler.control, upsampler.default)
     demo.set_defaults(command=_demo)
     train = commands.add_parser("train-demo", help="train the bundled model and its judge anew")
     train.add_argument("--out", type=Path, default=Path("trained"), help="folder of the result")
@@ -55,16 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--model-minutes", type=float, help="how long the U-Net is trained")
     train.set_defaults(command=_train_demo)
-    upsampler = commands.add_parser("train-upsampler", help="train a feature upsampler")
-    _add_train_upsampler_options(upsampler)
-    upsampler.set_defaults(command=_train_upsampler)
+    train_upsampler = commands.add_parser("train-upsampler", help="train a feature upsampler")
+    _add_train_upsampler_options(train_upsampler)
+    train_upsampler.set_defaults(command=_train_upsampler)
     benchmark = commands.add_parser("benchmark", help="measure quality, speed or memory")
     kinds = benchmark.add_subparsers(required=True, metavar="what")
     quality = kinds.add_parser("quality", help="objects, classes, colours, Frechet distances")
     quality.add_argument("--out", type=Path, help="folder (default: benchmark/quality-2x or -4x)")
     quality.add_argument("--pictures", type=int, default=100, help="per technique (default: 100)")
     quality.add_argument("--scale", type=int, default=2, choices=(2, 4))
-    quality.add_argument("--techniques", default="", help="names with commas (default: all)")
+    quality.add_argument(
+        "--techniques",
+        default="",
+        help="names with commas, or every (default: the best known ones)",
+    )
     quality.add_argument(
         "--dtype", default="auto", choices=(*DTYPES, "auto"), help="auto: the CPU's fastest"
     )
@@ -98,12 +104,6 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     for row in declarations():
         if not row.control.webui_only:
             _add_option(groups[row.group], row.name, row.kind, row.control, row.default)
-    _add_upsampler_option(groups["refine"])
-
-
-def _add_upsampler_option(group: Any) -> None:
-    text = "a feature upsampler's file; it serves the stages near the scale it was trained for"
-    group.add_argument("--refine-upsampler", metavar="FILE", type=Path, help=text)
 
 
 def _add_train_upsampler_options(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +183,6 @@ def _generate(options: argparse.Namespace) -> int:
 
     from lib_hires.standalone.generate import Run
     from lib_hires.standalone.models import load_model
-    from lib_hires.standalone.upsamplers import repeated
 
     dtype = options.dtype or about.get("dtype", "float32")
     if dtype not in DTYPES:
@@ -196,8 +195,7 @@ def _generate(options: argparse.Namespace) -> int:
     only = about.get("image", 0) if repeats_one else None
     if only is not None and only not in range(request.batch):
         raise SettingsError(f"--from: {options.source} says that it is image {only} of its batch")
-    upsampler = repeated(about if settings.refine.enabled else {}, options.refine_upsampler)
-    return _paint_and_save(Run(model, request, settings, upsampler), options.out, only)
+    return _paint_and_save(Run(model, request, settings), options.out, only)
 
 
 def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
@@ -232,10 +230,8 @@ def _demo(options: argparse.Namespace) -> int:
 
     writable_folder(options.out)
     from lib_hires.standalone.demo import demo
-    from lib_hires.standalone.upsamplers import load_upsampler
 
-    file = options.refine_upsampler
-    _say(demo(options.out, upsampler=file and load_upsampler(file)))
+    _say(demo(options.out, upsampler=getattr(options, "refine_upsampler", NOTHING)))
     return 0
 
 
@@ -298,7 +294,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
 
     from lib_hires.standalone.benchmark_quality import FINAL_SEEDS, quality
     from lib_hires.standalone.models import fast_dtype
-    from lib_hires.standalone.techniques import ALL, chosen
+    from lib_hires.standalone.techniques import STANDARD, chosen
 
     names = _names(options.techniques)
     _say(
@@ -307,7 +303,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
             pictures=options.pictures,
             scale=options.scale,
             dtype=fast_dtype() if options.dtype == "auto" else getattr(torch, options.dtype),
-            techniques=chosen(names) if names else ALL,
+            techniques=chosen(names) if names else STANDARD,
             first_seed=FINAL_SEEDS if options.first_seed is None else options.first_seed,
             workers=options.workers,
         )

@@ -12,19 +12,21 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
+from lib_hires.settings import NOTHING
 from lib_hires.standalone.judge import Judge, inspect, load_judge
 from lib_hires.standalone.models import LatentModel, load_model
 from lib_hires.standalone.png import save
 from lib_hires.standalone.request import Request
 from lib_hires.standalone.techniques import (
     ENLARGING,
+    FIT_FOR_UPSAMPLERS,
     NATIVE,
     NATIVE_PFSA,
-    UPSAMPLED,
     Technique,
     make,
+    with_upsampler,
 )
-from lib_hires.standalone.upsamplers import Upsampler
+from lib_hires.standalone.upsamplers import find_upsampler
 
 WISHES = (
     ("a red house under a clear sky", 1),
@@ -49,22 +51,24 @@ class Row:
     entries: Sequence[dict[str, Any]]
 
 
-def demo(
-    out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: Upsampler | None = None
-) -> str:
+def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOTHING) -> str:
     """Make the pictures, the contact sheet `demo.png` and `report.json` in `out`.
 
-    shown_at: how many of the wishes are made at each scale. upsampler: adds rows with it.
+    shown_at: how many of the wishes are made at each scale. upsampler: a feature upsampler, as the
+    control names it; adds rows with it.
     Returns the sheet's path and a short table for the terminal.
     """
+    find_upsampler(upsampler)  # raises before the work starts
     model, judge = load_model(None), load_judge()
-    enlarging = {scale: ENLARGING + (UPSAMPLED[scale] if upsampler else ()) for scale in (2, 4)}
-    plan = [(1, NATIVE), (1, NATIVE_PFSA), *((s, t) for s in (2, 4) for t in enlarging[s])]
+    enlarging = [
+        (scale, technique) for scale in (2, 4) for technique in _enlarging(scale, upsampler)
+    ]
+    plan = [(1, NATIVE), (1, NATIVE_PFSA), *enlarging]
     plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
     total = sum(shown_at[scale] for scale, _ in plan)
     with tqdm(total=total, unit="picture", desc="demo") as bar:
         rows = [
-            _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar, upsampler)
+            _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar)
             for scale, technique in plan
         ]
     report = [entry for row in rows for entry in row.entries]
@@ -75,6 +79,13 @@ def demo(
     return "\n".join([*_table(rows), f"sheet: {sheet}"])
 
 
+def _enlarging(scale: int, upsampler: str) -> tuple[Technique, ...]:
+    if upsampler == NOTHING:
+        return ENLARGING
+    fit = FIT_FOR_UPSAMPLERS[scale]
+    return ENLARGING + tuple(with_upsampler(technique, upsampler) for technique in fit)
+
+
 def _row(
     model: LatentModel,
     judge: Judge,
@@ -83,13 +94,12 @@ def _row(
     wishes: Sequence[tuple[str, int]],
     out: Path,
     bar: Any,
-    upsampler: Upsampler | None,
 ) -> Row:
     pictures, entries = [], []
     for prompt, seed in wishes:
         bar.set_postfix_str(f"{technique.label} at {scale}x")
         base = Request(prompt=prompt, seed=seed)
-        made = make(technique, model, base, scale, upsampler)
+        made = make(technique, model, base, scale)
         (picture,) = made.pictures
         entry = {
             "file": f"{scale}x-{technique.name}-{seed}.png",

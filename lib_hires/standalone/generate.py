@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
-from lib_hires.feature_upsampler import captured, upsampled
+from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.passes import guided_at
 from lib_hires.refinement import Stage, StageResult, plan, refine
@@ -32,9 +32,10 @@ from lib_hires.standalone.sampling import (
     sample,
     schedule_sigmas,
 )
-from lib_hires.standalone.upsamplers import Upsampler, check_stages
+from lib_hires.standalone.upsamplers import find_upsampler
 from lib_hires.tiling import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+from lib_hires.upsampler_file import NamedUpsampler
 
 OnStep = Callable[[int, int, int, Tensor], None]
 
@@ -63,10 +64,10 @@ class Run:
         model: LatentModel,
         request: Request,
         settings: Settings,
-        upsampler: Upsampler | None = None,
+        upsampler: NamedUpsampler | None = None,
     ) -> None:
+        """upsampler: in the place of the one that the settings name."""
         self.model, self.request, self.settings = model, request, settings
-        self.upsampler = upsampler
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
         if settings.refine.enabled:
@@ -76,12 +77,23 @@ class Run:
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
             reason = not_above(self.first, model.native)
             raise SettingsError(f"ug: {reason}, so there is nothing to guide")
-        if upsampler is not None:
-            upsampler.weights.info.check(model.family, model.unet)
-            check_stages(upsampler, [self.first, *(stage.size for stage in self.stages)])
+        self.upsampler = self._checked(upsampler) if self.stages else None
         self.denoiser = model.denoiser()
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
         self.family = VarianceExploding(self.denoiser.sigmas)
+
+    def _checked(self, given: NamedUpsampler | None) -> NamedUpsampler | None:
+        """The feature upsampler of the stages, its title in the settings."""
+        upsampler = given or find_upsampler(self.settings.refine.upsampler)
+        if upsampler is None:
+            return None
+        try:
+            sizes = [self.first, *(stage.size for stage in self.stages)]
+            upsampler.check(self.model.family, self.model.unet, sizes)
+        except UpsamplerError as error:
+            raise SettingsError(f"refine_upsampler: {error}") from None
+        self.settings = self.settings.updated({"refine_upsampler": upsampler.title})
+        return upsampler
 
     @property
     def steps(self) -> list[int]:
@@ -106,7 +118,6 @@ class Run:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "request": self.request.values(),
             "settings": self.settings.changed(),
-            **({} if self.upsampler is None else {"upsampler": self.upsampler.about()}),
         }
 
     @torch.no_grad()
@@ -187,7 +198,6 @@ class Painter:
         self._prompted: Callable[[Denoiser], Denoiser] = partial(
             ClassifierFreeGuidance, conditioning=conditioning, scale=request.cfg
         )
-        self._finished: Tensor | None = None  # the latent of the stage before
         self._upsampler = None
         if run.upsampler is not None:
             weights = copy.deepcopy(run.upsampler.weights)
@@ -203,35 +213,34 @@ class Painter:
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
         noise = draw(streams, shape).to(sigmas)
-        self._finished = self._sample(
+        return self._sample(
             noise * sigmas[0], streams, sigmas, schedule=sigmas, reduction=reduction
         )
-        return self._finished
 
-    def denoise_stage(self, latent: Tensor, stage: Stage) -> Tensor:
-        """The enlarged latent (b, c, h, w), renoised as the stage says and denoised."""
+    def denoise_stage(self, latent: Tensor, stage: Stage, before: Tensor) -> Tensor:
+        """The enlarged latent (b, c, h, w), renoised as the stage says and denoised.
+
+        before: the smaller latent, which the stage before finished.
+        """
         run, sigmas = self._run, self._run.stage_sigmas(stage)
         streams = generators(run.request.seeds, stage.number)
         noisy = latent + sigmas[0] * draw(streams, tuple(latent.shape[1:])).to(latent)
         reduction = run.reduction(stage.size, stage.number)
-        with self._upsampled((latent.shape[-2], latent.shape[-1])):
-            self._finished = self._sample(
+        with self._upsampled(before, (latent.shape[-2], latent.shape[-1])):
+            return self._sample(
                 noisy, streams, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
             )
-        return self._finished
 
-    def _upsampled(self, size: Size) -> AbstractContextManager[None]:
-        """A scope in which the model has the features of the finished latent at latent `size`."""
-        clean, upsampler, unet = self._finished, self._upsampler, self._run.model.unet
-        if upsampler is None:
-            return nullcontext()
-        assert clean is not None
-        if not upsampler.info.fits((clean.shape[-2], clean.shape[-1]), size):
+    def _upsampled(self, clean: Tensor, size: Size) -> AbstractContextManager[None]:
+        """A scope in which the model has a clean latent's features in calls of latent `size`."""
+        upsampler, unet = self._upsampler, self._run.model.unet
+        small = clean.shape[-2], clean.shape[-1]
+        if upsampler is None or not upsampler.info.fits(small, size):
             return nullcontext()
         with captured(unet, upsampler.info.layers) as features:
             denoise = self._prompted(partial(self._counted, clean.shape))
             denoise(clean, clean.new_zeros(len(clean)))
-        return upsampled(unet, upsampler, features, size)
+        return Upsampled(unet, upsampler, features, size)
 
     def _sample(
         self,

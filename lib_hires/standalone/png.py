@@ -55,13 +55,10 @@ def read_run(path: Path) -> dict[str, Any]:
     The request's and the settings' values are left to those who build them.
     """
     about = read_about(path)
-    upsampler = about.get("upsampler", {"name": "", "hash": ""})
     whole = (
         isinstance(about.get("model"), str)
         and isinstance(about.get("request"), dict)
         and isinstance(about.get("settings"), dict)
-        and isinstance(upsampler, dict)
-        and all(isinstance(upsampler.get(key), str) for key in ("name", "hash"))
     )
     if not whole:
         raise SettingsError(f"--from: {path} does not say how it was made")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ MEASURES = {  # of a row, and what to write at the axis
     "fd_crop": "Frechet distance, crops",
 }
 
+LOOKS = [
+    {"marker": marker, "color": f"C{colour}"} for marker in "osD^v" for colour in range(10)
+]  # of the marks
+
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color-scheme: light dark; }
-table { border-collapse: collapse; }
+table { border-collapse: collapse; display: block; overflow-x: auto; white-space: nowrap; }
+body > img { max-width: 100%; }
 td, th { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
 section div { display: flex; gap: 4px; overflow-x: auto; }
 section img { width: 192px; height: 192px; }
@@ -27,21 +33,28 @@ section img { width: 192px; height: 192px; }
 
 
 def plot(report: Report, path: Path) -> None:
-    """Each measure against seconds a picture, a dot a technique; the best ones lie to the left.
+    """Each measure against seconds a picture, a mark a technique; the best ones lie to the left.
 
-    The native pictures are left out, for they are not of the size that is measured.
+    The bars are standard errors. The native pictures are left out, for they are not of the size
+    that is measured.
     """
     rows = [row for row in report if row["technique"] not in ("true", "native")]
-    figure = Figure(figsize=(5.2 * len(MEASURES), 4.6), layout="constrained")
-    for axes, (measure, name) in zip(
-        figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True
-    ):
+    figure = Figure(figsize=(5.2 * len(MEASURES), 5.2), layout="constrained")
+    every_axes = figure.subplots(1, len(MEASURES))
+    for axes, (measure, name) in zip(every_axes, MEASURES.items(), strict=True):
         axes.set(xlabel="seconds a picture", ylabel=name)
-        for row in rows:
-            at = row["seconds_per_picture"], row[measure]
-            axes.plot(*at, "o", color="tab:blue")
-            axes.annotate(row["technique"], at, (4, 4), textcoords="offset points", fontsize=7)
-        axes.margins(x=0.2)
+        for row, style in zip(rows, cycle(LOOKS)):
+            bar = row.get(f"{measure}_error")
+            axes.errorbar(
+                row["seconds_per_picture"],
+                row[measure],
+                bar,
+                **style,
+                linestyle="",
+                elinewidth=0.6,
+                label=row["technique"],
+            )
+    figure.legend(*every_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.savefig(path, dpi=110)
 
 

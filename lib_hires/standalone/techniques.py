@@ -13,7 +13,6 @@ from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import to_pil
 from lib_hires.standalone.request import Request
-from lib_hires.standalone.upsamplers import Upsampler
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class Technique:
     settings_4x: Mapping[str, Plain] | None = None  # where 4x wants others
     starts_large: bool = False
     lanczos: bool = False
-    upsampled: bool = False  # with a feature upsampler
     sampler: str = "DPM++ 2M"
 
     def request(self, base: Request, scale: int, model: LatentModel) -> Request:
@@ -89,20 +87,66 @@ WINDOWS = tuple(
     )
 )
 
-# With a feature upsampler trained for 2x, by scale: refinement's stages to 4x are not near 2x.
-REFINE_UPSAMPLED = replace(
-    REFINE, name="refine_upsampled", label="refinement, upsampler", upsampled=True
+FIT_FOR_UPSAMPLERS = {2: (REFINE, PIVOT), 4: (PIVOT,)}
+"""By scale, those whose stages are near 2x, which feature upsamplers are trained for."""
+
+
+def with_upsampler(technique: Technique, named: str) -> Technique:
+    """The same with a feature upsampler, as the control names it."""
+    return replace(
+        technique,
+        name=f"{technique.name}_upsampled",
+        label=f"{technique.label.partition(' (')[0]}, upsampler",
+        settings={**technique.settings, "refine_upsampler": named},
+        settings_4x=technique.settings_4x and {**technique.settings_4x, "refine_upsampler": named},
+    )
+
+
+# What a user of the WebUI would pick instead: one pass over the enlarged picture, unguided.
+HIRES_FIX = tuple(
+    Technique(
+        f"hires_fix_{space}_{strength}",
+        f"Hires. fix, {space}, {strength}",
+        {"refine": True, "refine_enlargement": space, "refine_eta2": strength},
+    )
+    for space in ("pixel", "latent")
+    for strength in ("0.3", "0.5", "0.7")
 )
-PIVOT_UPSAMPLED = replace(PIVOT, name="pivot_upsampled", label="pivot, upsampler", upsampled=True)
-UPSAMPLED = {2: (REFINE_UPSAMPLED, PIVOT_UPSAMPLED), 4: (PIVOT_UPSAMPLED,)}
+
+# As the papers print them, where ours differ.
+PUBLISHED = (
+    Technique(
+        "ug_published",
+        "UG as published",
+        {"ug": True, "ug_eta": 0.6, "ug_edge": 0, "ug_shifted_start": False}
+        | {"ug_enlargement": "nearest"},
+        starts_large=True,
+    ),
+    Technique(
+        "ap_ldm_published",
+        "AP-LDM as published",
+        {"pfsa": True, "refine": True, "refine_eta2": "0.2"},
+        {"pfsa": True, "refine": True, "refine_eta2": "0.1, 0.2"},
+    ),
+)
+UG_GRID = tuple(
+    replace(UG, name=f"ug_{name}{value}", label=f"UG, {name} {value}", settings=settings)
+    for name, values in (("theta", (0.5, 0.8, 1.3)), ("eta", (0.4, 0.6, 0.8)))
+    for value in values
+    for settings in ({"ug": True, f"ug_{name}": value},)
+)
+UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.settings})
 
 ENLARGING = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
-ALL = (*ENLARGING, UNSHIFTED, *WINDOWS)
+STANDARD = (*ENLARGING, UNSHIFTED, *WINDOWS)  # what half an hour of two cores is enough for
+EVERY = (*STANDARD, *HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT)
 
 
 def chosen(names: Sequence[str]) -> tuple[Technique, ...]:
-    """The techniques of these names. Raises SettingsError for one that there is not."""
-    known = {technique.name: technique for technique in ALL}
+    """The techniques of these names; "every" stands for all. Raises SettingsError."""
+    known = {technique.name: technique for technique in EVERY}
+    if list(names) == ["every"]:
+        return EVERY
     for name in names:
         if name not in known:
             raise SettingsError(f"--techniques: expected some of {', '.join(known)}, got {name!r}")
@@ -119,16 +163,10 @@ class Made:
     about: dict[str, Any]  # what repeats the run
 
 
-def make(
-    technique: Technique,
-    model: LatentModel,
-    base: Request,
-    scale: int,
-    upsampler: Upsampler | None = None,
-) -> Made:
+def make(technique: Technique, model: LatentModel, base: Request, scale: int) -> Made:
     """One batch at `scale` times the native size."""
     request, settings = technique.request(base, scale, model), technique.settings_at(scale)
-    run = Run(model, request, settings, upsampler if technique.upsampled else None)
+    run = Run(model, request, settings)
     painted = list(run.paint())[-1]
     pictures = [to_pil(image) for image in painted.images]
     if technique.lanczos:

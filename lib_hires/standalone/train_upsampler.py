@@ -30,10 +30,10 @@ from tqdm import tqdm
 
 from lib_hires.feature_upsampler import (
     FeatureUpsampler,
+    Upsampled,
     UpsamplerInfo,
     default_layers,
     layout_of,
-    upsampled,
 )
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import snap
@@ -53,8 +53,7 @@ from lib_hires.standalone.upsampler_data import (
     drawn,
 )
 from lib_hires.standalone.upsampler_training import UpsamplerTraining
-from lib_hires.standalone.upsamplers import Upsampler
-from lib_hires.upsampler_file import write_upsampler
+from lib_hires.upsampler_file import NamedUpsampler, write_upsampler
 
 SHOWN = 200  # points of the plotted training loss, each the mean of the steps between
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,7 +80,7 @@ class Objective(nn.Module):
     def scope(self, batch: Batch) -> AbstractContextManager[None]:
         """In which forward and backward pass must run: checkpointing computes forward twice."""
         size = (batch.clean.shape[-2], batch.clean.shape[-1])
-        return upsampled(self._model.unet, self.upsampler, batch.features, size)
+        return Upsampled(self._model.unet, self.upsampler, batch.features, size)
 
     def forward(self, batch: Batch) -> Tensor:
         """||prediction - target||² of each example, averaged over its values: (b,)."""
@@ -361,7 +360,7 @@ class _Training:
                 "refine_factor": config.scale,
             }
         )
-        mine = Upsampler("", "", self._upsampler)
+        mine = NamedUpsampler("in training", "", self._upsampler)
         last = len(self._examples.pictures) - 1
         columns = []
         for n in range(min(config.samples, last + 1)):

@@ -110,8 +110,10 @@ class PictureFolder:
         return first, first.resize(small[::-1], Image.Resampling.LANCZOS)
 
     def identity(self) -> Any:
-        stats = [(path.name, path.stat()) for path in self._paths]
-        return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        return [
+            [path.name, path.stat().st_size, path.stat().st_mtime_ns, self.caption(index)]
+            for index, path in enumerate(self._paths)
+        ]
 
 
 def _is_large_enough(path: Path, least: Size) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib_hires.settings import Settings, SettingsError, declarations
+from lib_hires.webui.upsamplers import find_upsampler
 
 AXIS_VALUES = "hires_guidance_axis_values"  # a plain dict on p, written by X/Y/Z axes
 
@@ -13,7 +14,8 @@ AXIS_VALUES = "hires_guidance_axis_values"  # a plain dict on p, written by X/Y/
 def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
     """Settings from positional values in the declaration's order, or from one dict of names.
 
-    None stands for a control's default. X/Y/Z values on `p` win. Raises SettingsError.
+    None stands for a control's default. X/Y/Z values on `p` win. A feature upsampler is named with
+    its hash. Raises SettingsError, also where it is not in the list.
     """
     values: Mapping[Any, object]
     if arguments and isinstance(arguments[0], Mapping):
@@ -30,7 +32,9 @@ def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
             for row, value in zip(rows, arguments, strict=False)
             if value is not None
         }
-    return Settings.from_values({**values, **getattr(p, AXIS_VALUES, {})})
+    settings = Settings.from_values({**values, **getattr(p, AXIS_VALUES, {})})
+    upsampler = find_upsampler(settings.refine.upsampler) if settings.refine.enabled else None
+    return settings.updated({"refine_upsampler": upsampler.title}) if upsampler else settings
 
 
 def settings_or_off(arguments: Sequence[object], p: Any) -> Settings:

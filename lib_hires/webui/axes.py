@@ -8,6 +8,7 @@ from typing import Any
 from modules import scripts
 
 from lib_hires.settings import GROUPS, Declaration, SettingsError, declarations
+from lib_hires.webui import upsamplers
 from lib_hires.webui.arguments import AXIS_VALUES
 
 
@@ -23,14 +24,20 @@ def add_axes() -> None:
 def _axis(axis_option: Callable[..., Any], row: Declaration) -> Any:
     group = GROUPS[row.group]
     name = group if row.name == row.group else f"{group}: {row.control.title}"
-    choices = ("True", "False") if row.kind is bool else row.control.choices
     return axis_option(
         f"[HiRes] {name}",
         row.kind if row.kind in (int, float) else str,
         _apply(row.name),
         confirm=_confirm(row),
-        choices=(lambda: list(choices)) if choices else None,
+        choices=_choices(row),
     )
+
+
+def _choices(row: Declaration) -> Callable[[], list[str]] | None:
+    if row.control.listed:
+        return upsamplers.names
+    choices = ("True", "False") if row.kind is bool else row.control.choices
+    return (lambda: list(choices)) if choices else None
 
 
 def _apply(name: str) -> Callable[..., None]:
@@ -46,7 +53,9 @@ def _confirm(row: Declaration) -> Callable[..., None]:
         """The host runs this before the first cell; an error here reaches the user."""
         for value in values:
             try:
-                row.control.read(row.name, value, row.kind)
+                read = row.control.read(row.name, value, row.kind)
+                if row.control.listed:
+                    upsamplers.find_upsampler(read)
             except SettingsError as error:
                 raise RuntimeError(str(error)) from None
 

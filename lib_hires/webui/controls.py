@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from modules.ui_common import create_refresh_button
 from modules.ui_components import InputAccordion
 
 from lib_hires.settings import GROUPS, Declaration, declarations
-from lib_hires.webui import infotext
+from lib_hires.webui import infotext, upsamplers
 
 
 def make_controls(element_id: Callable[[str], str]) -> dict[str, Any]:
@@ -32,6 +33,19 @@ def paste_fields(components: dict[str, Any]) -> list[tuple[Any, Any]]:
     return [(component, infotext.reader(name)) for name, component in components.items()]
 
 
+def _list(common: dict[str, Any]) -> Any:
+    """A list of files, read again by the button beside it."""
+    with gr.Row(elem_classes=["hires-guidance-list"]):
+        component = gr.Dropdown(choices=upsamplers.names(), **common)
+        create_refresh_button(
+            component,
+            lambda: None,
+            lambda: {"choices": upsamplers.names()},
+            f"{common['elem_id']}_refresh",
+        )
+    return component
+
+
 def _component(row: Declaration, element_id: str) -> Any:
     control = row.control
     common = {
@@ -43,6 +57,8 @@ def _component(row: Declaration, element_id: str) -> Any:
     }
     if row.kind is bool:
         return gr.Checkbox(**common)
+    if control.listed:
+        return _list(common)
     if control.choices:
         return gr.Radio(choices=list(control.choices), **common)
     if row.kind in (int, float):

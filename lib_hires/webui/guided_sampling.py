@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,13 +14,15 @@ from lib_hires.passes import Kind, guided_at, mixes
 from lib_hires.resample import Reduction
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
-from lib_hires.upsample_guidance import shifted_schedule
+from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+from lib_hires.webui.conditioning import shrink_cond
 from lib_hires.webui.controlnet import ControlNet
-from lib_hires.webui.guided_model import GuidedModel
 from lib_hires.webui.messages import Say
 from lib_hires.webui.mixing import WITHOUT_STEPS, mixing
 from lib_hires.webui.model import FACTOR, ModelSizes
+from lib_hires.webui.noise import family_of
 from lib_hires.webui.patching import replaced
+from lib_hires.webui.placed_model import PlacedModel
 from lib_hires.webui.schedules import whole_schedule
 
 
@@ -87,16 +90,27 @@ def _guide(
     denoiser = sampler.model_wrap_cfg
     if times is None:
         times = _follow_schedule(stack, sampler, reduction, guidance)
-    current: list[GuidedModel] = []
+    current: list[PlacedModel] = []
 
     def wrap() -> None:
         inner = denoiser.inner_model
-        model = GuidedModel(
-            inner,
+        family, prediction = family_of(inner)
+        conditioner = getattr(inner.inner_model, "conditioner", None)
+        new_guide = partial(
+            UpsampleGuided,
+            inner.forward,
             guidance.settings.ug,
-            size=size,
+            family=family,
             reduction=reduction,
-            times=times,
+            times=times,  # may be filled later, but before the first call
+            prediction=prediction,
+            shrink_cond=partial(shrink_cond, large=size, conditioner=conditioner),
+        )
+        model = PlacedModel(
+            inner,
+            lambda *_: new_guide(),
+            size=size,
+            technique="Upsample Guidance",
             say=guidance.say,
         )
         current[:] = [model]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib_hires.settings import Plain, Settings, SettingsError, declarations
+from lib_hires.webui.upsamplers import listed
 
 PREFIX = "HiRes "
 NOTE = PREFIX + "note"  # what was left out, for those who see no page
@@ -46,8 +47,8 @@ def reader(name: str) -> Callable[[Mapping[str, Any]], Plain | None]:
                 return on.values()[row.name]
             if not on.values()[row.group]:
                 return None
-            value = parameters.get(key(row.name), row.default)
-            return _alone(row.name, value)
+            value = _alone(row.name, parameters.get(key(row.name), row.default))
+            return listed(str(value)) if row.control.listed else value
         except SettingsError:
             return None
 

@@ -28,8 +28,9 @@ def save_stage(p: Any, batch: Tensor, stage: int, stages: int) -> list[Kept]:
     told = copy.copy(p)  # the result's PNG info is to stay as it is
     told.extra_generation_params = {**p.extra_generation_params, STAGE: f"{stage} of {stages}"}
     kept = []
-    first = p.iteration * p.batch_size
-    for index, pixels in enumerate(batch.add(1).mul(127.5).clamp(0, 255), first):
+    for place, pixels in enumerate(batch.add(1).mul(127.5).clamp(0, 255)):
+        told.batch_index = place  # the name of its file may hold it
+        index = p.iteration * p.batch_size + place
         image = Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
         info = create_infotext(
             told,
@@ -50,7 +51,7 @@ def save_stage(p: Any, batch: Tensor, stage: int, stages: int) -> list[Kept]:
                 p.all_prompts[index],
                 shared.opts.samples_format,
                 info=info,
-                p=p,
+                p=told,
                 suffix=f"-stage-{stage}",
             )
         kept.append((image, info))

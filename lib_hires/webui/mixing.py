@@ -11,7 +11,7 @@ from torch import Tensor
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.noise import NoiseFamily
 from lib_hires.settings import AttentiveGuidance
-from lib_hires.webui.guided_model import family_of
+from lib_hires.webui.noise import family_of
 from lib_hires.webui.patching import replaced
 
 WITHOUT_STEPS = ("DPM fast", "DPM adaptive")

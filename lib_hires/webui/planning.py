@@ -16,6 +16,7 @@ from lib_hires.sizes import Size
 from lib_hires.webui.mixing import WITHOUT_STEPS
 from lib_hires.webui.model import FACTOR, ModelSizes
 
+SAME_SAMPLER, SAME_SCHEDULE = "Use same sampler", "Use same scheduler"
 ALONG_TIMESTEPS = ("DDIM", "DDIM CFG++", "PLMS", "UniPC")
 
 
@@ -49,6 +50,7 @@ def sampler_of(name: str) -> Sampler:
     )
     return Sampler(
         evaluations=2 if options.get("second_order") else 1,
+        opening=int(name == "PLMS"),
         schedule=options.get("scheduler", "uniform").title(),
         drops_penultimate=bool(drops),
         timesteps=name in ALONG_TIMESTEPS,
@@ -72,7 +74,14 @@ def _second_pass(host: Mapping[str, Any]) -> TailPass:
     width = run.hr_upscale_to_x - run.truncate_x * FACTOR
     height = run.hr_upscale_to_y - run.truncate_y * FACTOR
     of, last = setup_img2img_steps(run, int(host["hires_steps"] or host["steps"]))
-    return TailPass(_size(width, height), last + 1, max(of, last + 1))
+    sampler, schedule = host["hr_sampler"], host["hr_scheduler"]
+    return TailPass(
+        _size(width, height),
+        last + 1,
+        max(of, last + 1),
+        None if sampler == SAME_SAMPLER else sampler_of(sampler),
+        None if schedule == SAME_SCHEDULE else schedule,
+    )
 
 
 def _size(width: float, height: float) -> Size:

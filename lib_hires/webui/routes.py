@@ -8,6 +8,7 @@ from modules import shared
 
 from lib_hires.presets import PresetError
 from lib_hires.schema import schema
+from lib_hires.webui import upsamplers
 from lib_hires.webui.presets import preset_file
 
 
@@ -16,7 +17,7 @@ def add_routes(_demo: Any, app: Any) -> None:
 
     @app.get("/hires-guidance/schema")
     def hires_guidance_schema() -> dict[str, Any]:
-        return {**schema(), **_own_presets()}
+        return {**schema(upsamplers.names()), **_own_presets()}
 
 
 def _own_presets() -> dict[str, Any]:

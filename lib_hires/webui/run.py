@@ -43,7 +43,7 @@ def before_sampling(p: Any, arguments: Sequence[object]) -> None:
     kind = kind_of(p)
     guidance = Guidance(settings, ModelSizes.of(p.sd_model), kind, say, active_controlnet(p))
     if p.iteration == 0 and kind != "hires":
-        announce_stages(p, settings)
+        announce_stages(p, settings, say)
         _say_if_idle(p, guidance)
 
     def scope(_p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from typing import Any
 
 from modules import devices, prompt_parser, rng, sd_samplers, shared
@@ -14,14 +15,20 @@ from lib_hires.sizes import Size
 from lib_hires.webui.guided_sampling import Guidance, guided
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.schedules import host_schedule, stage_times
+from lib_hires.webui.upsampled_stage import SmallPicture, upsampled_stage
 
 
 class Stopped(Exception):
     """The user has interrupted or skipped the picture."""
 
 
-def sample_stage(p: Any, latent: Tensor, stage: Stage, guidance: Guidance) -> Tensor:
-    """Renoise a clean latent (b, c, h, w) as the stage says and denoise it; raises Stopped."""
+def sample_stage(
+    p: Any, latent: Tensor, stage: Stage, guidance: Guidance, small: SmallPicture | None = None
+) -> Tensor:
+    """Renoise a clean latent (b, c, h, w) as the stage says and denoise it; raises Stopped.
+
+    small: the picture before it, where a feature upsampler serves the stage.
+    """
     if shared.state.interrupted or shared.state.skipped:
         raise Stopped
     run = stage_run(p, latent, stage)
@@ -38,8 +45,10 @@ def sample_stage(p: Any, latent: Tensor, stage: Stage, guidance: Guidance) -> Te
         if guidance.controlnet is not None:
             guidance.controlnet.marked(cond, uncond)
         image_cond = run.txt2img_image_conditioning(latent, stage.size[1], stage.size[0])
+        unet = p.sd_model.model.diffusion_model
         with (
             replaced(sampler, name, lambda *_: schedule),
+            upsampled_stage(sampler, unet, small, latent, guidance.say) if small else nullcontext(),
             guided(sampler, latent, guidance, whole),
         ):
             sampled = sampler.sample_img2img(

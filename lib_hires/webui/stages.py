@@ -12,15 +12,19 @@ import torch
 from modules import devices, shared
 from torch import Tensor
 
+from lib_hires.feature_upsampler import UpsamplerError
 from lib_hires.refinement import Stage, plan, refine
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
+from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.controlnet import active_controlnet
 from lib_hires.webui.guided_sampling import Guidance
 from lib_hires.webui.kept_stages import Kept, keep, save_stage
 from lib_hires.webui.messages import Say
 from lib_hires.webui.model import FACTOR, ModelSizes
 from lib_hires.webui.stage_sampling import Stopped, sample_stage
+from lib_hires.webui.upsampled_stage import SmallPicture
+from lib_hires.webui.upsamplers import family_of, find_upsampler
 from lib_hires.webui.vae import HostVae
 
 log = logging.getLogger("hires_guidance")
@@ -39,12 +43,32 @@ def stages_of(p: Any, settings: Settings, first: Size) -> tuple[Stage, ...]:
     return plan(settings.refine, first, multiple=multiple, factor=FACTOR)
 
 
-def announce_stages(p: Any, settings: Settings) -> None:
-    """Count the stages in the host's progress bar, before the first sampling."""
+def announce_stages(p: Any, settings: Settings, say: Say) -> None:
+    """Before the first sampling: count the stages in the host's progress bar, and say what of them
+    will be left out."""
     hires = getattr(p, "enable_hr", False)
     first = (p.hr_upscale_to_y, p.hr_upscale_to_x) if hires else (p.height, p.width)
     with suppress(SettingsError):  # said when it comes to refining
-        shared.state.job_count += p.n_iter * len(stages_of(p, settings, first))
+        stages = stages_of(p, settings, first)
+        shared.state.job_count += p.n_iter * len(stages)
+        usable_upsampler(p.sd_model, settings, first, stages, say)
+
+
+def usable_upsampler(
+    sd_model: Any, settings: Settings, first: Size, stages: Sequence[Stage], say: Say
+) -> NamedUpsampler | None:
+    """The feature upsampler that the settings name; None, and a sentence, where it is of no use."""
+    if not stages:
+        return None
+    try:
+        upsampler = find_upsampler(settings.refine.upsampler)
+        if upsampler is not None:
+            sizes = [first, *(stage.size for stage in stages)]
+            upsampler.check(family_of(sd_model), sd_model.model.diffusion_model, sizes)
+    except (SettingsError, UpsamplerError) as error:
+        say(f"the feature upsampler was left out. {error}.")
+        return None
+    return upsampler
 
 
 def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
@@ -84,12 +108,15 @@ def _latents(
     sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
     guidance = Guidance(settings, sizes, "stage", say, controlnet)
 
-    def denoise(enlarged: Tensor, stage: Stage) -> Tensor:
+    upsampler = usable_upsampler(p.sd_model, settings, _pixels(samples), stages, say)
+
+    def denoise(enlarged: Tensor, stage: Stage, before: Tensor) -> Tensor:
         shared.state.nextjob()
         size = f"{stage.size[1]}x{stage.size[0]}"
         shared.state.job = f"HiRes Guidance: stage {stage.number} of {len(stages)}, {size}"
         shared.state.textinfo = shared.state.job
-        return sample_stage(p, enlarged.float(), stage, guidance)
+        small = SmallPicture.fitting(upsampler, before, enlarged)
+        return sample_stage(p, enlarged.float(), stage, guidance, small)
 
     first = _latent_of(samples, vae)
     yield first

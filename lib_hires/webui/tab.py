@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+_BOTH = "width", "height", "steps", "sampling", "scheduler", "denoising_strength"
+_HIRES_FIX = "hr-checkbox", "hr_scale", "hr_resize_x", "hr_resize_y", "hires_steps"
+
 HOST_CONTROLS = {
-    "txt2img": (
-        "width",
-        "height",
-        "steps",
-        "sampling",
-        "scheduler",
-        "hr-checkbox",
-        "hr_scale",
-        "hr_resize_x",
-        "hr_resize_y",
-        "hires_steps",
-        "denoising_strength",
-    ),
-    "img2img": ("width", "height", "steps", "sampling", "scheduler", "denoising_strength"),
+    "txt2img": {name: f"txt2img_{name}" for name in (*_BOTH, *_HIRES_FIX)}
+    | {name: name for name in ("hr_sampler", "hr_scheduler")},
+    "img2img": {name: f"img2img_{name}" for name in _BOTH},
 }
-"""What a run's sizes and steps depend on, by the end of the element's id."""
+"""What a run's sizes and steps depend on: the element's id by our name for it."""
+
+_NAMES = {element: name for tab in HOST_CONTROLS.values() for name, element in tab.items()}
 
 
 class Tab:
@@ -41,10 +35,10 @@ class Tab:
 
     def notice(self, component: Any) -> None:
         """To be called for every component that the host has made."""
-        tab, _, name = str(getattr(component, "elem_id", None)).partition("_")
-        if name in HOST_CONTROLS.get(tab, ()):
-            self.host[name] = component
-        elif tab == "generation" and name.startswith("info_"):
+        element = str(getattr(component, "elem_id", None))
+        if element in _NAMES:
+            self.host[_NAMES[element]] = component
+        elif element.startswith("generation_info_"):
             for part in self._parts:
                 part.connect(self)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import html
 import os
 import re
 import socket
@@ -264,18 +265,16 @@ def test_a_job_that_cannot_begin_ends_with_a_sentence(tmp_path: Path) -> None:
     assert event.sentence.startswith("the first picture failed (IndexError")
 
 
-def test_the_page_says_that_it_does_not_repeat_an_upsampler(tmp_path: Path) -> None:
+def test_a_picture_whose_feature_upsampler_is_not_here_is_refused(tmp_path: Path) -> None:
     from lib_hires.standalone.app import Page
+    from lib_hires.standalone.app_controls import Controls
 
-    about = {"model": "ours", "request": {}, "settings": {}}
-    page = SimpleNamespace(_controls=SimpleNamespace(repeating=[], values=lambda about: []))
-    for more, words in [
-        ({}, "made with ours"),
-        ({"upsampler": {"name": "my.file", "hash": "1"}}, "my.file, which this page does not"),
-    ]:
-        save(Image.new("RGB", (8, 8)), tmp_path / "picture.png", about | more)
+    page = SimpleNamespace(_controls=Controls({}, {}, {}))
+    for name, words in [("None", "made with ours"), ("gone [0123456789]", "got 'gone [0123")]:
+        about = {"model": "ours", "request": {}, "settings": {"refine_upsampler": name}}
+        save(Image.new("RGB", (8, 8)), tmp_path / "picture.png", about)
         (said,) = Page._use_settings(page, str(tmp_path / "picture.png"))  # type: ignore[arg-type]
-        assert words in said
+        assert words in html.unescape(said)
 
 
 def test_a_run_with_hires_fix_is_a_sentence_and_teaches_nothing(browser: Any) -> None:

@@ -18,8 +18,8 @@ from lib_hires.standalone.demo import CELL, LABEL, Row, contact_sheet, demo
 from lib_hires.standalone.models import BUNDLED
 from lib_hires.standalone.png import read_about
 from lib_hires.standalone.techniques import (
-    ALL,
     ENLARGING,
+    EVERY,
     NAIVE,
     NATIVE,
     NATIVE_PFSA,
@@ -31,7 +31,7 @@ bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled model is
 
 
 def test_every_technique_has_settings_of_its_own() -> None:
-    techniques = [NATIVE, NATIVE_PFSA, *ALL]
+    techniques = [NATIVE, NATIVE_PFSA, *EVERY]
     assert len({technique.name for technique in techniques}) == len(techniques)
     for technique in techniques:
         for scale in (2, 4):
@@ -124,6 +124,7 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
 
 def test_techniques_are_chosen_by_name() -> None:
     assert chosen(["ug", "naive"]) == (UG, NAIVE)
+    assert chosen(["every"]) == EVERY
     with pytest.raises(SettingsError, match="expected some of naive, lanczos, .*, got 'ugg'"):
         chosen(["ug", "ugg"])
 

@@ -29,9 +29,6 @@ def written(path: Path, text: str, size: tuple[int, int] = (8, 8)) -> Path:
         {"model": None},
         {"request": []},
         {"settings": "ug"},
-        {"upsampler": "mine"},
-        {"upsampler": {"name": "mine"}},
-        {"upsampler": {"name": "mine", "hash": 1}},
     ],
 )
 def test_a_picture_of_something_else_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:

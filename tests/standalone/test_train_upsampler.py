@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib_hires.feature_upsampler import FeatureUpsampler, UpsamplerError, default_layers
+from lib_hires.feature_upsampler import FeatureUpsampler, default_layers
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone import train_upsampler as module
 from lib_hires.standalone.cli import main
@@ -25,12 +26,11 @@ from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import read_about
 from lib_hires.standalone.request import Request
-from lib_hires.standalone.techniques import UPSAMPLED
+from lib_hires.standalone.techniques import FIT_FOR_UPSAMPLERS
 from lib_hires.standalone.train_upsampler import info_for, train_upsampler, weights_hash
 from lib_hires.standalone.upsampler_data import PictureFolder, drawn
 from lib_hires.standalone.upsampler_training import UpsamplerTraining
-from lib_hires.standalone.upsamplers import Upsampler
-from lib_hires.upsampler_file import read_upsampler, write_upsampler
+from lib_hires.upsampler_file import NamedUpsampler, read_upsampler, write_upsampler
 
 TINY = {"steps": 6, "batch": 4, "rate": 0.02, "warmup": 2, "samples": 0, "save_every": 3}
 TINY |= {"mixed_precision": "no"}
@@ -92,14 +92,14 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], rounded: bool = Fals
     np.testing.assert_allclose(*losses, atol=1e-5 if rounded else 0)
 
 
-def trained_for(model: LatentModel, scale: float = 2.0) -> Upsampler:
+def trained_for(model: LatentModel, scale: float = 2.0) -> NamedUpsampler:
     """An upsampler for the tiny model whose weights are all random."""
     torch.manual_seed(1)
     weights = FeatureUpsampler(info_for(model, UpsamplerTraining(scale=scale), "0" * 64))
     weights.requires_grad_(False)
     for weight in weights.parameters():
         weight.copy_(torch.randn(weight.shape))
-    return Upsampler("mine.safetensors", "0123456789", weights)
+    return NamedUpsampler("mine", "0123456789", weights)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -277,13 +277,22 @@ def test_pictures_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> N
     assert folder.caption(0) == "a red house"
 
 
+def test_a_changed_caption_makes_the_cache_another(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "copy")
+    folder = PictureFolder(tmp_path / "copy", (32, 32))
+    before = folder.identity()
+    assert folder.identity() == before
+    (tmp_path / "copy" / "3.txt").write_text("a blue car\n")
+    assert folder.identity() != before
+
+
 # --- in runs --------------------------------------------------------------------------------------
 
 REFINED = {"refine": True, "refine_eta2": "0.5"}
 
 
 def images(
-    model: LatentModel, upsampler: Upsampler | None, batch: int = 1, **settings: Any
+    model: LatentModel, upsampler: NamedUpsampler | None, batch: int = 1, **settings: Any
 ) -> tuple[torch.Tensor, Any]:
     request = Request(prompt="a red house", steps=4, seed=5, batch=batch)
     run = Run(model, request, Settings.from_values(REFINED | settings), upsampler)
@@ -298,7 +307,7 @@ def hooks(unet: Any) -> int:
 @pytest.mark.parametrize("settings", [{}, {"ug": True}, {"refine_method": "Pivot"}], ids=str)
 def test_untrained_it_changes_no_bit_of_a_picture(tiny_model: LatentModel, settings) -> None:
     info = info_for(tiny_model, UpsamplerTraining(), "0" * 64)
-    untrained = Upsampler("untrained", "0", FeatureUpsampler(info).requires_grad_(False))
+    untrained = NamedUpsampler("untrained", "0", FeatureUpsampler(info).requires_grad_(False))
     plain, _ = images(tiny_model, None, **settings)
     assert torch.equal(images(tiny_model, untrained, **settings)[0], plain)
     assert not torch.equal(images(tiny_model, trained_for(tiny_model), **settings)[0], plain)
@@ -326,13 +335,15 @@ def test_it_serves_the_stages_that_fit_and_no_other(tiny_model: LatentModel) -> 
     assert both.model_evaluations == plain.model_evaluations + 2
     with pytest.raises(SettingsError, match=r"trained for stages of 2 times .* none from 16x16 to"):
         images(tiny_model, upsampler, refine_factor=4)
-    with pytest.raises(SettingsError, match="acts in refinement; add --refine"):
-        images(tiny_model, upsampler, refine=False)
+    _, unrefined = images(tiny_model, None, refine=False)
+    assert images(tiny_model, upsampler, refine=False)[1].model_evaluations == (
+        unrefined.model_evaluations
+    )
 
 
 def test_techniques_with_an_upsampler_have_stages_that_fit(tiny_model: LatentModel) -> None:
     upsampler = trained_for(tiny_model)
-    for scale, techniques in UPSAMPLED.items():
+    for scale, techniques in FIT_FOR_UPSAMPLERS.items():
         for technique in techniques:
             request = technique.request(Request(prompt="a red house"), scale, tiny_model)
             Run(tiny_model, request, technique.settings_at(scale), upsampler)
@@ -342,8 +353,9 @@ def test_an_upsampler_of_another_model_is_refused(tiny_model: LatentModel) -> No
     config = UpsamplerTraining(layers=",".join(map(str, default_layers(tiny_model.unet))))
     info = info_for(tiny_model, config, "0" * 64)
     other = FeatureUpsampler(type(info)(**(vars(info) | {"family": "sdxl"})))
-    with pytest.raises(UpsamplerError, match=r"was trained on tiny \(sdxl, features of"):
-        images(tiny_model, Upsampler("other", "0", other))
+    sentence = r"refine_upsampler: other was trained on tiny \(sdxl, features of"
+    with pytest.raises(SettingsError, match=sentence):
+        images(tiny_model, NamedUpsampler("other", "0", other))
 
 
 def test_pictures_keep_its_name_and_hash_and_repeat(
@@ -363,7 +375,7 @@ def test_pictures_keep_its_name_and_hash_and_repeat(
     code, first, _ = hires(*refined, "--refine-upsampler", file)
     assert code == 0
     short_hash = read_upsampler(file)[1]
-    assert read_about(Path(first))["upsampler"] == {"name": "mine.safetensors", "hash": short_hash}
+    assert read_about(Path(first))["settings"]["refine_upsampler"] == f"mine [{short_hash}]"
     _, plain, _ = hires(*refined)
     monkeypatch.chdir(tmp_path)
     code, again, _ = hires("--from", first)
@@ -375,7 +387,7 @@ def test_pictures_keep_its_name_and_hash_and_repeat(
     write_upsampler(file, FeatureUpsampler(weights.info), weights.info)
     code, out, said = hires("--from", first)
     assert (code, out) == (2, "")
-    assert f"made with the feature upsampler mine.safetensors ({short_hash}), which is not" in said
+    assert f"mine [{short_hash}] is not here any more; mine is another one now" in said
     assert hires("--from", first, "--no-refine")[0] == 0
     assert hires("--from", first, "--refine-upsampler", file)[0] == 0
     code, _, said = hires(*refined, "--refine-upsampler", tmp_path / "nowhere.safetensors")

@@ -143,12 +143,15 @@ def _answer(answer: dict[str, Any]) -> Answer:
 def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     if "HIRES_WEBUI" not in os.environ:
         pytest.skip("HIRES_WEBUI names no WebUI folder")
-    from tiny_checkpoints import put_lora, put_models
+    from tiny_checkpoints import put_lora, put_models, put_upsampler
 
     data = tmp_path_factory.mktemp("webui")
     _install_extension(data / "extensions")
     model = put_models(data / "models" / "Stable-diffusion")
     put_lora(model, data / "models" / "Lora" / "tiny.safetensors")
+    upsamplers = data / "models" / "hires-guidance"
+    put_upsampler(upsamplers / "mine.safetensors")
+    put_upsampler(upsamplers / "for xl.safetensors", family="sdxl")
     controlnet = _install_controlnet(Path(os.environ["HIRES_WEBUI"]), data, model)
     with _running(data, model) as port:
         yield WebUI(port, model, data / LOG, controlnet)

@@ -556,6 +556,59 @@ def test_inpainting_with_a_mask(webui, soft, only_masked, sampler):
     assert ("Soft inpainting enabled: True" in made.info) == soft
 
 
+UPSAMPLED = {"refine": True, "refine_eta2": "0.5", "refine_upsampler": "mine"}
+NATIVE = {"width": 128, "height": 128}
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Heun", "DDIM", "UniPC"])
+def test_a_feature_upsampler_changes_the_stage_alone(webui, sampler):
+    before = webui.state()
+    plain = webui.paint(UPSAMPLED | {"refine_upsampler": "None"}, sampler_name=sampler, **NATIVE)
+    made = webui.paint(UPSAMPLED, sampler_name=sampler, **NATIVE)
+    assert made.sizes == plain.sizes == [(256, 256)]
+    assert made.pixels != plain.pixels
+    assert "note" not in made.info
+    assert re.search(r"HiRes refine upsampler: mine \[[0-9a-f]{10}\]", made.info)
+    again = webui.paint(UPSAMPLED | {"refine_upsampler": "None"}, sampler_name=sampler, **NATIVE)
+    assert again.pixels == plain.pixels
+    assert webui.state() == before
+
+
+def test_a_feature_upsampler_with_everything_else(webui):
+    """UG, prompts of several parts, a batch, and conds asked about one after another."""
+    settings = UPSAMPLED | UG
+    request = {"prompt": "a red circle AND a blue sky :0.4", "batch_size": 2, **NATIVE}
+    together = webui.paint(settings, **request)
+    apart = webui.paint(settings, options={"batch_cond_uncond": False}, **request)
+    assert "note" not in together.info + apart.info
+    for one, other in zip(together.images, apart.images, strict=True):
+        assert _distance(one, other) <= 2
+
+
+def test_a_feature_upsamplers_small_picture_is_told_to_the_model(webui):
+    webui.paint(UPSAMPLED, fault=("record", 0), **NATIVE)
+    sizes = [size for size, _ in webui.asked()]
+    assert sizes == [(16, 16)] * 6 + [(16, 16)] + [(32, 32)] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("for xl", "the feature upsampler was left out. for xl was trained on tiny (sdxl"),
+        ("../mine", "the picture was made without it. refine_upsampler: expected the name"),
+    ],
+)
+def test_a_feature_upsampler_that_cannot_serve_is_a_sentence(webui, name, sentence):
+    made = webui.paint(UPSAMPLED | {"refine_upsampler": name}, **NATIVE)
+    assert sentence in made.info
+
+
+def test_the_schema_lists_the_feature_upsamplers(webui):
+    rows = webui.request("/hires-guidance/schema")["controls"]
+    (row,) = [row for row in rows if row["name"] == "refine_upsampler"]
+    assert row["choices"] == ["None", "for xl", "mine"]
+
+
 def _distance(one, other) -> int:
     """The largest difference of two pictures' values, of 255."""
     from PIL import ImageChops

@@ -21,7 +21,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lib_hires.feature_upsampler import (
+    FeatureUpsampler,
+    UpsamplerInfo,
+    default_layers,
+    layout_of,
+)
 from lib_hires.standalone import demo_model
+from lib_hires.upsampler_file import write_upsampler
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 NARROW = {"UNET_CHANNELS": 32, "UNET_HEADS": 1, "VAE_CHANNELS": 32}
@@ -80,6 +87,22 @@ def put_lora(model: Path, file: Path) -> None:
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, file)
+
+
+def put_upsampler(file: Path, family: str = "sd1") -> None:
+    """A feature upsampler of random weights for hires-demo, trained for twice the sides."""
+    torch.manual_seed(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for constant, value in NARROW.items():
+            patch.setattr(demo_model, constant, value)
+        unet = demo_model.build_unet()
+    layers, skips = default_layers(unet), layout_of(unet).skips
+    channels = tuple(skips[layer].channels for layer in layers)
+    upsampler = FeatureUpsampler(UpsamplerInfo(family, "tiny", "0" * 64, layers, channels))
+    for weight in upsampler.requires_grad_(False).parameters():
+        weight.copy_(torch.randn(weight.shape) / 2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_upsampler(file, upsampler, upsampler.info)
 
 
 def _export(folder: Path, name: str, shape: dict[str, Any]) -> Path:

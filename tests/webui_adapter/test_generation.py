@@ -472,8 +472,8 @@ def test_kept_stages_are_told_and_named_as_their_result(host):
         assert kept.startswith(f"{prompt}\nNegative prompt: blue\nSeed: ")
     moods = [text.split("Mood: ")[1].split(",")[0] for text in made.infotexts]
     assert moods[4:] == ["first", "second", "third", "fourth"]
-    named = [(seed, prompt) for _, _, _, seed, prompt in images.saved]
-    assert named == [(seed, prompt) for seed in (1, 2, 3, 4)]
+    named = [(seed, prompt, place) for *_, seed, prompt, place in images.saved]
+    assert named == [(seed, prompt, (seed - 1) % 2) for seed in (1, 2, 3, 4)]
 
 
 def test_kept_stages_follow_the_hosts_options_and_leave_scripts_their_pictures(host):

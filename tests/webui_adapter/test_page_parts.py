@@ -29,9 +29,10 @@ class Tab:
         values = {"width": 128, "height": 128, "steps": 20, "sampling": "Euler"}
         values |= {"scheduler": "Automatic"}
         values |= {"denoising_strength": 0.5, "hr-checkbox": False, "hr_scale": 2.0}
+        values |= {"hr_sampler": "Use same sampler", "hr_scheduler": "Use same scheduler"}
         with gr.Blocks():
-            for control in HOST_CONTROLS[name]:
-                component = gr.Slider(values.get(control, 0), elem_id=f"{name}_{control}")
+            for control, element in HOST_CONTROLS[name].items():
+                component = gr.Slider(values.get(control, 0), elem_id=element)
                 self._make(script, component)
             made = gr.Component.__init__
             with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +56,7 @@ class Tab:
         (found,) = [
             component
             for component in self.made
-            if component.elem_id in (f"{self.name}_{item}", self.prefix + item)
+            if component.elem_id in (f"{self.name}_{item}", self.prefix + item, item)
         ]
         return found
 
@@ -214,6 +215,9 @@ def test_the_pass_of_hires_fix_is_in_the_line(host, data):
     tab["pfsa"].value = tab["hr-checkbox"].value = True
     tab["hires_steps"].value = 10
     assert "then Hires. fix 256x256 in 10 steps" in tab.line()
+    assert "30 model evaluations" in tab.line()
+    tab["hr_sampler"].value = "Heun"
+    assert "39 model evaluations" in tab.line()
 
 
 def test_the_line_is_what_happens(host, data):

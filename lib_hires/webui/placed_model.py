@@ -1,0 +1,60 @@
+"""In place of a sampler's inner denoiser, whatever parts the host calls it in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from lib_hires.sizes import Size
+from lib_hires.webui.messages import Say
+
+log = logging.getLogger("hires_guidance")
+
+Denoiser = Callable[..., Tensor]
+MakeDenoiser = Callable[[Tensor, Tensor, Mapping[str, Any]], Denoiser]
+
+
+class PlacedModel:
+    """Stands in for the inner denoiser's `forward` at one latent size, during one sampling.
+
+    The host calls it with conds and uncond stacked, or one after another, or with conds alone.
+    Each of these calls keeps a denoiser of its own, found by its place in the evaluation, so that
+    what one branch has kept never meets another. Where one fails, the rest is made without.
+    """
+
+    def __init__(
+        self, inner: Any, make: MakeDenoiser, *, size: Size, technique: str, say: Say
+    ) -> None:
+        """make: a denoiser for a place, from the arguments of the first call there. size: (height,
+        width) of the latents; others pass through. technique: its name, for the user."""
+        self._forward: Denoiser = inner.forward
+        self._make, self._size = make, size
+        self._technique, self._say = technique, say
+        self._denoisers: dict[tuple[int, int], Denoiser] = {}
+        self._calls = 0
+        self._failed = False
+
+    def begin_evaluation(self) -> None:
+        """To be called before the host's first call of an evaluation."""
+        self._calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        if self._failed or tuple(x.shape[-2:]) != self._size:
+            return self._forward(x, t, **cond)
+        place = self._calls, len(x)
+        self._calls += 1
+        try:
+            if place not in self._denoisers:
+                self._denoisers[place] = self._make(x, t, cond)
+            return self._denoisers[place](x, t, **cond)
+        except Exception as error:
+            log.exception("%s failed", self._technique)
+            self._failed = True
+            self._say(
+                f"the rest of the picture was made without {self._technique}, because asking about "
+                f"the small picture failed ({type(error).__name__}: {error})."
+            )
+            return self._forward(x, t, **cond)

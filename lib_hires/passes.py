@@ -11,12 +11,19 @@ from lib_hires.sizes import Size, not_above, small_size
 Kind = Literal["text", "image", "hires", "stage"]
 """From noise, from a picture (img2img), the second pass of Hires. fix, or a refinement stage."""
 
+_NAMES: dict[Kind, str] = {"text": "first pass", "image": "img2img", "hires": "Hires. fix"}
+
 CHOSEN: dict[str, tuple[Kind, ...]] = {
     "first pass": ("text",),
     "Hires. fix": ("hires",),
     "both": ("text", "hires"),
     "img2img": ("image",),
 }
+
+
+def pass_name(kind: Kind, number: int = 0) -> str:
+    """A pass in words; number: of a stage."""
+    return _NAMES.get(kind, f"stage {number}")
 
 
 def is_chosen(

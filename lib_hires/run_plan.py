@@ -15,15 +15,14 @@ import torch
 
 from lib_hires.attentive_guidance import gamma_at
 from lib_hires.noise import NoiseFamily, VarianceExploding, VariancePreserving
-from lib_hires.passes import Kind, guided_at, guides, idle_reason, mixes
+from lib_hires.passes import Kind, guided_at, guides, idle_reason, mixes, pass_name
 from lib_hires.refinement import Stage, plan
 from lib_hires.resample import Reduction
 from lib_hires.schedules import Model, Sampler, Sampling, schedule_times
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import guidance_weight, shifted_schedule
-
-_NAMES: dict[Kind, str] = {"text": "first pass", "image": "img2img", "hires": "Hires. fix"}
+from lib_hires.words import count, shown
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,9 @@ class PlannedPass:
         return large + self.small_evaluations * math.prod(self.small or (0,))
 
     def sentence(self) -> str:
-        name = _NAMES.get(self.kind, f"stage {self.number}")
-        text = f"{name} {_shown(self.size)} in {_count(self.steps, 'step')}"
-        guided = f"{self.guided_steps} guided at {_shown(self.small)}" if self.small else ""
+        name = pass_name(self.kind, self.number)
+        text = f"{name} {shown(self.size)} in {count(self.steps, 'step')}"
+        guided = f"{self.guided_steps} guided at {shown(self.small)}" if self.small else ""
         mixed = f"{self.mixed_steps} mixed" if self.mixed_steps else ""
         inside = ", ".join(filter(None, [guided, mixed]))
         return f"{text} ({inside})" if inside else text
@@ -110,7 +109,7 @@ class RunPlan:
     def sentence(self) -> str:
         """The line before the run."""
         passes = ", then ".join(part.sentence() for part in self.passes)
-        cost = _count(self.evaluations, "model evaluation")
+        cost = count(self.evaluations, "model evaluation")
         if self.evaluations == self.plain_evaluations:
             cost += ", as in the plain run"
         elif self.plain_evaluations:
@@ -279,14 +278,6 @@ def _asked(weights: Sequence[float], cadence: int) -> tuple[bool, ...]:
         asked.append(weight > 0 and step >= last + cadence)
         last = step if asked[-1] else last
     return tuple(asked)
-
-
-def _shown(size: Size) -> str:
-    return f"{size[1]}x{size[0]}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _short(number: float) -> str:

@@ -75,6 +75,7 @@ class UpsampleGuided:
     reduction: on the model's device.
     times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers).
     shrink_cond: makes conditioning of the picture's size (c_concat, hints) fit the small call.
+    on_guided: told of every guided evaluation, with whether the small call was made for it.
     Call it like the model. Guidance is computed in float32; the model's dtype and device return.
     """
 
@@ -88,6 +89,7 @@ class UpsampleGuided:
         times: Sequence[float],
         prediction: Prediction = "denoised",
         shrink_cond: ShrinkCond | None = None,
+        on_guided: Callable[[bool], None] = lambda asked: None,
     ) -> None:
         self._predict = predict
         self._settings = settings
@@ -96,6 +98,7 @@ class UpsampleGuided:
         self._rising_times = sorted(times)
         self._prediction = prediction
         self._shrink_cond = shrink_cond
+        self._on_guided = on_guided
         self._asked_at = -1  # the step of the last small call ...
         self._difference: Tensor | None = None  # ... and x0_small - D[x0] there
 
@@ -110,11 +113,13 @@ class UpsampleGuided:
         if not weight.any():
             return output
         a, s = self._scales(t)
-        if self._is_time_to_ask(t):
+        asks = self._is_time_to_ask(t)
+        if asks:
             denoised = to_denoised(self._prediction, x.float(), output.float(), a, s)
             small = self._predict_small(x, t, cond)
             self._difference = small - self._reduction.reduce(denoised)
         assert self._difference is not None
+        self._on_guided(asks)
         change = _per_image(weight) * self._reduction.enlarge(self._difference)
         return (output.float() + output_change(self._prediction, change, a, s)).to(output.dtype)
 

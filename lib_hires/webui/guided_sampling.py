@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib_hires.passes import Kind, guided_at, mixes
 from lib_hires.resample import Reduction
+from lib_hires.run_record import RunRecord
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
@@ -23,6 +24,7 @@ from lib_hires.webui.model import FACTOR, ModelSizes
 from lib_hires.webui.noise import family_of
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.placed_model import PlacedModel
+from lib_hires.webui.recording import counting
 from lib_hires.webui.schedules import whole_schedule
 
 
@@ -34,6 +36,7 @@ class Guidance:
     sizes: ModelSizes
     kind: Kind
     say: Say
+    record: RunRecord
     controlnet: ControlNet | None = None  # where the run has units of it
 
     def reduction(self, large: Size) -> Reduction | None:
@@ -60,6 +63,7 @@ def guided(
     size = x.shape[-2], x.shape[-1]
     reduction = guidance.reduction(size)
     with ExitStack() as stack:
+        stack.enter_context(counting(sampler, guidance.record.current))
         if guidance.controlnet is not None:
             small = reduction and reduction.small
             asked = guidance.settings.ug.controlnet
@@ -74,7 +78,8 @@ def guided(
                     "fixed steps."
                 )
             else:
-                stack.enter_context(mixing(sampler, guidance.settings.pfsa))
+                mixed = guidance.record.current.mix
+                stack.enter_context(mixing(sampler, guidance.settings.pfsa, mixed))
         yield
 
 
@@ -105,6 +110,7 @@ def _guide(
             times=times,  # may be filled later, but before the first call
             prediction=prediction,
             shrink_cond=partial(shrink_cond, large=size, conditioner=conditioner),
+            on_guided=guidance.record.current.guide,
         )
         model = PlacedModel(
             inner,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,12 @@ WITHOUT_STEPS = ("DPM fast", "DPM adaptive")
 
 
 @contextmanager
-def mixing(sampler: Any, settings: AttentiveGuidance) -> Iterator[None]:
+def mixing(
+    sampler: Any, settings: AttentiveGuidance, on_mixed: Callable[[], None]
+) -> Iterator[None]:
     """Mix PFSA into the state of everything that `sampler` samples inside the block.
+
+    on_mixed: called for every step whose state is changed.
 
     The state is the tensor that the CFG denoiser gets in the evaluation that begins a step; with
     UniPC, which evaluates predictions of the state, the one that its callback gets.
@@ -30,6 +34,9 @@ def mixing(sampler: Any, settings: AttentiveGuidance) -> Iterator[None]:
 
     def mix(state: Tensor, time: Tensor, done: int) -> None:
         gamma = gamma_at(max(denoiser.steps - done, 0), denoiser.steps, settings)
+        if gamma == 0:
+            return
+        on_mixed()
         family, _ = family_of(denoiser.inner_model)
         mix_scaled_(state, time, gamma, settings, family)
 
@@ -70,8 +77,6 @@ def mix_scaled_(
     state: Tensor, time: Tensor, gamma: float, settings: AttentiveGuidance, family: NoiseFamily
 ) -> None:
     """Mix into a state of any family, in place; it is brought to VE's scale and back."""
-    if gamma == 0:
-        return
     signal, noise = float(family.signal(time)), float(family.noise(time))
     scaled = state / signal
     mix_into_state_(scaled, gamma, settings, noise / signal)

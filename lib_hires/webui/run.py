@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +21,14 @@ from lib_hires.webui.messages import say_to
 from lib_hires.webui.model import FACTOR, ModelSizes, chosen_native, is_supported
 from lib_hires.webui.passes import kind_of, passes_of
 from lib_hires.webui.patching import Once
+from lib_hires.webui.recording import begin_record, record_of, show_record, taking
 from lib_hires.webui.stages import announce_stages, refine_samples
 
 
 def begin(p: Any, arguments: Sequence[object]) -> None:
     """Check the arguments once, tell the user what is wrong with them, and write the PNG info."""
     forget_kept(p)
+    begin_record(p)
     try:
         settings = read_arguments(arguments, p)
     except SettingsError as error:
@@ -41,13 +44,17 @@ def before_sampling(p: Any, arguments: Sequence[object]) -> None:
     if not any((settings.ug.enabled, settings.pfsa.enabled, settings.refine.enabled)):
         return
     kind = kind_of(p)
-    guidance = Guidance(settings, ModelSizes.of(p.sd_model), kind, say, active_controlnet(p))
+    sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
+    guidance = Guidance(settings, sizes, kind, say, record_of(p), controlnet)
     if p.iteration == 0 and kind != "hires":
         announce_stages(p, settings, say)
         _say_if_idle(p, guidance)
 
-    def scope(_p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return guided(p.sampler, x, guidance)
+    @contextmanager
+    def scope(_p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Iterator[None]:
+        size = x.shape[-2] * FACTOR, x.shape[-1] * FACTOR
+        with taking(p, kind, size), guided(p.sampler, x, guidance):
+            yield
 
     Once(p.sampler, "sample" if kind == "text" else "sample_img2img", scope)
 
@@ -58,8 +65,9 @@ def after_sampling(p: Any, samples: Any, arguments: Sequence[object]) -> Any:
 
 
 def end(p: Any, processed: Any) -> None:
-    """Add what was kept on the way to the run's pictures."""
+    """Add what was kept on the way to the run's pictures, and say what happened."""
     show_kept(p, processed)
+    show_record(p, processed)
 
 
 def _settings_for_model(p: Any, arguments: Sequence[object]) -> Settings:

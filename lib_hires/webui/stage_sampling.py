@@ -46,6 +46,7 @@ def sample_stage(
             guidance.controlnet.marked(cond, uncond)
         image_cond = run.txt2img_image_conditioning(latent, stage.size[1], stage.size[0])
         unet = p.sd_model.model.diffusion_model
+        guidance.record.current.evaluations += small is not None  # the features' own
         with (
             replaced(sampler, name, lambda *_: schedule),
             upsampled_stage(sampler, unet, small, latent, guidance.say) if small else nullcontext(),

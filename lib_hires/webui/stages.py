@@ -22,6 +22,7 @@ from lib_hires.webui.guided_sampling import Guidance
 from lib_hires.webui.kept_stages import Kept, keep, save_stage
 from lib_hires.webui.messages import Say
 from lib_hires.webui.model import FACTOR, ModelSizes
+from lib_hires.webui.recording import record_of, taking
 from lib_hires.webui.stage_sampling import Stopped, sample_stage
 from lib_hires.webui.upsampled_stage import SmallPicture
 from lib_hires.webui.upsamplers import family_of, find_upsampler
@@ -106,7 +107,7 @@ def _latents(
 ) -> Iterator[Tensor]:
     """The latent of the first picture, then that of each stage as soon as it is finished."""
     sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
-    guidance = Guidance(settings, sizes, "stage", say, controlnet)
+    guidance = Guidance(settings, sizes, "stage", say, record_of(p), controlnet)
 
     upsampler = usable_upsampler(p.sd_model, settings, _pixels(samples), stages, say)
 
@@ -129,7 +130,10 @@ def _latents(
         factor=FACTOR,
         colour_match=settings.refine.colour_match,
     )
-    yield from (result.latent for result in results)
+    for stage in stages:
+        with taking(p, "stage", stage.size, stage.number):
+            result = next(results)
+        yield result.latent
 
 
 def _last(

@@ -47,7 +47,10 @@ class Host:
         self.axes = xyz.axis_options
 
     def paint(self, settings=None, *, args=None, infotext=None, p=None, **request):
-        """Make pictures; settings by names. Raises what the generation itself raises."""
+        """Make pictures; settings by names. Raises what the generation itself raises.
+
+        `said`: what the user was told on the way.
+        """
         tab = "init_image" in request
         runner = self.runners[tab]
         if p is None:
@@ -62,7 +65,9 @@ class Host:
         p.scripts, p.script_args = runner, tuple(values)
         shared.state.begin()
         shared.loaded.sd_model.asked.clear()
-        return processing.process_images(p)
+        made = processing.process_images(p)
+        made.said = list(p.comments)
+        return made
 
 
 def _read_infotext(runner, parameters, values):

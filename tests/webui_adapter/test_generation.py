@@ -43,7 +43,7 @@ def test_without_weight_nothing_changes_and_with_it_something_does(host, sampler
         made = host.paint(settings, sampler_name=sampler)
         assert not same(plain, made)
         assert torch.isfinite(made.images[0]).all()
-        assert made.comments == []
+        assert made.said == []
     assert same(plain, host.paint(sampler_name=sampler))
     assert leftovers() == 0
 
@@ -113,7 +113,7 @@ def test_refinement_makes_the_size_asked_for(host, sampler, eta2):
         UG | REFINE | {"refine_eta2": eta2}, sampler_name=sampler, width=64, height=64
     )
     assert sizes(made) == {(128, 128)}
-    assert made.comments == []
+    assert made.said == []
     assert leftovers() == 0
 
 
@@ -161,7 +161,7 @@ def test_combinations(host, request_, apart):
     shared.opts.batch_cond_uncond = not apart
     plain = host.paint(**request_)
     made = host.paint(settings, **request_)
-    assert made.comments == []
+    assert made.said == []
     assert not same(plain, made)
     assert same(made, host.paint(settings, **request_))
     assert same(plain, host.paint(**request_))
@@ -229,7 +229,7 @@ def test_after_a_failure_anywhere_the_next_picture_is_as_ever(host, call):
     repair = fail_at(host, call, raise_failure)
     try:
         made = host.paint(settings)
-        assert made.comments, "the failure was hidden"
+        assert made.said, "the failure was hidden"
     except Failure:
         pass
     repair()
@@ -253,12 +253,12 @@ def test_the_last_finished_stage_survives(host, way):
     stopped = host.paint(two)
     repair()
     assert same(first, stopped)
-    assert "after the first pass" in stopped.comments[0]
+    assert "after the first pass" in stopped.said[0]
     repair = fail_at(host, 8, stop)
     stopped = host.paint(two)
     repair()
     assert 128 < stopped.images[0].shape[-1] < 256
-    assert "after stage 1 of 2" in stopped.comments[0]
+    assert "after stage 1 of 2" in stopped.said[0]
     assert same(first, host.paint())
 
 
@@ -266,7 +266,7 @@ def test_a_failing_small_call_leaves_the_picture_and_says_so(host):
     repair = fail_at(host, 4, raise_failure)
     made = host.paint(UG)
     repair()
-    assert "without Upsample Guidance" in made.comments[0]
+    assert "without Upsample Guidance" in made.said[0]
     assert torch.isfinite(made.images[0]).all()
 
 
@@ -289,7 +289,7 @@ def test_stages_are_counted_and_named(host):
 def test_at_the_native_size_nothing_happens_and_says_so(host):
     plain, made = host.paint(width=64, height=64), host.paint(UG, width=64, height=64)
     assert same(plain, made)
-    assert "not clearly above the model's native 64x64" in made.comments[0]
+    assert "not clearly above the model's native 64x64" in made.said[0]
 
 
 def test_the_native_size_can_be_set(host):
@@ -302,13 +302,13 @@ def test_the_native_size_can_be_set(host):
 def test_a_sampler_without_steps_is_not_mixed_and_says_so(host):
     plain, made = host.paint(sampler_name="DPM fast"), host.paint(PFSA, sampler_name="DPM fast")
     assert same(plain, made)
-    assert "DPM fast has no fixed steps" in made.comments[0]
+    assert "DPM fast has no fixed steps" in made.said[0]
 
 
 def test_an_inpainted_picture_is_not_refined_and_says_so(host):
     made = host.paint(REFINE, init_image=torch.rand(3, 128, 128), image_mask=object())
     assert sizes(made) == {(128, 128)}
-    assert "was not refined" in made.comments[0]
+    assert "was not refined" in made.said[0]
 
 
 def test_image_conditioning_shrinks_along(host):
@@ -322,7 +322,7 @@ def test_image_conditioning_shrinks_along(host):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StableDiffusionProcessing, "txt2img_image_conditioning", conditioning)
-        assert host.paint(UG | REFINE | {"ug_cadence": 2}).comments == []
+        assert host.paint(UG | REFINE | {"ug_cadence": 2}).said == []
     mask = (torch.rand(2, 1, 16, 24) > 0.5).float()
     part = torch.cat([mask, torch.rand(2, 4, 16, 24)], 1)
     kept = torch.rand(2, 4, 8, 8)
@@ -406,11 +406,11 @@ def test_upsample_guidance_acts_in_the_passes_chosen(host, choice):
     expected = {"text": {(16, 16)}, "hires": {(32, 32)}}
     wanted = [expected[kind] for kind in PASSES[choice] if kind in expected]
     assert found == set().union(*wanted)
-    assert (made.comments == []) == bool(wanted)
+    assert (made.said == []) == bool(wanted)
     made, found = guided(init_image=torch.rand(3, 128, 128))
     assert found == ({(16, 16)} if "image" in PASSES[choice] else set())
     if not found:
-        assert f'no pass that is "{choice}"' in made.comments[0]
+        assert f'no pass that is "{choice}"' in made.said[0]
 
 
 @pytest.mark.parametrize("choice", PASSES)
@@ -494,7 +494,7 @@ def test_a_stage_that_fails_leaves_the_kept_ones_and_shows_none_twice(host):
     repair = fail_at(host, 8, raise_failure)  # in the second stage
     made = host.paint(KEEP)
     repair()
-    assert "after stage 1 of 2" in made.comments[0]
+    assert "after stage 1 of 2" in made.said[0]
     assert made.images[0].shape[-1] == 208
     assert [image.size for image in made.images[1:]] == [(128, 128)]
     assert [suffix for _, suffix, *_ in images.saved] == ["-stage-0", "-stage-1"]
@@ -516,7 +516,7 @@ def test_a_picture_that_cannot_be_kept_does_not_end_the_refinement(host):
     assert torch.equal(made.images[0], refined.images[0])
     assert [image.size for image in made.images[1:]] == [(208, 208)]
     assert [suffix for _, suffix, *_ in images.saved] == ["-stage-1"]
-    assert made.comments == [
+    assert made.said == [
         "HiRes Guidance: the picture after the first pass was not kept (OSError: no space left)."
     ]
     assert "was not kept" in made.infotexts[0]
@@ -544,7 +544,7 @@ def test_sdxl_is_told_the_size_it_is_asked_about(sdxl):
         return model.encode_prompt("blue", (height, width))["vector"]
 
     model.told.clear()
-    assert sdxl.paint(UG | REFINE, width=192).comments == []
+    assert sdxl.paint(UG | REFINE, width=192).said == []
     sizes = {size: told for (size, _), told in zip(model.asked, model.told, strict=True)}
     assert set(sizes) == {(16, 24), (32, 48), (8, 10)}
     for (height, width), told in sizes.items():
@@ -598,7 +598,7 @@ def test_controlnet_acts_at_every_size(controlled):
     plain, guided = controlled.paint(), controlled.paint(settings)
     unit = controlled.paint(hint=HINT)
     both = controlled.paint(settings, hint=HINT)
-    assert both.comments == []
+    assert both.said == []
     assert not same(both, guided)
     assert not same(unit, plain)
     seen = controlled.networks[-1].seen
@@ -614,7 +614,7 @@ def test_controlnet_acts_at_every_size(controlled):
 def test_controlnet_can_be_left_out_of_the_small_question(controlled):
     both = controlled.paint(UG, hint=HINT)
     without = controlled.paint(UG | {"ug_controlnet": False}, hint=HINT)
-    assert without.comments == []
+    assert without.said == []
     assert not same(both, without)
     seen = controlled.networks[-1].seen
     assert {(size, acted) for size, acted, _ in seen} == {((16, 16), True), ((8, 8), False)}
@@ -626,7 +626,7 @@ def test_controlnet_keeps_to_its_side_of_hires_fix(controlled, side):
     """128 and 256 with small questions at 64, nearer to the first, and a stage at 320."""
     settings = UG | REFINE | {"refine_factor": 1.25}
     made = controlled.paint(settings, hint=HINT, side=side, enable_hr=True)
-    assert made.comments == []
+    assert made.said == []
     network = controlled.networks[-1]
     first = [acted for size, acted, _ in network.seen[:10]]
     later = [acted for size, acted, _ in network.seen[10:]]
@@ -662,8 +662,8 @@ def test_an_unknown_controlnet_is_left_out_with_a_sentence(controlled):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Unit, "__init__", renamed)
         made = controlled.paint(UG | REFINE, hint=HINT)
-    assert "this version of it is not known" in made.comments[0]
-    assert len(made.comments) == 1
+    assert "this version of it is not known" in made.said[0]
+    assert len(made.said) == 1
     assert sizes(made) == {(256, 256)}
     seen = controlled.networks[-1].seen
     assert {size for size, acted, _ in seen if acted} == {(16, 16)}
@@ -734,8 +734,8 @@ def test_a_unet_made_for_certain_sizes_is_left_alone_with_a_sentence(host):
     sd_unet.current_unet = SimpleNamespace(option=option)
     made = host.paint(UG | REFINE)
     assert same(plain, made)
-    assert len(made.comments) == 1
-    assert 'the SD Unet "[TRT] model" is made for certain sizes' in made.comments[0]
+    assert len(made.said) == 1
+    assert 'the SD Unet "[TRT] model" is made for certain sizes' in made.said[0]
     mixed = host.paint(UG | PFSA)
     sd_unet.current_unet = None
     assert same(mixed, host.paint(PFSA))

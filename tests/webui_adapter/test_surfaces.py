@@ -47,7 +47,7 @@ def test_sliders_reach_every_value_and_nothing_is_only_automatic(host):
 def test_defaults_are_off(host):
     made = host.paint()
     assert made.parameters == {}
-    assert made.comments == []
+    assert made.said == []
 
 
 def test_positions_names_and_text_are_the_same(host):
@@ -112,7 +112,7 @@ def test_bad_arguments_leave_a_picture_and_a_sentence(host, args, sentence):
             read_arguments(p_args)
         return
     made = host.paint(args=p_args)
-    assert sentence in made.comments[0]
+    assert sentence in made.said[0]
     assert sentence in made.parameters["HiRes note"]
     assert made.images[0].equal(host.paint().images[0])
 

@@ -77,7 +77,7 @@ def close(one, other) -> bool:
 def test_it_changes_the_stage_and_costs_one_small_call(host, sampler):
     plain = host.paint(REFINE, sampler_name=sampler, **NATIVE)
     made = host.paint(WITH_IT, sampler_name=sampler, **NATIVE)
-    assert made.comments == []
+    assert made.said == []
     assert not close(made, plain)
     if sampler == "Euler":
         assert asked_small(5) == [2]
@@ -108,7 +108,7 @@ def test_every_row_has_the_features_of_its_own_image_and_prompt(host):
 def test_upsample_guidance_and_several_stages_go_with_it(host):
     settings = WITH_IT | {"ug": True, "refine_method": "Pivot", "refine_factor": 4}
     made = host.paint(settings, **NATIVE)
-    assert made.comments == []
+    assert made.said == []
     assert tuple(made.images[0].shape[-2:]) == (256, 256)
     from modules import shared
 
@@ -127,22 +127,22 @@ def test_one_that_does_not_fit_is_left_out_with_a_sentence(host, folder, changes
     plain = host.paint(REFINE, **NATIVE)
     write(folder / "mine.safetensors", **changes)
     made = host.paint(WITH_IT, **NATIVE)
-    assert len(made.comments) == 1
-    assert sentence in made.comments[0]
+    assert len(made.said) == 1
+    assert sentence in made.said[0]
     assert torch.equal(made.images[0], plain.images[0])
 
 
 @pytest.mark.parametrize("name", ["another", "../mine", "mine.safetensors", "mine ["])
 def test_only_names_of_the_list_are_taken(host, name):
     made = host.paint(REFINE | {"refine_upsampler": name}, **NATIVE)
-    assert "expected the name of a feature upsampler (mine)" in made.comments[0]
+    assert "expected the name of a feature upsampler (mine)" in made.said[0]
     assert torch.equal(made.images[0], host.paint(**NATIVE).images[0])
 
 
 def test_a_damaged_file_is_refused(host, folder):
     (folder / "mine.safetensors").write_bytes(b"nonsense")
     made = host.paint(WITH_IT, **NATIVE)
-    assert "mine.safetensors: is not a safetensors file" in made.comments[0]
+    assert "mine.safetensors: is not a safetensors file" in made.said[0]
 
 
 def test_png_info_keeps_name_and_hash_and_repeats(host, folder):
@@ -153,7 +153,7 @@ def test_png_info_keeps_name_and_hash_and_repeats(host, folder):
     assert torch.equal(again.images[0], made.images[0])
     write(folder / "mine.safetensors", zero=True)
     changed = host.paint(infotext=made.parameters, **NATIVE)
-    assert f"{title} is not here any more; mine is another one now" in changed.comments[0]
+    assert f"{title} is not here any more; mine is another one now" in changed.said[0]
 
 
 def test_pasting_shows_the_name_of_the_list(host):

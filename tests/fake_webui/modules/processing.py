@@ -185,7 +185,7 @@ def process_images(p):
         images=images,
         infotexts=infotexts,
         parameters=dict(p.extra_generation_params),
-        comments=list(p.comments),
+        comments="".join(f"{comment}\n" for comment in p.comments),
     )
     p.scripts.call("postprocess", p, processed)
     return processed

@@ -303,7 +303,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
             pictures=options.pictures,
             scale=options.scale,
             dtype=fast_dtype() if options.dtype == "auto" else getattr(torch, options.dtype),
-            techniques=chosen(names) if names else STANDARD,
+            techniques=chosen(names, options.scale) if names else STANDARD,
             first_seed=FINAL_SEEDS if options.first_seed is None else options.first_seed,
             workers=options.workers,
         )

@@ -13,6 +13,7 @@ from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import to_pil
 from lib_hires.standalone.request import Request
+from lib_hires.standalone.upsamplers import BUNDLED_2X
 
 
 @dataclass(frozen=True)
@@ -139,14 +140,19 @@ UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.setting
 
 ENLARGING = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
 STANDARD = (*ENLARGING, UNSHIFTED, *WINDOWS)  # what half an hour of two cores is enough for
-EVERY = (*STANDARD, *HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT)
 
 
-def chosen(names: Sequence[str]) -> tuple[Technique, ...]:
+def every(scale: int) -> tuple[Technique, ...]:
+    """All that there are at a scale, those with the bundled feature upsampler last."""
+    upsampled = (with_upsampler(each, BUNDLED_2X) for each in FIT_FOR_UPSAMPLERS[scale])
+    return (*STANDARD, *HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT, *upsampled)
+
+
+def chosen(names: Sequence[str], scale: int) -> tuple[Technique, ...]:
     """The techniques of these names; "every" stands for all. Raises SettingsError."""
-    known = {technique.name: technique for technique in EVERY}
+    known = {technique.name: technique for technique in every(scale)}
     if list(names) == ["every"]:
-        return EVERY
+        return tuple(known.values())
     for name in names:
         if name not in known:
             raise SettingsError(f"--techniques: expected some of {', '.join(known)}, got {name!r}")

@@ -15,6 +15,7 @@ from lib_hires.upsampler_file import (
 )
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled" / "upsamplers"
+BUNDLED_2X = "hires-demo-2x"  # for the bundled model
 
 
 def known_upsamplers() -> dict[str, Path]:

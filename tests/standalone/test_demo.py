@@ -19,22 +19,22 @@ from lib_hires.standalone.models import BUNDLED
 from lib_hires.standalone.png import read_about
 from lib_hires.standalone.techniques import (
     ENLARGING,
-    EVERY,
     NAIVE,
     NATIVE,
     NATIVE_PFSA,
     UG,
     chosen,
+    every,
 )
 
 bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled model is not there")
 
 
 def test_every_technique_has_settings_of_its_own() -> None:
-    techniques = [NATIVE, NATIVE_PFSA, *EVERY]
-    assert len({technique.name for technique in techniques}) == len(techniques)
-    for technique in techniques:
-        for scale in (2, 4):
+    for scale in (2, 4):
+        techniques = [NATIVE, NATIVE_PFSA, *every(scale)]
+        assert len({technique.name for technique in techniques}) == len(techniques)
+        for technique in techniques:
             settings = technique.settings_at(scale)
             assert settings.refine.factor == (scale if settings.refine.enabled else 2)
     assert NATIVE.settings_at(2) == Settings()
@@ -123,10 +123,10 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
 
 
 def test_techniques_are_chosen_by_name() -> None:
-    assert chosen(["ug", "naive"]) == (UG, NAIVE)
-    assert chosen(["every"]) == EVERY
+    assert chosen(["ug", "naive"], 2) == (UG, NAIVE)
+    assert chosen(["every"], 4) == every(4)
     with pytest.raises(SettingsError, match="expected some of naive, lanczos, .*, got 'ugg'"):
-        chosen(["ug", "ugg"])
+        chosen(["ug", "ugg"], 2)
 
 
 def test_quality_refuses_too_few_pictures(tmp_path: Path) -> None:

@@ -557,19 +557,23 @@ def test_inpainting_with_a_mask(webui, soft, only_masked, sampler):
 
 
 UPSAMPLED = {"refine": True, "refine_eta2": "0.5", "refine_upsampler": "mine"}
-NATIVE = {"width": 128, "height": 128}
+NATIVE_SIDES = {"width": 128, "height": 128}
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "Heun", "DDIM", "UniPC"])
 def test_a_feature_upsampler_changes_the_stage_alone(webui, sampler):
     before = webui.state()
-    plain = webui.paint(UPSAMPLED | {"refine_upsampler": "None"}, sampler_name=sampler, **NATIVE)
-    made = webui.paint(UPSAMPLED, sampler_name=sampler, **NATIVE)
+    plain = webui.paint(
+        UPSAMPLED | {"refine_upsampler": "None"}, sampler_name=sampler, **NATIVE_SIDES
+    )
+    made = webui.paint(UPSAMPLED, sampler_name=sampler, **NATIVE_SIDES)
     assert made.sizes == plain.sizes == [(256, 256)]
     assert made.pixels != plain.pixels
     assert "note" not in made.info
     assert re.search(r"HiRes refine upsampler: mine \[[0-9a-f]{10}\]", made.info)
-    again = webui.paint(UPSAMPLED | {"refine_upsampler": "None"}, sampler_name=sampler, **NATIVE)
+    again = webui.paint(
+        UPSAMPLED | {"refine_upsampler": "None"}, sampler_name=sampler, **NATIVE_SIDES
+    )
     assert again.pixels == plain.pixels
     assert webui.state() == before
 
@@ -577,7 +581,7 @@ def test_a_feature_upsampler_changes_the_stage_alone(webui, sampler):
 def test_a_feature_upsampler_with_everything_else(webui):
     """UG, prompts of several parts, a batch, and conds asked about one after another."""
     settings = UPSAMPLED | UG
-    request = {"prompt": "a red circle AND a blue sky :0.4", "batch_size": 2, **NATIVE}
+    request = {"prompt": "a red circle AND a blue sky :0.4", "batch_size": 2, **NATIVE_SIDES}
     together = webui.paint(settings, **request)
     apart = webui.paint(settings, options={"batch_cond_uncond": False}, **request)
     assert "note" not in together.info + apart.info
@@ -586,7 +590,7 @@ def test_a_feature_upsampler_with_everything_else(webui):
 
 
 def test_a_feature_upsamplers_small_picture_is_told_to_the_model(webui):
-    webui.paint(UPSAMPLED, fault=("record", 0), **NATIVE)
+    webui.paint(UPSAMPLED, fault=("record", 0), **NATIVE_SIDES)
     sizes = [size for size, _ in webui.asked()]
     assert sizes == [(16, 16)] * 6 + [(16, 16)] + [(32, 32)] * 3
 
@@ -599,7 +603,7 @@ def test_a_feature_upsamplers_small_picture_is_told_to_the_model(webui):
     ],
 )
 def test_a_feature_upsampler_that_cannot_serve_is_a_sentence(webui, name, sentence):
-    made = webui.paint(UPSAMPLED | {"refine_upsampler": name}, **NATIVE)
+    made = webui.paint(UPSAMPLED | {"refine_upsampler": name}, **NATIVE_SIDES)
     assert sentence in made.info
 
 

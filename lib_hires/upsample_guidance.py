@@ -76,7 +76,8 @@ class UpsampleGuided:
     times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers).
     shrink_cond: makes conditioning of the picture's size (c_concat, hints) fit the small call.
     on_guided: told of every guided evaluation, with whether the small call was made for it.
-    Call it like the model. Guidance is computed in float32; the model's dtype and device return.
+    Call it like the model; where a host makes the large call, use `asked` and `guide` around it.
+    Guidance is computed in float32; the model's dtype and device return.
     """
 
     def __init__(
@@ -103,7 +104,21 @@ class UpsampleGuided:
         self._difference: Tensor | None = None  # ... and x0_small - D[x0] there
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        output = self._predict_large(x, t, cond)
+        """The guided prediction, in the model's parametrisation."""
+        return self.guide(self._predict(*self.asked(x, t), **cond), x, t, cond)
+
+    def asked(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model is to be asked about the large picture.
+
+        Above its largest sigma the noise is scaled down to it.
+        """
+        if isinstance(self._family, VarianceExploding) and self._settings.shifted_start:
+            t, scale = self._family.matched(t, 1.0)
+            x = x * _per_image(scale).to(x.dtype)
+        return x, t
+
+    def guide(self, output: Tensor, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        """The model's answer to `asked(x, t)`, guided by one to the same question in small."""
         weight = guidance_weight(
             self._family.timestep(t.float()),
             self._settings,
@@ -122,13 +137,6 @@ class UpsampleGuided:
         self._on_guided(asks)
         change = _per_image(weight) * self._reduction.enlarge(self._difference)
         return (output.float() + output_change(self._prediction, change, a, s)).to(output.dtype)
-
-    def _predict_large(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """The plain prediction; above the model's largest sigma the noise is scaled down to it."""
-        if isinstance(self._family, VarianceExploding) and self._settings.shifted_start:
-            t, scale = self._family.matched(t, 1.0)
-            x = x * _per_image(scale).to(x.dtype)
-        return self._predict(x, t, **cond)
 
     def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """x0_small, float32, (b, c, h, w): the model's picture for D[x] at the matched time."""

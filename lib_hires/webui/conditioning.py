@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib_hires.sizes import Size
-from lib_hires.webui.model import FACTOR
+from lib_hires.webui.latents import FACTOR
 
 NUMBERS = {
     "original_size_as_tuple": 2,
@@ -30,7 +30,7 @@ def shrink_cond(
     """
     inner = dict(cond["cond"])
     if "c_concat" in inner:
-        inner["c_concat"] = [_shrunk(part, large, small) for part in inner["c_concat"]]
+        inner["c_concat"] = [shrunk(part, large, small) for part in inner["c_concat"]]
     if conditioner is not None and "vector" in inner:
         pixels = small[0] * FACTOR, small[1] * FACTOR
         inner["vector"] = with_size(inner["vector"], pixels, conditioner)
@@ -54,8 +54,11 @@ def with_size(vector: Tensor, size: Size, conditioner: Any) -> Tensor:
     return vector
 
 
-def _shrunk(part: Tensor, large: Size, small: Size) -> Tensor:
-    """Area means; of an inpainting model's five channels the first is a mask and stays hard."""
+def shrunk(part: Tensor, large: Size, small: Size) -> Tensor:
+    """A picture beside the latent (b, c, *large), made (b, c, *small); another's size stays.
+
+    Area means; of an inpainting model's five channels the first is a mask and stays hard.
+    """
     if tuple(part.shape[-2:]) != large:
         return part
     means = F.interpolate(part.float(), size=small, mode="area").to(part.dtype)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from lib_hires.passes import Kind
 from lib_hires.sizes import Size
+from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
-from lib_hires.webui.model import FACTOR
 from lib_hires.webui.patching import replaced
 
 HINT, HIRES_HINT = "_hint_cond", "hr_hint_cond"

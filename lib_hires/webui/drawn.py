@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from modules import sd_models, sd_samplers
+from modules import sd_samplers
 
 from lib_hires import drawing
-from lib_hires.webui.model import is_supported
+from lib_hires.webui.model import is_supported, loaded_model
 from lib_hires.webui.plan_line import UNQUEUED
 from lib_hires.webui.planning import model_of, sampler_of
 from lib_hires.webui.tab import Tab
@@ -35,7 +35,7 @@ class Drawing:
 
     def element(self) -> str:
         """The element with its facts; nothing where no model is loaded, or none of ours."""
-        model = sd_models.model_data.sd_model  # shared.sd_model would load one
+        model = loaded_model()
         if model is None or not is_supported(model):
             return ""
         samplers = {name: sampler_of(name) for name in sd_samplers.all_samplers_map}

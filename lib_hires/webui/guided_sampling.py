@@ -16,14 +16,13 @@ from lib_hires.run_record import RunRecord
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
-from lib_hires.webui.conditioning import shrink_cond
 from lib_hires.webui.controlnet import ControlNet
+from lib_hires.webui.hosts import host_of
+from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
 from lib_hires.webui.mixing import WITHOUT_STEPS, mixing
-from lib_hires.webui.model import FACTOR, ModelSizes
-from lib_hires.webui.noise import family_of
+from lib_hires.webui.model import ModelSizes
 from lib_hires.webui.patching import replaced
-from lib_hires.webui.placed_model import PlacedModel
 from lib_hires.webui.recording import counting
 from lib_hires.webui.schedules import whole_schedule
 
@@ -91,46 +90,17 @@ def _guide(
     guidance: Guidance,
     times: Sequence[float] | None,
 ) -> None:
-    """Put Upsample Guidance around the sampler's inner denoiser until `stack` closes."""
-    denoiser = sampler.model_wrap_cfg
+    """Put Upsample Guidance around what the sampler asks the model until `stack` closes."""
     if times is None:
         times = _follow_schedule(stack, sampler, reduction, guidance)
-    current: list[PlacedModel] = []
-
-    def wrap() -> None:
-        inner = denoiser.inner_model
-        family, prediction = family_of(inner)
-        conditioner = getattr(inner.inner_model, "conditioner", None)
-        new_guide = partial(
-            UpsampleGuided,
-            inner.forward,
-            guidance.settings.ug,
-            family=family,
-            reduction=reduction,
-            times=times,  # may be filled later, but before the first call
-            prediction=prediction,
-            shrink_cond=partial(shrink_cond, large=size, conditioner=conditioner),
-            on_guided=guidance.record.current.guide,
-        )
-        model = PlacedModel(
-            inner,
-            lambda *_: new_guide(),
-            size=size,
-            technique="Upsample Guidance",
-            say=guidance.say,
-        )
-        current[:] = [model]
-        stack.enter_context(replaced(inner, "forward", model))
-
-    def update_inner_model() -> None:  # the refiner takes another model in the middle
-        update()
-        wrap()
-
-    update = denoiser.update_inner_model
-    wrap()
-    stack.enter_context(replaced(denoiser, "update_inner_model", update_inner_model))
-    hook = denoiser.register_forward_pre_hook(lambda *_: current[0].begin_evaluation())
-    stack.enter_context(hook)
+    new_guide = partial(
+        UpsampleGuided,
+        settings=guidance.settings.ug,
+        reduction=reduction,
+        on_guided=guidance.record.current.guide,
+    )
+    host = host_of(sampler.model_wrap_cfg.inner_model.inner_model)
+    stack.enter_context(host.guiding(sampler, size, new_guide, times, guidance.say))
 
 
 def _follow_schedule(

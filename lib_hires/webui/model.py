@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from modules import shared
+from modules import sd_models, shared
 
 from lib_hires.sizes import Size
+from lib_hires.webui.hosts import host_of
+from lib_hires.webui.latents import FACTOR
 
-FACTOR = 8  # pixels per latent position, for every model that the WebUI loads
 NATIVE_OPTION = "hires_guidance_native_size"  # on the Settings page; 0 asks the model
 
 
@@ -23,7 +24,7 @@ class ModelSizes:
     @classmethod
     def of(cls, sd_model: Any) -> ModelSizes:
         """The loaded model's sizes; the native one as the user has set it, if so."""
-        unet = sd_model.model.diffusion_model
+        unet = host_of(sd_model).unet(sd_model)
         halvings = len(getattr(unet, "channel_mult", (1, 2, 4, 4))) - 1
         return cls(chosen_native() or _native_side(sd_model), FACTOR * 2**halvings)
 
@@ -41,11 +42,18 @@ def chosen_native() -> int:
 def _native_side(sd_model: Any) -> int:
     if getattr(sd_model, "is_sdxl", False):
         return 1024
-    if getattr(sd_model, "is_sd2", False) and sd_model.parameterization == "v":
+    if getattr(sd_model, "is_sd2", False) and host_of(sd_model).predicts_v(sd_model):
         return 768  # its configuration says 512
     return FACTOR * int(getattr(sd_model, "image_size", 64))
 
 
 def is_supported(sd_model: Any) -> bool:
-    """False for Stable Diffusion 3, whose samplers run in another noise family."""
-    return not getattr(sd_model, "is_sd3", False)
+    """False for flow models, such as Stable Diffusion 3 and Flux."""
+    return host_of(sd_model).is_supported(sd_model)
+
+
+def loaded_model() -> Any:
+    """The model that is loaded, None before the first one; shared.sd_model would load one."""
+    model = sd_models.model_data.sd_model
+    placeholder = not hasattr(model, "model") and not hasattr(model, "forge_objects")
+    return None if placeholder else model

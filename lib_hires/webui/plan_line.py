@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
-from modules import sd_models
 
 from lib_hires.settings import SettingsError
 from lib_hires.webui.arguments import read_arguments
-from lib_hires.webui.model import is_supported
+from lib_hires.webui.model import is_supported, loaded_model
 from lib_hires.webui.planning import page_plan
 from lib_hires.webui.tab import Tab
 
@@ -64,7 +63,7 @@ def plan_sentence(host: Mapping[str, Any], arguments: Sequence[object]) -> str:
         settings = read_arguments(arguments)
         if not any((settings.ug.enabled, settings.pfsa.enabled, settings.refine.enabled)):
             return ""
-        model = sd_models.model_data.sd_model  # shared.sd_model would load one
+        model = loaded_model()
         if model is None:
             return "The sizes are known once a model is loaded."
         if None in host.values():  # a number is being typed

@@ -13,8 +13,10 @@ from lib_hires.run_plan import RunPlan, TailPass, run_plan
 from lib_hires.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
+from lib_hires.webui.hosts import host_of
+from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.mixing import WITHOUT_STEPS
-from lib_hires.webui.model import FACTOR, ModelSizes
+from lib_hires.webui.model import ModelSizes
 
 SAME_SAMPLER, SAME_SCHEDULE = "Use same sampler", "Use same scheduler"
 ALONG_TIMESTEPS = ("DDIM", "DDIM CFG++", "PLMS", "UniPC")
@@ -37,7 +39,7 @@ def page_plan(settings: Settings, host: Mapping[str, Any], sd_model: Any) -> Run
 def model_of(sd_model: Any) -> Model:
     """What a plan must know of the loaded model."""
     sizes = ModelSizes.of(sd_model)
-    sigmas = sigmas_of(sd_model.alphas_cumprod.detach().cpu())
+    sigmas = sigmas_of(host_of(sd_model).alphas_cumprod(sd_model).detach().cpu())
     return Model(sigmas, (sizes.native, sizes.native), FACTOR, sizes.multiple)
 
 

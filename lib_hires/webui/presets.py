@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from modules import paths_internal, sd_models
+from modules import paths_internal
 
 from lib_hires.presets import BUILT_IN, PresetError, PresetFile, first_offered
 from lib_hires.settings import SettingsError
 from lib_hires.webui.arguments import read_arguments
-from lib_hires.webui.model import ModelSizes
+from lib_hires.webui.model import ModelSizes, loaded_model
 from lib_hires.webui.plan_line import UNQUEUED, status
 from lib_hires.webui.tab import Tab
 
@@ -69,7 +69,7 @@ class PresetRow:
 
 def offer() -> tuple[Any, str]:
     """The list, with what fits the loaded model chosen."""
-    model = sd_models.model_data.sd_model
+    model = loaded_model()
     native = ModelSizes.of(model).native if model is not None else 0
     return _listed(first_offered(native).name)
 

@@ -17,8 +17,9 @@ from lib_hires.webui.arguments import read_arguments, settings_or_off
 from lib_hires.webui.controlnet import active_controlnet
 from lib_hires.webui.guided_sampling import Guidance, guided
 from lib_hires.webui.kept_stages import forget_kept, show_kept
+from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import say_to
-from lib_hires.webui.model import FACTOR, ModelSizes, chosen_native, is_supported
+from lib_hires.webui.model import ModelSizes, chosen_native, is_supported
 from lib_hires.webui.passes import kind_of, passes_of
 from lib_hires.webui.patching import Once
 from lib_hires.webui.recording import begin_record, record_of, show_record, taking

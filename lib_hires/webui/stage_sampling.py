@@ -13,6 +13,7 @@ from lib_hires.noise import stage_seed
 from lib_hires.refinement import ONE_STEP_SAMPLER, Stage
 from lib_hires.sizes import Size
 from lib_hires.webui.guided_sampling import Guidance, guided
+from lib_hires.webui.hosts import host_of
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.schedules import host_schedule, stage_times
 from lib_hires.webui.upsampled_stage import SmallPicture, upsampled_stage
@@ -45,7 +46,7 @@ def sample_stage(
         if guidance.controlnet is not None:
             guidance.controlnet.marked(cond, uncond)
         image_cond = run.txt2img_image_conditioning(latent, stage.size[1], stage.size[0])
-        unet = p.sd_model.model.diffusion_model
+        unet = host_of(p.sd_model).unet(p.sd_model)
         guidance.record.current.evaluations += small is not None  # the features' own
         with (
             replaced(sampler, name, lambda *_: schedule),

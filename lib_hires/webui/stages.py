@@ -19,9 +19,11 @@ from lib_hires.sizes import Size
 from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.controlnet import active_controlnet
 from lib_hires.webui.guided_sampling import Guidance
+from lib_hires.webui.hosts import host_of
 from lib_hires.webui.kept_stages import Kept, keep, save_stage
+from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
-from lib_hires.webui.model import FACTOR, ModelSizes
+from lib_hires.webui.model import ModelSizes
 from lib_hires.webui.recording import record_of, taking
 from lib_hires.webui.stage_sampling import Stopped, sample_stage
 from lib_hires.webui.upsampled_stage import SmallPicture
@@ -65,7 +67,7 @@ def usable_upsampler(
         upsampler = find_upsampler(settings.refine.upsampler)
         if upsampler is not None:
             sizes = [first, *(stage.size for stage in stages)]
-            upsampler.check(family_of(sd_model), sd_model.model.diffusion_model, sizes)
+            upsampler.check(family_of(sd_model), host_of(sd_model).unet(sd_model), sizes)
     except (SettingsError, UpsamplerError) as error:
         say(f"the feature upsampler was left out. {error}.")
         return None

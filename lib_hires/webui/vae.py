@@ -12,7 +12,8 @@ from modules.sd_samplers_common import approximation_indexes, images_tensor_to_s
 from torch import Tensor
 
 from lib_hires.tiling import vae_tiled
-from lib_hires.webui.model import FACTOR
+from lib_hires.webui.hosts import host_of
+from lib_hires.webui.latents import FACTOR
 
 
 class HostVae:
@@ -53,7 +54,6 @@ class HostVae:
         if shared.opts.sd_vae_encode_method != "Full":
             method = approximation_indexes[shared.opts.sd_vae_encode_method]
             return images_tensor_to_samples(images * 0.5 + 0.5, method)
-        self._model.first_stage_model.to(devices.dtype_vae)
         with devices.autocast():
             return torch.cat([self._encode_one(image[None]) for image in images])
 
@@ -65,14 +65,15 @@ class HostVae:
         """
         image = image.to(device=shared.device, dtype=devices.dtype_vae)
         moments: list[Tensor] = []
-        last_layer = self._model.first_stage_model.quant_conv
+        host = host_of(self._model)
+        last_layer = host.autoencoder(self._model).quant_conv
         with (
             last_layer.register_forward_hook(lambda *call: moments.append(call[2])),
             torch.random.fork_rng(devices=[]),  # what is drawn there is the CPU's
         ):
             self._model.encode_first_stage(image)
         mean, _ = moments[-1].chunk(2, dim=1)
-        return self._model.scale_factor * mean
+        return host.scaled(self._model, mean)
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         return vae_tiled(function, x, pixels=self._tile, factor=FACTOR, decode=decode)

@@ -7,6 +7,9 @@
 | inpaint | the same, told a mask and a masked picture beside the latent |
 | control | SD1's twelve input blocks, which ControlNet counts on |
 | xl | SDXL's layout: told the picture's size, its VAE draws a sample inside |
+
+Forge and reForge know a model by its shapes. For them the text encoder, the VAE and the U-Net's
+widths are those of Stable Diffusion 1.5, and the U-Net has fewer layers: `put_known_models`.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from lib_hires.feature_upsampler import (
     FeatureUpsampler,
@@ -35,6 +39,10 @@ NARROW = {"UNET_CHANNELS": 32, "UNET_HEADS": 1, "VAE_CHANNELS": 32}
 SD1_BLOCKS = {
     "UNET_MULTIPLIERS": (1, 1, 1, 1), "UNET_BLOCKS": 2, "UNET_ATTENTION_FACTORS": (1, 2, 4),
 }  # fmt: skip
+SD15_SHAPE = {
+    "UNET_CHANNELS": 320, "UNET_HEADS": 8, "CONTEXT": 768,
+    "VAE_CHANNELS": 128, "VAE_MULTIPLIERS": (1, 2, 4, 4), "VAE_BLOCKS": 2,
+}  # fmt: skip
 NUMBER_CHANNELS = 256  # SDXL's embedding of one number
 SIZES = "original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"
 
@@ -46,12 +54,18 @@ def put_models(folder: Path) -> Path:
     _export(folder, "control", NARROW | SD1_BLOCKS)
     file = _export(folder, demo_model.NAME, NARROW)
     config, weights = yaml.safe_load(file.with_suffix(".yaml").read_text()), load_file(file)
-    first = f"{UNET}input_blocks.0.0.weight"
-    _put(folder / "other", weights | {first: -weights[first]}, config)
-    extra = torch.randn(len(weights[first]), 5, 3, 3) / 10
-    wider = weights | {first: torch.cat([weights[first], extra.half()], 1)}
-    _put(folder / "inpaint", wider, _inpainting(config))
+    _put_variants(folder, weights, config)
     _put(folder / "xl", _xl_weights(weights), _xl_config(config))
+    return file
+
+
+def put_known_models(folder: Path) -> Path:
+    """hires-demo, other and inpaint in shapes that Forge knows; returns the first one's file."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    file = _export(folder, demo_model.NAME, SD15_SHAPE, text_encoder=_sd15_text_encoder())
+    config, weights = yaml.safe_load(file.with_suffix(".yaml").read_text()), load_file(file)
+    _put_variants(folder, weights, config)
     return file
 
 
@@ -105,14 +119,27 @@ def put_upsampler(file: Path, family: str = "sd1") -> None:
     write_upsampler(file, upsampler, upsampler.info)
 
 
-def _export(folder: Path, name: str, shape: dict[str, Any]) -> Path:
+def _sd15_text_encoder() -> CLIPTextModel:
+    """SD 1.5's shape; its tokenizer comes with the host."""
+    config = CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+    )
+    model = CLIPTextModel(config)
+    torch.nn.init.constant_(model.text_model.final_layer_norm.bias, 0.1)  # as in build_text_encoder
+    return model
+
+
+def _export(
+    folder: Path, name: str, shape: dict[str, Any], text_encoder: CLIPTextModel | None = None
+) -> Path:
+    """text_encoder: if not the bundled model's."""
     with pytest.MonkeyPatch.context() as patch:
         for constant, value in {**shape, "NAME": name}.items():
             patch.setattr(demo_model, constant, value)
         parts = {
             "vae": demo_model.build_vae(),
             "unet": demo_model.build_unet(),
-            "text_encoder": demo_model.build_text_encoder(),
+            "text_encoder": text_encoder or demo_model.build_text_encoder(),
         }
         file = demo_model.export(folder, **parts)
     config = file.with_suffix(".yaml")
@@ -124,6 +151,15 @@ def _export(folder: Path, name: str, shape: dict[str, Any]) -> Path:
 def _put(stem: Path, weights: dict[str, Tensor], config: dict[str, Any]) -> None:
     save_file(weights, stem.with_suffix(".safetensors"), metadata={"format": "pt"})
     stem.with_suffix(".yaml").write_text(yaml.safe_dump(config))
+
+
+def _put_variants(folder: Path, weights: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """`other` and `inpaint`."""
+    first = f"{UNET}input_blocks.0.0.weight"
+    _put(folder / "other", weights | {first: -weights[first]}, config)
+    extra = torch.randn(len(weights[first]), 5, 3, 3) / 10
+    wider = weights | {first: torch.cat([weights[first], extra.half()], 1)}
+    _put(folder / "inpaint", wider, _inpainting(config))
 
 
 def _inpainting(config: dict[str, Any]) -> dict[str, Any]:

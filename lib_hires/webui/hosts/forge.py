@@ -1,0 +1,271 @@
+"""Forge and reForge, which evaluate cond and uncond in one function of a patcher's options."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from lib_hires.noise import VarianceExploding
+from lib_hires.sizes import Size
+from lib_hires.upsample_guidance import UpsampleGuided
+from lib_hires.webui.conditioning import NUMBERS, shrunk, with_size
+from lib_hires.webui.latents import FACTOR
+from lib_hires.webui.messages import Say
+from lib_hires.webui.patching import replaced
+
+log = logging.getLogger("hires_guidance")
+
+BEFORE, AFTER = "conditioning_modifiers", "sampler_post_cfg_function"
+"""Lists in a patcher's options: functions that the host calls around each evaluation."""
+
+EVALUATION = (
+    ("backend.sampling.sampling_function", "sampling_function_inner"),
+    ("ldm_patched.modules.samplers", "sampling_function"),
+)
+"""Where the host has the function (model, x, sigma, uncond, cond, scale, options, seed) -> x0."""
+
+POOLED, NUMBER_CHANNELS = 1280, 256
+"""Of SDXL's vector: the pooled text's length, and that of each embedded number behind it."""
+
+
+def is_supported(sd_model: Any) -> bool:
+    """False where no model is loaded yet, and for flow models, whose largest noise level is 1."""
+    return sd_model.forge_objects is not None and float(_sigmas(sd_model)[-1]) > 1
+
+
+def unet(sd_model: Any) -> Any:
+    return sd_model.forge_objects.unet.model.diffusion_model
+
+
+def alphas_cumprod(sd_model: Any) -> Tensor:
+    return 1 / (_sigmas(sd_model) ** 2 + 1)
+
+
+def predicts_v(sd_model: Any) -> bool:
+    prediction = getattr(_noise_levels(sd_model), "prediction_type", None)
+    return prediction == "v_prediction" or getattr(sd_model, "parameterization", None) == "v"
+
+
+def autoencoder(sd_model: Any) -> Any:
+    return sd_model.forge_objects.vae.first_stage_model
+
+
+def scaled(sd_model: Any, mean: Tensor) -> Tensor:
+    owner = autoencoder(sd_model)
+    if not hasattr(owner, "process_in"):
+        owner = sd_model.forge_objects.unet.model.model_config.latent_format
+    latent: Tensor = owner.process_in(mean)
+    return latent
+
+
+@contextmanager
+def guiding(
+    sampler: Any,
+    size: Size,
+    new_guide: Callable[..., UpsampleGuided],
+    times: Sequence[float],
+    say: Say,
+) -> Iterator[None]:
+    """The refiner takes another model, and with it other options, in the middle."""
+    denoiser = sampler.model_wrap_cfg
+    update = denoiser.update_inner_model
+    with ExitStack() as placed:
+
+        def place() -> None:
+            placed.close()
+            model = denoiser.inner_model.inner_model
+            guide = partial(
+                new_guide,
+                family=VarianceExploding(_sigmas(model)),
+                shrink_cond=partial(_shrunk_conds, large=size, sd_model=model),
+            )
+            evaluation = GuidedEvaluation(
+                lambda predict: guide(predict, times=_as_sigmas(denoiser, times)), size, say
+            )
+            patcher = model.forge_objects.unet
+            options = evaluation.added_to(patcher.model_options)
+            placed.enter_context(replaced(patcher, "model_options", options))
+
+        def update_inner_model() -> None:
+            update()
+            place()
+
+        place()
+        with replaced(denoiser, "update_inner_model", update_inner_model):
+            yield
+
+
+class GuidedEvaluation:
+    """Guides the host's evaluations, during one sampling, from the question to the answer.
+
+    The host combines cond and uncond itself, so its whole answer is guided, and the small question
+    is one to the same function: with the same CFG, and with every other extension's part in it.
+    """
+
+    def __init__(
+        self, new_guide: Callable[[Callable[..., Tensor]], UpsampleGuided], size: Size, say: Say
+    ) -> None:
+        self._new_guide, self._size, self._say = new_guide, size, say
+        self._guide: UpsampleGuided | None = None
+        self._asked: _Question | None = None  # what the host is being asked
+        self._failed = False
+
+    def added_to(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """A patcher's options with this behind every other extension's part in them."""
+        before, after = options.get(BEFORE, []), options.get(AFTER, [])
+        return {**options, BEFORE: [*before, self.ask], AFTER: [*after, self.answer]}
+
+    def ask(self, model: Any, x: Tensor, sigma: Tensor, *rest: Any) -> tuple[Any, ...]:
+        """One of `BEFORE`: the question as it is to be put about the large picture."""
+        self._asked = None
+        if self._failed or tuple(x.shape[-2:]) != self._size:
+            return model, x, sigma, *rest
+        if self._guide is None:
+            self._guide = self._new_guide(self._predict_small)
+        _uncond, _cond, scale, _options, seed = rest
+        self._asked = _Question(x, sigma, scale, seed)
+        return model, *self._guide.asked(x, sigma), *rest
+
+    def answer(self, told: dict[str, Any]) -> Tensor:
+        """One of `AFTER`: the host's answer, guided."""
+        denoised: Tensor = told["denoised"]
+        question, self._asked = self._asked, None
+        if question is None:
+            return denoised
+        assert self._guide is not None
+        try:
+            conds = {"told": told, "question": question, "cond": told["cond"]}
+            conds["uncond"] = told["uncond"]
+            return self._guide.guide(denoised, question.x, question.sigma, conds)
+        except Exception as error:
+            log.exception("Upsample Guidance failed")
+            self._failed = True
+            self._say(
+                "the rest of the picture was made without Upsample Guidance, because asking about "
+                f"the small picture failed ({type(error).__name__}: {error})."
+            )
+            return denoised
+
+    def _predict_small(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        *,
+        told: dict[str, Any],
+        question: _Question,
+        cond: Any,
+        uncond: Any,
+    ) -> Tensor:
+        options = told["model_options"]
+        others = [function for function in options[AFTER] if function != self.answer]
+        return _evaluation()(
+            told["model"],
+            x,
+            sigma,
+            uncond,
+            cond,
+            told.get("cond_scale", question.scale),
+            {**options, AFTER: others},
+            question.seed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """What the sampler asks: a state at a noise level, and how cond and uncond are combined."""
+
+    x: Tensor
+    sigma: Tensor
+    scale: float
+    seed: Any
+
+
+def _evaluation() -> Callable[..., Tensor]:
+    for module, name in EVALUATION:
+        with suppress(ImportError):
+            function: Callable[..., Tensor] = getattr(import_module(module), name)
+            return function
+    raise RuntimeError("this WebUI's evaluation of cond and uncond was not found")
+
+
+def _sigmas(sd_model: Any) -> Tensor:
+    """(T,) the noise levels that the model was trained on, increasing."""
+    table: Tensor = _noise_levels(sd_model).sigmas
+    return table
+
+
+def _noise_levels(sd_model: Any) -> Any:
+    model = sd_model.forge_objects.unet.model
+    return model.predictor if hasattr(model, "predictor") else model.model_sampling
+
+
+def _as_sigmas(denoiser: Any, times: Sequence[float]) -> list[float]:
+    """A schedule as noise levels, in which the host evaluates; DDIM and its kin have timesteps."""
+    inner = denoiser.inner_model
+    if hasattr(inner, "sigmas"):
+        return list(times)
+    table = (1 / inner.inner_model.alphas_cumprod - 1).sqrt().tolist()
+    return [table[min(round(time), len(table) - 1)] for time in times]
+
+
+def _shrunk_conds(
+    conds: Mapping[str, Any], small: Size, *, large: Size, sd_model: Any
+) -> Mapping[str, Any]:
+    """Both lists of conds for latents of size `small` in place of `large`, (height, width)."""
+    pixels = small[0] * FACTOR, small[1] * FACTOR
+
+    def fitting(cond: dict[str, Any]) -> dict[str, Any]:
+        parts = dict(cond["model_conds"])
+        if "c_concat" in parts:
+            parts["c_concat"] = _with(parts["c_concat"], lambda part: shrunk(part, large, small))
+        if "y" in parts:
+            parts["y"] = _with(parts["y"], lambda part: _told(part, pixels, sd_model))
+        return {**cond, "model_conds": parts}
+
+    both = {name: conds[name] and [fitting(cond) for cond in conds[name]] for name in _BRANCHES}
+    return {**conds, **both}
+
+
+_BRANCHES = ("cond", "uncond")
+
+
+def _with(cond: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """One of the host's conds of the same kind around the changed tensor."""
+    return type(cond)(change(cond.cond))
+
+
+def _told(vector: Tensor, size: Size, sd_model: Any) -> Tensor:
+    """SDXL's vector with the size (height, width) in it replaced; another model's as it is."""
+    conditioner = getattr(sd_model, "conditioner", None)
+    if conditioner is None and hasattr(sd_model, "embedder"):
+        conditioner = _conditioner(sd_model.embedder, vector.shape[1])
+    return vector if conditioner is None else with_size(vector, size, conditioner)
+
+
+def _conditioner(embed: Any, length: int) -> Any:
+    """What Forge's SDXL puts behind the pooled text, as the original's conditioner names it."""
+    keys = ["original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"]
+    if length == POOLED + 5 * NUMBER_CHANNELS:  # the refiner
+        keys[2] = "aesthetic_score"
+    return SimpleNamespace(embedders=[_Embedder(key, embed) for key in keys])
+
+
+@dataclass(frozen=True)
+class _Embedder:
+    input_key: str
+    embed: Any
+    outdim: int = NUMBER_CHANNELS
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        """(1, n) to (1, n * outdim)."""
+        assert numbers.shape[1] == NUMBERS[self.input_key]
+        embedded: Tensor = self.embed(numbers.flatten())
+        return embedded.flatten()[None]

@@ -1,6 +1,6 @@
 """What a run really did, counted while it ran; `run_plan` says beforehand what it would do.
 
-Hosts tell the record of every evaluation, every finished step and the seconds; plain values all.
+Hosts tell the record of every evaluation and every finished step.
 """
 
 from __future__ import annotations
@@ -79,33 +79,36 @@ class PassRecord:
 
 @dataclass
 class RunRecord:
-    """The passes of a run in the order in which they began, and its memory."""
+    """The passes of a run in the order in which they began, and its memory. It can be pickled.
 
+    clock: seconds from any beginning. held_at_most: the peak of the device's memory until now, in
+    bytes, None where the device does not tell.
+    """
+
+    clock: Callable[[], float]
+    held_at_most: Callable[[], int | None] = lambda: None
     passes: list[PassRecord] = field(default_factory=list)
-    earlier_peak: int | None = None  # bytes that were held before it; a lower peak stays unknown
-    peak_memory: int | None = None  # bytes; None where it is not known
+
+    def __post_init__(self) -> None:
+        self._earlier_peak = self._peak = self.held_at_most()
 
     @contextmanager
-    def taking(
-        self, kind: Kind, size: Size, number: int = 0, *, clock: Callable[[], float]
-    ) -> Iterator[PassRecord]:
-        """Record what happens inside the block; left by an exception it counts as stopped.
-
-        clock: seconds from any beginning.
-        """
+    def taking(self, kind: Kind, size: Size, number: int = 0) -> Iterator[PassRecord]:
+        """Record what happens inside the block; left by an exception it counts as stopped."""
         part = PassRecord(kind, number, size)
         self.passes.append(part)
-        started = clock()
+        started = self.clock()
         try:
             yield part
             part.finished = True
         finally:
-            part.seconds = clock() - started
+            part.seconds = self.clock() - started
+            self._peak = self.held_at_most()
 
-    def note_peak(self, peak: int | None) -> None:
-        """To be told after the run what the device has held at most until now."""
-        if peak is not None and self.earlier_peak is not None and peak > self.earlier_peak:
-            self.peak_memory = peak
+    @property
+    def peak_memory(self) -> int | None:
+        """Bytes; None where it is not known, also where the peak may be of an earlier run."""
+        return None if self._peak == self._earlier_peak else self._peak
 
     @property
     def current(self) -> PassRecord:
@@ -151,6 +154,12 @@ class RunRecord:
 def held_at_most(device: torch.device) -> int | None:
     """The bytes that torch has held at most on a device; None where it does not count them."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `held_at_most` begin anew; only for who has the device alone."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _added(batches: Sequence[PassRecord]) -> PassRecord:

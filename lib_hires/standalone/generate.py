@@ -21,6 +21,7 @@ from lib_hires.passes import guided_at
 from lib_hires.refinement import Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
 from lib_hires.run_plan import RunPlan, run_plan
+from lib_hires.run_record import RunRecord, forget_peak, held_at_most
 from lib_hires.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size, native_size, not_above, snap
@@ -81,6 +82,11 @@ class Run:
         self.denoiser = model.denoiser()
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
         self.family = VarianceExploding(self.denoiser.sigmas)
+        self.record = self._new_record()
+
+    def _new_record(self) -> RunRecord:
+        forget_peak(self.model.device)
+        return RunRecord(time.perf_counter, partial(held_at_most, self.model.device))
 
     def _checked(self, given: NamedUpsampler | None) -> NamedUpsampler | None:
         """The feature upsampler of the stages, its title in the settings."""
@@ -124,22 +130,28 @@ class Run:
     def paint(self, on_step: OnStep = lambda *_: None) -> Iterator[Painted]:
         """Yield the first picture and then each stage's, as soon as it is finished.
 
+        What happens is told in `record`, which begins anew.
         on_step: called after each step with (stage, step, steps of the stage, predicted latent).
         """
         started = time.perf_counter()
+        record = self.record = self._new_record()
         painter = Painter(self, on_step)
         decode = _Remembering(self._decode)
-        latent = painter.first_picture()
-        if not torch.isfinite(latent).all():
-            raise FloatingPointError("the first picture came out as values that are not numbers")
 
         def painted(stage: int, latent: Tensor) -> Painted:
             images = decode(latent)
             seconds = time.perf_counter() - started
-            counts = painter.evaluations, painter.small_evaluations
+            counts = record.evaluations, record.small_evaluations
             return Painted(stage, len(self.stages), latent, images, seconds, *counts)
 
-        yield painted(0, latent)
+        with record.taking("text", self.first):
+            latent = painter.first_picture()
+            if not torch.isfinite(latent).all():
+                raise FloatingPointError(
+                    "the first picture came out as values that are not numbers"
+                )
+            made = painted(0, latent)
+        yield made
         results: Iterator[StageResult] = refine(
             latent,
             self.stages,
@@ -149,8 +161,10 @@ class Run:
             factor=self.model.factor,
             colour_match=self.settings.refine.colour_match,
         )
-        for result in results:
-            yield painted(result.stage.number, result.latent)
+        for stage in self.stages:
+            with record.taking("stage", stage.size, stage.number):
+                made = painted(stage.number, next(results).latent)
+            yield made
 
     def _sigma_at(self, timestep: float) -> float:
         """sigma of a training timestep, counted as if there were 1000."""
@@ -186,11 +200,10 @@ class Run:
 
 
 class Painter:
-    """Samples the pictures of one run once through, and counts what it asks of the model."""
+    """Samples the pictures of one run once through, and tells the run's record of it."""
 
     def __init__(self, run: Run, on_step: OnStep) -> None:
         self._run, self._on_step = run, on_step
-        self.evaluations = self.small_evaluations = 0
         request = run.request
         conditioning = run.model.encode_prompts(
             [request.prompt] * request.batch, [request.negative] * request.batch
@@ -238,7 +251,7 @@ class Painter:
         if upsampler is None or not upsampler.info.fits(small, size):
             return nullcontext()
         with captured(unet, upsampler.info.layers) as features:
-            denoise = self._prompted(partial(self._counted, clean.shape))
+            denoise = self._prompted(self._counted(self._run.denoiser))
             denoise(clean, clean.new_zeros(len(clean)))
         return Upsampled(unet, upsampler, features, size)
 
@@ -254,7 +267,8 @@ class Painter:
     ) -> Tensor:
         """Sample one stage down `sigmas`, the end of the whole `schedule`."""
         settings = self._run.settings
-        denoise: Denoiser = partial(self._counted, x.shape)
+        denoise: Denoiser = self._run.denoiser
+        record = self._run.record.current
         if reduction is not None:
             denoise = UpsampleGuided(
                 denoise,
@@ -262,28 +276,38 @@ class Painter:
                 family=self._run.family,
                 reduction=reduction.to(x.device),
                 times=schedule.tolist(),
+                on_guided=record.guide,
             )
         steps = len(sigmas) - 1
 
         def mix(state: Tensor, done: int) -> None:
             if done:
                 gamma = gamma_at(steps - done, steps, settings.pfsa)
+                record.mixed_steps += gamma > 0
                 mix_into_state_(state, gamma, settings.pfsa, float(sigmas[done]))
 
+        def after_step(step: int, denoised: Tensor) -> None:
+            record.finish_step()
+            self._on_step(stage, step, steps, denoised)
+
         return sample(
-            self._prompted(denoise),
+            self._prompted(self._counted(denoise)),
             x,
             sigmas,
             SAMPLERS[self._run.request.sampler],
             streams=streams,
             state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
-            on_step=lambda step, denoised: self._on_step(stage, step, steps, denoised),
+            on_step=after_step,
         )
 
-    def _counted(self, state: torch.Size, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
-        self.evaluations += 1
-        self.small_evaluations += x.shape[-2:] != state[-2:]
-        return self._run.denoiser(x, sigma, **cond)
+    def _counted(self, denoise: Denoiser) -> Denoiser:
+        """`denoise`, with the record told of its evaluations."""
+
+        def evaluate(x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+            self._run.record.current.begin_evaluation()
+            return denoise(x, sigma, **cond)
+
+        return evaluate
 
 
 class _Remembering:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,27 +17,29 @@ from lib_hires.sizes import Size
 from lib_hires.webui.patching import replaced
 
 RECORD = "hires_guidance_record"  # on p
-RAN, DETAIL = (
-    "HiRes Guidance ran: ",
-    "· ",
-)  # how the lines begin; javascript/run_record.js folds them
+# How the lines begin, by which javascript/run_record.js finds them.
+RAN, DETAIL = "HiRes Guidance ran: ", "· "
 
 
 def begin_record(p: Any) -> None:
     """To be called as a run begins: X/Y/Z copies p, and what it refers to stays shared."""
-    setattr(p, RECORD, RunRecord(earlier_peak=held_at_most(torch.device(shared.device))))
+    setattr(p, RECORD, _new_record())
 
 
 def record_of(p: Any) -> RunRecord:
     """The record of run `p`."""
-    record: RunRecord = vars(p).setdefault(RECORD, RunRecord())
+    record: RunRecord = vars(p).setdefault(RECORD, _new_record())
     return record
+
+
+def _new_record() -> RunRecord:
+    return RunRecord(time.perf_counter, partial(held_at_most, torch.device(shared.device)))
 
 
 @contextmanager
 def taking(p: Any, kind: Kind, size: Size, number: int = 0) -> Iterator[None]:
     """Time a pass of (height, width) pixels; the host ends an interrupted one without a word."""
-    with record_of(p).taking(kind, size, number, clock=time.perf_counter) as part:
+    with record_of(p).taking(kind, size, number) as part:
         yield
     part.finished = not (shared.state.interrupted or shared.state.skipped)
 
@@ -66,6 +69,5 @@ def show_record(p: Any, processed: Any) -> None:
     record = record_of(p)
     if not record.passes:
         return
-    record.note_peak(held_at_most(torch.device(shared.device)))
     lines = [RAN + record.summary(), *(DETAIL + line for line in record.lines())]
     processed.comments += "".join(f"{line}\n" for line in lines)

@@ -191,6 +191,30 @@ def test_combination(webui, request_):
     assert webui.paint(**request_).pixels == plain.pixels
 
 
+def test_every_schedule_type(webui):
+    types = [one["label"] for one in webui.request("/sdapi/v1/schedulers")]
+    assert len(types) > 8
+    for schedule in types:
+        plain = webui.paint(scheduler=schedule)
+        made = webui.paint(UG | PFSA | REFINE, scheduler=schedule)
+        assert made.sizes == [(384, 384)], schedule
+        assert "note" not in made.info, schedule
+        assert webui.paint(scheduler=schedule).pixels == plain.pixels, schedule
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM", "UniPC"])
+def test_a_model_that_predicts_v(webui, sampler):
+    request = {"sampler_name": sampler, "options": {"sd_model_checkpoint": "v"}}
+    plain = webui.paint(**request)
+    nothing = webui.paint(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **request)
+    assert nothing.pixels == plain.pixels
+    for settings in (UG, PFSA, UG | REFINE):
+        made = webui.paint(settings, **request)
+        assert made.pixels != plain.pixels
+        assert "note" not in made.info
+    assert webui.paint(**request).pixels == plain.pixels
+
+
 def test_the_refiner_takes_over_in_the_middle_and_the_next_picture_is_as_ever(webui):
     plain = webui.paint().pixels
     request = {"refiner_checkpoint": "other", "refiner_switch_at": 0.5}

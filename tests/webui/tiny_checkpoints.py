@@ -4,6 +4,7 @@
 |---|---|
 | hires-demo | the bundled model's shape, but narrower |
 | other | the same with other weights |
+| v | the first one's weights, read as predicting v |
 | inpaint | the same, told a mask and a masked picture beside the latent |
 | control | SD1's twelve input blocks, which ControlNet counts on |
 | xl | SDXL's layout: told the picture's size, its VAE draws a sample inside |
@@ -157,9 +158,15 @@ def _put_variants(folder: Path, weights: dict[str, Tensor], config: dict[str, An
     """`other` and `inpaint`."""
     first = f"{UNET}input_blocks.0.0.weight"
     _put(folder / "other", weights | {first: -weights[first]}, config)
+    _put(folder / "v", weights, _predicting_v(config))
     extra = torch.randn(len(weights[first]), 5, 3, 3) / 10
     wider = weights | {first: torch.cat([weights[first], extra.half()], 1)}
     _put(folder / "inpaint", wider, _inpainting(config))
+
+
+def _predicting_v(config: dict[str, Any]) -> dict[str, Any]:
+    params = config["model"]["params"] | {"parameterization": "v"}
+    return {"model": config["model"] | {"params": params}}
 
 
 def _inpainting(config: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from lib_hires.webui.controlnet import ControlNet
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
-from lib_hires.webui.mixing import WITHOUT_STEPS, mixing
+from lib_hires.webui.mixing import WITHOUT_STEPS, mixing, reason_not_to_mix
 from lib_hires.webui.model import ModelSizes
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.recording import counting
@@ -71,11 +71,9 @@ def guided(
         if reduction is not None:
             _guide(stack, sampler, size, reduction.to(x.device), guidance, times)
         if mixes(guidance.settings, guidance.kind):
-            if sampler.config.name in WITHOUT_STEPS:
-                guidance.say(
-                    f"Attentive Guidance was left out, because {sampler.config.name} has no "
-                    "fixed steps."
-                )
+            reason = reason_not_to_mix(sampler.config)
+            if reason:
+                guidance.say(f"Attentive Guidance was left out, because {reason}.")
             else:
                 mixed = guidance.record.current.mix
                 stack.enter_context(mixing(sampler, guidance.settings.pfsa, mixed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,24 @@ from lib_hires.webui.patching import replaced
 
 WITHOUT_STEPS = ("DPM fast", "DPM adaptive")
 """Samplers that choose their steps themselves or take evaluations in turns of three."""
+
+MIXED = re.split(
+    ", ",
+    "Euler, Euler a, Heun, LMS, DPM2, DPM2 a, DPM++ 2M, DPM++ 2S a, DPM++ SDE, DPM++ 2M SDE, "
+    "DPM++ 2M SDE Heun, DPM++ 3M SDE, Restart, LCM, DDIM, DDIM CFG++, PLMS, UniPC, IPNDM, "
+    "IPNDM_V, DEIS",
+)
+"""Samplers known to begin a step where `steps_done` says so. Forge has others, some of which
+evaluate more often than their options say."""
+
+
+def reason_not_to_mix(config: Any) -> str:
+    """Why a sampler's state cannot be mixed, "" where it can."""
+    if config.name in MIXED:
+        return ""
+    if config.name in WITHOUT_STEPS:
+        return f"{config.name} has no fixed steps"
+    return f"it is not known where {config.name} begins a step"
 
 
 @contextmanager

@@ -66,6 +66,8 @@ def usable_upsampler(
     try:
         upsampler = find_upsampler(settings.refine.upsampler)
         if upsampler is not None:
+            if not host_of(sd_model).carries_features:
+                raise SettingsError("feature upsamplers do not work in this WebUI yet")
             sizes = [first, *(stage.size for stage in stages)]
             upsampler.check(family_of(sd_model), host_of(sd_model).unet(sd_model), sizes)
     except (SettingsError, UpsamplerError) as error:

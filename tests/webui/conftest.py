@@ -1,6 +1,7 @@
 """A real WebUI for the tests: started in a data folder of its own, driven through its API, stopped.
 
-HIRES_WEBUI: the WebUI's folder, with its `repositories`. HIRES_WEBUI_PYTHON: the Python that runs
+HIRES_WEBUI: the WebUI's folder, AUTOMATIC1111's, Forge's or reForge's, with its `repositories`.
+HIRES_WEBUI_PYTHON: the Python that runs
 it; without it `venv/bin/python` in that folder. The folder itself is not written to.
 """
 
@@ -28,11 +29,15 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CONTROLNET = "sd-webui-controlnet"
 LOG = "log.txt"
-FOR_THE_CPU = shlex.split(
+AS_IT_IS = shlex.split(
     "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test "
-    "--skip-version-check --use-cpu all --no-half --precision full --do-not-download-clip "
-    "--no-download-sd-model --opt-sdp-attention --api"
+    "--skip-version-check --no-download-sd-model --api"
 )
+FOR_THE_CPU = shlex.split(
+    "--use-cpu all --no-half --precision full --do-not-download-clip --opt-sdp-attention"
+)
+PATCHED_FOR_THE_CPU = ["--always-cpu", "--disable-xformers"]
+BACKENDS = "backend", "ldm_patched"  # the folders in which Forge and reForge have theirs
 # A request's own options are put back only where the WebUI has saved ones.
 SAVED_OPTIONS = {
     "always_discard_next_to_last_sigma": False,
@@ -116,6 +121,7 @@ class WebUI:
             "cfg_scale": 5,
             "sampler_name": "Euler",
             "alwayson_scripts": scripts,
+            "hr_additional_modules": ["Use same choices"],  # Forge's own, without a default
             "override_settings": {"hires_guidance_native_size": self.native} | (options or {}),
         }
         answer = self.request(f"/sdapi/v1/{kind}", body | request)
@@ -139,20 +145,36 @@ def _answer(answer: dict[str, Any]) -> Answer:
     return Answer(tuple(image.convert("RGB") for image in images), infos[0], encoded, infos)
 
 
+def knows_models_by_shape(folder: Path) -> bool:
+    """Forge and reForge load models of the usual shapes alone."""
+    return any((folder / backend).is_dir() for backend in BACKENDS)
+
+
 @pytest.fixture(scope="session")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+def webui(host: WebUI) -> WebUI:
+    """A WebUI that loads models of any shape, so that many pictures take little time."""
+    if knows_models_by_shape(Path(os.environ["HIRES_WEBUI"])):
+        pytest.skip("this WebUI needs a VAE of full size, see test_every_host.py")
+    return host
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """The WebUI, whichever it is."""
     if "HIRES_WEBUI" not in os.environ:
         pytest.skip("HIRES_WEBUI names no WebUI folder")
-    from tiny_checkpoints import put_lora, put_models, put_upsampler
+    from tiny_checkpoints import put_known_models, put_lora, put_models, put_upsampler
 
+    folder = Path(os.environ["HIRES_WEBUI"])
     data = tmp_path_factory.mktemp("webui")
     _install_extension(data / "extensions")
-    model = put_models(data / "models" / "Stable-diffusion")
+    put = put_known_models if knows_models_by_shape(folder) else put_models
+    model = put(data / "models" / "Stable-diffusion")
     put_lora(model, data / "models" / "Lora" / "tiny.safetensors")
     upsamplers = data / "models" / "hires-guidance"
     put_upsampler(upsamplers / "mine.safetensors")
     put_upsampler(upsamplers / "for xl.safetensors", family="sdxl")
-    controlnet = _install_controlnet(Path(os.environ["HIRES_WEBUI"]), data, model)
+    controlnet = _install_controlnet(folder, data, model)
     with _running(data, model) as port:
         yield WebUI(port, model, data / LOG, controlnet)
 
@@ -173,7 +195,17 @@ def _running(data: Path, model: Path) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [python, "launch.py", *FOR_THE_CPU, "--port", str(port), "--data-dir", str(data)]
+    on_cpu = PATCHED_FOR_THE_CPU if knows_models_by_shape(folder) else FOR_THE_CPU
+    command = [
+        python,
+        "launch.py",
+        *AS_IT_IS,
+        *on_cpu,
+        "--port",
+        str(port),
+        "--data-dir",
+        str(data),
+    ]
     command += ["--ckpt", str(model)]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (data / LOG).open("w") as log:

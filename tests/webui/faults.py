@@ -20,9 +20,15 @@ class Fault(RuntimeError):
 asked = []  # the latent size of each evaluation, and the picture's size that the model was told
 
 
-def told_size(model, x, cond):
-    """[height, width] if SDXL was told the size of x, else None."""
-    vector = cond.get("vector")
+def evaluated(sd_model):
+    """What the host's samplers ask: the model itself, or on Forge the one inside its patcher."""
+    objects = getattr(sd_model, "forge_objects", None)
+    return sd_model if objects is None else objects.unet.model
+
+
+def told_size(model, x, cond=None, y=None, **_):
+    """[height, width] if SDXL was told the size of x, else None. y: how Forge names the vector."""
+    vector = y if cond is None else cond.get("vector")
     if vector is None:
         return None
     size = [8 * x.shape[-2], 8 * x.shape[-1]]
@@ -51,22 +57,25 @@ class Faults(scripts.Script):
         return [gr.Textbox("", label="Fault"), gr.Number(0, label="Fault at")]
 
     def process(self, p, what, at):  # the request's own model is loaded by now
-        vars(p.sd_model).pop("apply_model", None)
+        model = evaluated(p.sd_model)
+        vars(model).pop("apply_model", None)
         if not what:
             return
-        plain, counted, sizes = p.sd_model.apply_model, [0], []
+        plain, counted, sizes = model.apply_model, [0], []
         asked.clear()
 
-        def apply_model(x, t, cond, **kwargs):
+        def apply_model(x, t, *conds, **named):
             sizes.append(x.shape[-2:])
-            asked.append({"size": list(x.shape[-2:]), "told": told_size(p.sd_model, x, cond)})
+            asked.append(
+                {"size": list(x.shape[-2:]), "told": told_size(p.sd_model, x, *conds, **named)}
+            )
             counts = what != "raise small" or x.shape[-2] < sizes[0][0]
             counted[0] += counts
             if what != "record" and counts and counted[0] == at:
                 fail(what)
-            return plain(x, t, cond, **kwargs)
+            return plain(x, t, *conds, **named)
 
-        p.sd_model.apply_model = apply_model
+        model.apply_model = apply_model
 
 
 def hooks(module):
@@ -76,6 +85,13 @@ def hooks(module):
         "forwards": sum("forward" in vars(part) for part in parts),
         "hooks": sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts),
     }
+
+
+def options_of(sd_model):
+    """How much hangs on each of Forge's patchers, by the option's name."""
+    objects = getattr(sd_model, "forge_objects", None)
+    found = {} if objects is None else objects.unet.model_options
+    return {name: len(value) for name, value in found.items() if isinstance(value, (list, dict))}
 
 
 def add_route(_demo, app):
@@ -94,7 +110,8 @@ def add_route(_demo, app):
         methods = vars(sd_samplers_common.Sampler)
         callbacks = script_callbacks.callback_map
         return {
-            **hooks(shared.sd_model),
+            **hooks(evaluated(shared.sd_model)),
+            "options": options_of(shared.sd_model),
             "sampler_methods": sorted(name for name in methods if not name.startswith("__")),
             "callbacks": {name: len(found) for name, found in callbacks.items()},
         }

@@ -17,6 +17,9 @@ from lib_hires.webui.messages import Say
 class Host(Protocol):
     """A module that knows one kind of WebUI. `sd_model` is the one that the host has loaded."""
 
+    carries_features: bool
+    """Whether feature upsamplers can act on what its samplers ask the model."""
+
     def is_supported(self, sd_model: Any) -> bool:
         """Whether its samplers run in a noise family that guidance knows here."""
 

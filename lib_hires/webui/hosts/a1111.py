@@ -18,6 +18,8 @@ from lib_hires.webui.noise import family_of
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.placed_model import PlacedModel
 
+carries_features = True
+
 
 def is_supported(sd_model: Any) -> bool:
     """False for Stable Diffusion 3, a flow model."""

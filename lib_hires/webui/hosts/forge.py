@@ -36,6 +36,9 @@ POOLED, NUMBER_CHANNELS = 1280, 256
 """Of SDXL's vector: the pooled text's length, and that of each embedded number behind it."""
 
 
+carries_features = False
+
+
 def is_supported(sd_model: Any) -> bool:
     """False where no model is loaded yet, and for flow models, whose largest noise level is 1."""
     return sd_model.forge_objects is not None and float(_sigmas(sd_model)[-1]) > 1

@@ -1,0 +1,266 @@
+"""The same expectations of every WebUI, in pictures of 128x128. Skipped where HIRES_WEBUI is unset.
+
+A picture takes seconds where the VAE is of full size, so each is made for several questions.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import urllib.error
+
+import pytest
+
+SMALL = {"width": 128, "height": 128, "steps": 4}
+NATIVE = {"options": {"hires_guidance_native_size": 64}}
+UG = {"ug": True}
+PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
+REFINE = {"refine": True, "refine_factor": 1.5, "refine_eta2": "0.5"}
+HIRES = {
+    "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "hr_second_pass_steps": 3,
+    "denoising_strength": 0.6,
+}  # fmt: skip
+SAMPLERS = (
+    "Euler", "Euler a", "Heun", "DPM++ 2M", "DPM++ SDE", "Restart", "LCM", "DDIM", "PLMS", "UniPC"
+)  # fmt: skip
+
+
+@pytest.fixture
+def paint(host):
+    """Pictures of 128x128 with a native size of 64, and what the model was asked for them."""
+
+    def paint(settings=None, **request):
+        return host.paint(settings, **(SMALL | NATIVE | request))
+
+    return paint
+
+
+def _sides(host) -> list[int]:
+    """The latents' heights that the model was asked about, in order."""
+    return [size[0] for size, _ in host.asked()]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_sampler(host, paint, sampler):
+    """Nothing without weight, a small question to each one, a state that is mixed, stages."""
+    plain = paint(sampler_name=sampler)
+    before = host.state()
+    nothing = paint(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, sampler_name=sampler)
+    assert nothing.pixels == plain.pixels
+    guided = paint(UG, sampler_name=sampler, fault=("record", 0))
+    assert guided.pixels != plain.pixels
+    sides = _sides(host)
+    assert sides.count(16) == sides.count(8) == len(sides) / 2
+    assert "note" not in guided.info
+    everything = paint(UG | PFSA | REFINE, sampler_name=sampler)
+    assert everything.sizes == [(192, 192)]
+    assert "note" not in everything.info
+    mixed = paint(PFSA, sampler_name=sampler)
+    assert "note" not in mixed.info
+    assert mixed.pixels != plain.pixels
+    assert paint(sampler_name=sampler).pixels == plain.pixels
+    assert host.state() == before
+
+
+@pytest.mark.parametrize("where", [2, 5, 11])
+def test_after_a_failure_the_next_picture_is_as_ever(host, paint, where):
+    settings = UG | PFSA | REFINE
+    plain, whole = paint().pixels, paint(settings).pixels
+    before = host.state()
+    failing = paint(settings, fault=("raise", where)) if where % 2 == 0 or where > 8 else None
+    if failing is None:  # the large question itself
+        with pytest.raises(urllib.error.HTTPError):
+            paint(settings, fault=("raise", where))
+    assert paint().pixels == plain
+    assert host.state() == before
+    assert paint(settings).pixels == whole
+
+
+def test_a_small_question_that_fails_leaves_a_picture_and_a_sentence(paint):
+    picture = paint(UG, fault=("raise small", 2))
+    assert "without Upsample Guidance" in picture.info
+    assert picture.sizes == [(128, 128)]
+
+
+@pytest.mark.parametrize("what", ["raise", "interrupt", "skip"])
+def test_the_last_finished_stage_survives(paint, what):
+    """4 steps of the first pass and 2 of each stage."""
+    two = REFINE | {"refine_eta2": "0.5, 0.5"}
+    one_stage = paint(two, fault=(what, 7))
+    assert "after stage 1 of 2" in one_stage.info
+    assert 128 < one_stage.sizes[0][0] < 192
+    none = paint(two, fault=(what, 6))
+    assert "after the first pass" in none.info
+    assert none.pixels == paint().pixels
+
+
+def test_a_batch_gives_each_picture_the_one_it_gives_alone(paint):
+    settings = UG | PFSA | REFINE
+    batch = paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
+    for place in (1, 3):
+        alone = paint(settings, seed=1 + place, sampler_name="Euler a").images[0]
+        assert _distance(batch.images[-4:][place], alone) <= 2  # rounding
+
+
+def test_img2img_and_inpainting(host, paint):
+    from PIL import Image
+
+    start = paint(seed=7)
+    request = {"kind": "img2img", "init_images": list(start.encoded), "denoising_strength": 0.7}
+    plain = paint(n_iter=2, **request)
+    guided = paint(UG | PFSA, n_iter=2, fault=("record", 0), **request)
+    assert guided.pixels != plain.pixels
+    assert set(_sides(host)) == {16, 8}
+    refined = paint(UG | REFINE, **request)
+    assert refined.sizes == [(192, 192)]
+    assert "note" not in guided.info + refined.info
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (40, 40, 100, 100))
+    request |= {"mask": _encoded(mask), "mask_blur": 4}
+    for whole in (False, True):
+        request["inpaint_full_res"] = whole
+        plain, made = paint(**request), paint(UG, **request)
+        assert "note" not in made.info
+        assert made.pixels != plain.pixels
+        corner = 0, 0, 20, 20
+        assert made.images[0].crop(corner).tobytes() == start.images[0].crop(corner).tobytes()
+    assert "was not refined" in paint(UG | REFINE, **request).info
+
+
+def test_hires_fix_before_refinement(host, paint):
+    plain, guided = paint(**HIRES), paint(UG, fault=("record", 0), **HIRES)
+    assert plain.sizes == guided.sizes == [(192, 192)]
+    assert plain.pixels != guided.pixels
+    assert set(_sides(host)) == {16, 24, 8}
+    both = paint(UG | PFSA | REFINE | {"refine_factor": 1.25}, **HIRES)
+    assert both.sizes == [(240, 240)]
+    assert "note" not in guided.info + both.info
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"prompt": "red AND a blue circle:0.5 AND grass"},
+        {"prompt": "a circle, " * 40},
+        {"prompt": "a [red:blue:3] circle [on grass:0.5]"},
+        {"cfg_scale": 1},
+        {"s_min_uncond": 4},
+        {"scheduler": "Karras"},
+        {"width": 160, "height": 104},
+    ],
+    ids=str,
+)
+def test_combination(paint, request_):
+    """Each with all three and a cadence: guided, refined, nothing left, nothing left out."""
+    settings = UG | PFSA | REFINE | {"ug_cadence": 2}
+    plain = paint(**request_)
+    made = paint(settings, **request_)
+    assert made.sizes[0][0] > plain.sizes[0][0]
+    assert "note" not in made.info
+    assert paint(settings, **request_).pixels == made.pixels
+    assert paint(**request_).pixels == plain.pixels
+
+
+def test_the_refiner_takes_over_in_the_middle_and_the_next_picture_is_as_ever(host, paint):
+    plain = paint().pixels
+    request = {"refiner_checkpoint": "other", "refiner_switch_at": 0.5}
+    guided = paint(UG, **request)
+    assert "Refiner: other" in guided.info
+    assert "note" not in guided.info
+    assert guided.pixels != paint(UG).pixels
+    assert guided.pixels != paint(**request).pixels
+    refined = paint(UG | PFSA | REFINE, **request)
+    assert refined.sizes == [(192, 192)]
+    assert "note" not in refined.info
+    assert paint().pixels == plain
+
+
+def test_a_nine_channel_inpainting_model(host, paint):
+    from PIL import Image
+
+    before = paint()
+    options = NATIVE["options"] | {"sd_model_checkpoint": "inpaint"}
+    made = paint(UG | REFINE, options=options)
+    assert made.sizes == [(192, 192)]
+    assert "note" not in made.info
+    mask = Image.new("L", (128, 128))
+    mask.paste(255, (32, 32, 100, 100))
+    request = {"kind": "img2img", "init_images": list(before.encoded), "mask": _encoded(mask)}
+    plain, guided = (paint(settings, options=options, **request) for settings in (None, UG))
+    assert "note" not in guided.info
+    assert guided.pixels != plain.pixels
+    assert paint().pixels == before.pixels
+
+
+def test_the_plot_has_an_axis_for_every_control(host, paint):
+    from lib_hires.settings import declarations
+
+    infos = host.request("/sdapi/v1/script-info")
+    plot = next(i for i in infos if i["name"] == "x/y/z plot" and not i["is_img2img"])
+    labels = [_label(choice) for choice in plot["args"][0]["choices"]]
+    assert sum(label.startswith("[HiRes]") for label in labels) == len(declarations())
+    strength = labels.index("[HiRes] Upsample Guidance: Strength (θ)")
+    axes = [strength, "0, 1", [], 0, "", [], 0, "", []]
+    script_args = [*axes, True, True, False, *[False] * 4, 0, True]
+    made = paint(UG, script_name="x/y/z plot", script_args=script_args)
+    for cell, theta in zip(made.pixels[1:], (0, 1), strict=True):
+        assert cell == paint(UG | {"ug_theta": theta}).pixels[0]
+
+
+def test_png_info_makes_the_same_picture(paint):
+    first = paint({**UG, "ug_eta": 0.5, **PFSA, **REFINE})
+    text = "a red circle on grass\nNegative prompt: blue\n" + first.info
+    again = paint(infotext=text)
+    assert again.pixels == first.pixels
+
+
+def test_bad_values_are_refused_with_a_sentence(paint):
+    picture = paint({"ug_teta": 1})
+    assert "did you mean ug_theta" in picture.info
+    assert picture.pixels == paint().pixels
+
+
+def test_the_page_has_three_accordions_with_stable_ids(host):
+    from lib_hires.settings import GROUPS, declarations
+
+    components = host.request("/config")["components"]
+    props = {part["props"].get("elem_id"): part for part in components}
+    for tab in ("txt2img", "img2img"):
+        for row in declarations():
+            made = props[f"script_{tab}_hires_guidance_{row.name}"]
+            assert (made["type"] == "accordion") == (row.name in GROUPS)
+
+
+def test_the_schema_has_every_control(host):
+    from lib_hires.settings import declarations
+
+    rows = host.request("/hires-guidance/schema")["controls"]
+    assert [row["name"] for row in rows] == [row.name for row in declarations()]
+
+
+def test_a_lora_with_guidance_and_stages(paint):
+    plain = paint(UG | REFINE)
+    prompt = "a red circle on grass <lora:tiny:1>"
+    made = paint(UG | REFINE, prompt=prompt)
+    assert made.sizes == [(192, 192)]
+    assert "note" not in made.info
+    assert made.pixels != plain.pixels
+    assert paint(UG | REFINE).pixels == plain.pixels
+
+
+def _label(choice) -> str:
+    """Of a dropdown's choice: Gradio 4 gives a pair."""
+    return choice if isinstance(choice, str) else choice[0]
+
+
+def _distance(one, other) -> int:
+    """The largest difference of two pictures' values, of 255."""
+    from PIL import ImageChops
+
+    return max(high for _, high in ImageChops.difference(one, other).getextrema())
+
+
+def _encoded(image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

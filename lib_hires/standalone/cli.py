@@ -94,6 +94,8 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
     parser.add_argument("--from", dest="source", type=Path, help="repeat this picture")
+    text = "a prompt a line, or a .csv table with columns as the options; goes on where it stopped"
+    parser.add_argument("--prompts", metavar="FILE", type=Path, help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
     picture = parser.add_argument_group("Picture")
@@ -174,6 +176,8 @@ def _generate(options: argparse.Namespace) -> int:
         {row.name: given[row.name] for row in declarations() if row.name in given}
     )
     asked = {name: given[name] for name, *_ in Request.rows() if name in given}
+    if options.prompts:
+        return _generate_many(options, Request.from_values(asked), settings)
     if not about and "prompt" not in asked:
         raise SettingsError("prompt: expected one, or a picture to repeat with --from")
     request = Request.from_values(about.get("request", {}) | asked)
@@ -198,6 +202,28 @@ def _generate(options: argparse.Namespace) -> int:
     return _paint_and_save(Run(model, request, settings), options.out, only)
 
 
+def _generate_many(options: argparse.Namespace, request: Request, settings: Settings) -> int:
+    """accelerate's launcher starts several of these; each paints its share of the lines."""
+    if options.source or request.prompt:
+        raise SettingsError("--prompts: expected neither a prompt nor --from beside it")
+    from lib_hires.standalone.png import writable_folder
+
+    writable_folder(options.out)
+    import torch
+
+    from lib_hires.standalone.models import load_model
+    from lib_hires.standalone.prompts import paint_lines, processes, read_lines
+
+    state = processes(options.device)
+    once = _complain if state.is_main_process else lambda _: None
+    lines, bad = read_lines(options.prompts, request, settings, once)
+    device = str(state.device) if options.device == "cuda" else options.device
+    dtype = getattr(torch, options.dtype or "float32")
+    model = load_model(options.model, device=device, dtype=dtype)
+    failed = paint_lines(lines, state, model, options.out, _say, _complain)
+    return 2 if bad or failed else 0
+
+
 def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
     """Write the pictures as each stage finishes, the later over the earlier, so none is lost.
 
@@ -217,12 +243,19 @@ def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
                 save_stage(run, painted, paths)
                 finished = painted.stage
         except (KeyboardInterrupt, RuntimeError, FloatingPointError, OSError) as error:
+            _say_what_ran(run)
             message = what_happened(error, run, finished + 1)
             if finished >= 0:
                 message += f"; stage {finished} is kept:\n{names}"
             return _complain(message, 130 if isinstance(error, KeyboardInterrupt) else 2)
+    _say_what_ran(run)
     _say(names)
     return 0
+
+
+def _say_what_ran(run: Run) -> None:
+    if summary := run.record.summary():
+        sys.stderr.write(f"Ran: {summary}.\n")
 
 
 def _demo(options: argparse.Namespace) -> int:

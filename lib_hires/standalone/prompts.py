@@ -1,0 +1,152 @@
+"""Many pictures from a file of prompts, over the processes that accelerate's launcher starts.
+
+A picture's file is named by the hash of everything that makes it, so a second call, with any number
+of processes, paints what is missing and nothing else.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from tqdm import tqdm
+
+from lib_hires.settings import Settings, SettingsError, declarations
+from lib_hires.standalone.generate import Run
+from lib_hires.standalone.latent_model import LatentModel
+from lib_hires.standalone.png import read_about
+from lib_hires.standalone.request import Request
+from lib_hires.standalone.results import save_stage, what_happened
+
+HASH = 16  # digits in a picture's name
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the file, counted from 1: what to paint and how."""
+
+    number: int
+    request: Request
+    settings: Settings
+
+
+def read_lines(
+    file: Path, request: Request, settings: Settings, complain: Say
+) -> tuple[list[Line], int]:
+    """The file's lines, and how many of them are bad; each bad one is complained of.
+
+    A text has a prompt a line. A table (.csv) has a column `prompt`, and others by the names of
+    what `hires generate` takes (`seed`, `ug_theta`); an empty cell leaves `request` and `settings`
+    as they are. Raises SettingsError for a file that cannot be read or has unknown columns.
+    """
+    lines, bad = [], 0
+    for number, values in _rows(file):
+        try:
+            lines.append(_line(number, values, request, settings))
+        except ValueError as error:
+            complain(f"{file.name}, line {number}: {error}")
+            bad += 1
+    return lines, bad
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """(line number, values by name) of the lines that are not empty."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--prompts: {file} cannot be read ({error})") from None
+    if file.suffix.lower() != ".csv":
+        for number, prompt in enumerate(text.splitlines(), start=1):
+            if prompt.strip():
+                yield number, {"prompt": prompt.strip()}
+        return
+    table = csv.DictReader(text.splitlines(keepends=True), restkey="", restval="")
+    known = {name for name, *_ in Request.rows()} | {row.name for row in declarations()}
+    columns = [str(name).strip() for name in table.fieldnames or ()]
+    unknown = [name for name in columns if name not in known]
+    if unknown or "prompt" not in columns:
+        what = f"got {unknown[0]!r}" if unknown else "there is no column prompt"
+        raise SettingsError(f"--prompts: expected columns named as the options are, {what}")
+    table.fieldnames = columns
+    for row in table:
+        yield table.line_num, row
+
+
+def _line(number: int, values: Mapping[str, Any], request: Request, settings: Settings) -> Line:
+    if "" in values:  # what csv found behind the last column
+        raise SettingsError("has more cells than there are columns; put quotes around commas")
+    given = {name: text.strip() for name, text in values.items() if text.strip()}
+    if "prompt" not in given:
+        raise SettingsError("prompt: expected one")
+    asked = {name: given.pop(name) for name, *_ in Request.rows() if name in given}
+    return Line(number, Request.from_values(request.values() | asked), settings.updated(given))
+
+
+def processes(device: str) -> PartialState:
+    """Those that accelerate's launcher has started, this one among them; else it alone."""
+    return PartialState(cpu=device == "cpu")
+
+
+def paint_lines(
+    lines: list[Line],
+    state: PartialState,
+    model: LatentModel,
+    folder: Path,
+    say: Say,
+    complain: Say,
+) -> int:
+    """Paint this process's share of what is missing; returns how many of its lines failed.
+
+    say: gets the path of every picture of the share, also of one that was there. A line that
+    cannot be painted is complained of, and the rest go on.
+    """
+    failed = 0
+    with state.split_between_processes(lines) as share:
+        for line in tqdm(share, unit="line", disable=not state.is_main_process, leave=False):
+            try:
+                paths = _painted(Run(model, line.request, line.settings), folder)
+            except (ValueError, RuntimeError, OSError) as error:
+                complain(f"line {line.number}: {error}")
+                failed += 1
+                continue
+            for path in paths:
+                say(str(path))
+    state.wait_for_everyone()
+    return failed
+
+
+def _painted(run: Run, folder: Path) -> list[Path]:
+    """The files of a run, painted where one of them is missing or not finished.
+
+    Raises RuntimeError with a sentence where painting fails.
+    """
+    text = json.dumps(run.about(), sort_keys=True)
+    name = hashlib.sha256(text.encode()).hexdigest()[:HASH]
+    paths = {image: folder / f"{name}-{seed}.png" for image, seed in enumerate(run.request.seeds)}
+    if all(map(_is_finished, paths.values())):
+        return list(paths.values())
+    stage = 0
+    try:
+        for painted in run.paint():
+            save_stage(run, painted, paths)
+            stage = painted.stage + 1
+    except (RuntimeError, FloatingPointError, OSError) as error:
+        raise RuntimeError(what_happened(error, run, stage)) from error
+    return list(paths.values())
+
+
+def _is_finished(path: Path) -> bool:
+    """False also for an earlier stage's picture, which a process that was ended has left."""
+    try:
+        about = read_about(path)
+    except SettingsError:
+        return False
+    return bool(about.get("stage") == about.get("stages"))

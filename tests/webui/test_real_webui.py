@@ -318,7 +318,14 @@ def test_png_info_of_a_plain_picture_has_nothing_of_ours(webui):
 
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "Heun", "DPM++ 2M"])
 @pytest.mark.parametrize(
-    "settings", [{}, UG, UG | PFSA | {"ug_eta": 0.6}, UG | {"refine": True, "refine_eta2": "0.5"}]
+    "settings",
+    [
+        {},
+        UG,
+        UG | PFSA | {"ug_eta": 0.6},
+        UG | {"refine": True, "refine_eta2": "0.5"},
+        UG | {"refine": True, "refine_eta2": "0.5", "refine_upsampler": "mine"},
+    ],
 )
 def test_the_standalone_side_makes_the_same_picture(webui, sampler, settings):
     """To rounding: the same model, seed, sampler, schedule and settings."""
@@ -329,10 +336,13 @@ def test_the_standalone_side_makes_the_same_picture(webui, sampler, settings):
     from lib_hires.standalone.models import load_model
     from lib_hires.standalone.request import Request
 
-    side = 256 if "refine" in settings else 512
+    side, name = 256 if "refine" in settings else 512, settings.get("refine_upsampler")
     request = {"prompt": "a red circle on grass", "negative": "blue", "steps": 6, "seed": 1}
     request |= {"width": side, "height": side, "cfg": 5, "sampler": sampler, "schedule": "Karras"}
-    run = Run(load_model(webui.model), Request.from_values(request), Settings.from_values(settings))
+    files = webui.model.parents[1] / "hires-guidance"
+    named = {"refine_upsampler": f"{files / name}.safetensors"} if name else {}
+    wanted = Settings.from_values(settings | named)
+    run = Run(load_model(webui.model), Request.from_values(request), wanted)
     *_, painted = run.paint()
     expected = painted.images[0].add(1).mul(127.5).clamp(0, 255)
     made = webui.paint(

@@ -93,12 +93,13 @@ def _guide(
         times = _follow_schedule(stack, sampler, reduction, guidance)
     new_guide = partial(
         UpsampleGuided,
-        settings=guidance.settings.ug,
         reduction=reduction,
         on_guided=guidance.record.current.guide,
     )
     host = host_of(sampler.model_wrap_cfg.inner_model.inner_model)
-    stack.enter_context(host.guiding(sampler, size, new_guide, times, guidance.say))
+    stack.enter_context(
+        host.guiding(sampler, size, guidance.settings.ug, new_guide, times, guidance.say)
+    )
 
 
 def _follow_schedule(

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CONTROLNET = "sd-webui-controlnet"
+CONTROLNET, BUILT_IN = "sd-webui-controlnet", "sd_forge_controlnet"
 LOG = "log.txt"
 AS_IT_IS = shlex.split(
     "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test "
@@ -76,12 +76,14 @@ class WebUI:
 
     native = 128  # what the tests tell it, so that pictures of 256x256 are above it
 
-    def __init__(self, port: int, model: Path, log: Path, has_controlnet: bool) -> None:
-        """model: the safetensors file that it has loaded, native size 256x256."""
+    def __init__(self, port: int, model: Path, log: Path, controlled: str) -> None:
+        """model: the safetensors file that it has loaded, native size 256x256. controlled: the
+        name of a model that ControlNet's `tiny` is for, "" without ControlNet."""
         self.url = f"http://127.0.0.1:{port}"
         self.model = model
         self.log = log
-        self.has_controlnet = has_controlnet
+        self.controlled = controlled
+        self.has_controlnet = bool(controlled)
 
     def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -174,9 +176,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     upsamplers = data / "models" / "hires-guidance"
     put_upsampler(upsamplers / "mine.safetensors")
     put_upsampler(upsamplers / "for xl.safetensors", family="sdxl")
-    controlnet = _install_controlnet(folder, data, model)
+    controlled = _install_controlnet(folder, data, model)
     with _running(data, model) as port:
-        yield WebUI(port, model, data / LOG, controlnet)
+        yield WebUI(port, model, data / LOG, controlled)
 
 
 @pytest.fixture(scope="session")
@@ -232,17 +234,24 @@ def _install_extension(extensions: Path) -> None:
     shutil.copy(Path(__file__).with_name("faults.py"), faults)
 
 
-def _install_controlnet(webui: Path, data: Path, model: Path) -> bool:
-    """The WebUI's own ControlNet, where it has one, and a small model for it."""
+def _install_controlnet(webui: Path, data: Path, model: Path) -> str:
+    """The WebUI's own ControlNet, where it has one, and a small model for it.
+
+    Returns the name of the checkpoint that it is for, "" without ControlNet.
+    """
     from tiny_checkpoints import put_controlnet
 
-    installed = webui / "extensions" / CONTROLNET
-    if not installed.is_dir():
-        return False
-    ignored = shutil.ignore_patterns("__pycache__", ".git", "samples", "tests", "example")
-    shutil.copytree(installed, data / "extensions" / CONTROLNET, ignore=ignored)
-    put_controlnet(model, data / "models" / "ControlNet" / "tiny.safetensors")
-    return True
+    installed, built_in = webui / "extensions" / CONTROLNET, webui / "extensions-builtin" / BUILT_IN
+    if built_in.is_dir():
+        controlled = model
+    elif installed.is_dir():
+        controlled = model.with_name("control.safetensors")
+        ignored = shutil.ignore_patterns("__pycache__", ".git", "samples", "tests", "example")
+        shutil.copytree(installed, data / "extensions" / CONTROLNET, ignore=ignored)
+    else:
+        return ""
+    put_controlnet(controlled, data / "models" / "ControlNet" / "tiny.safetensors")
+    return controlled.stem
 
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -248,6 +248,35 @@ def test_a_lora_with_guidance_and_stages(paint):
     assert paint(UG | REFINE).pixels == plain.pixels
 
 
+def test_controlnet_acts_at_every_size(host, paint):
+    """With a unit, UG and the stages make other pictures than without it; nothing is left."""
+    from PIL import Image
+
+    if not host.controlled:
+        pytest.skip("the WebUI has no ControlNet")
+    hint = Image.new("RGB", (128, 128))
+    hint.paste((255, 255, 255), (0, 0, 64, 128))
+    models = host.request("/controlnet/model_list")["model_list"]
+    (model,) = [name for name in models if name.startswith("tiny")]
+    values = {"enabled": True, "module": "none", "model": model, "image": _encoded(hint)}
+    options = {"options": NATIVE["options"] | {"sd_model_checkpoint": host.controlled}}
+    controlled = options | {"more_scripts": {"ControlNet": [values]}}
+    alone, plain = paint(**controlled), paint(**options)
+    before = host.state()
+    assert alone.pixels[0] != plain.pixels[0]
+    for settings in (UG, REFINE, UG | REFINE):
+        made = paint(settings, **controlled)
+        assert "note" not in made.info
+        assert made.pixels[0] != alone.pixels[0]
+        assert made.pixels[0] != paint(settings, **options).pixels[0]
+    assert made.sizes[0] == (192, 192)
+    unasked = paint(UG | {"ug_controlnet": False}, **controlled)
+    assert "note" not in unasked.info
+    assert unasked.pixels[0] != paint(UG, **controlled).pixels[0]
+    assert paint(**options).pixels == plain.pixels
+    assert host.state() == before
+
+
 def _label(choice) -> str:
     """Of a dropdown's choice: Gradio 4 gives a pair."""
     return choice if isinstance(choice, str) else choice[0]

@@ -71,19 +71,20 @@ def put_known_models(folder: Path) -> Path:
 
 
 def put_controlnet(model: Path, file: Path) -> None:
-    """A ControlNet for `control`: its encoder, a hint encoder, and output layers that are not 0."""
-    weights = load_file(model.with_name("control.safetensors"))
+    """A ControlNet for `model`: its encoder, a hint encoder, and output layers that are not 0."""
+    weights = load_file(model)
+    width = len(weights[f"{UNET}input_blocks.0.0.weight"])
     parts = "time_embed.", "input_blocks.", "middle_block."
     state = {
         key.removeprefix(UNET): value.float()
         for key, value in weights.items()
         if key.removeprefix(UNET).startswith(parts)
     }
-    widths = [3, 16, 16, 32, 32, 96, 96, 256, NARROW["UNET_CHANNELS"]]
+    widths = [3, 16, 16, 32, 32, 96, 96, 256, width]
     for layer, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
         state |= _convolution(f"input_hint_block.{2 * layer}", before, after, side=3)
-    width = NARROW["UNET_CHANNELS"]
-    for block in range(12):
+    blocks = {key.split(".")[1] for key in state if key.startswith("input_blocks.")}
+    for block in range(len(blocks)):
         state |= _convolution(f"zero_convs.{block}.0", width, width)
     state |= _convolution("middle_block_out.0", width, width)
     file.parent.mkdir(parents=True, exist_ok=True)

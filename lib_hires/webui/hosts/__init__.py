@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui.hosts import a1111, forge
@@ -42,6 +43,7 @@ class Host(Protocol):
         self,
         sampler: Any,
         size: Size,
+        settings: UpsampleGuidance,
         new_guide: Callable[..., UpsampleGuided],
         times: Sequence[float],
         say: Say,
@@ -49,7 +51,8 @@ class Host(Protocol):
         """Put Upsample Guidance around what `sampler` asks the model inside the block.
 
         size: (height, width) of the pass's latents; others are not guided. new_guide: makes one
-        from a predictor, a noise family, a parametrisation and a function that shrinks conds.
+        from a predictor, the settings, a noise family, a parametrisation and a function that
+        shrinks conds.
         times: the sampler's schedule in its own times, filled by the first evaluation at latest.
         """
 

@@ -10,6 +10,7 @@ from typing import Any
 from modules import devices
 from torch import Tensor
 
+from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui.conditioning import shrink_cond
@@ -52,6 +53,7 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
 def guiding(
     sampler: Any,
     size: Size,
+    settings: UpsampleGuidance,
     new_guide: Callable[..., UpsampleGuided],
     times: Sequence[float],
     say: Say,
@@ -68,6 +70,7 @@ def guiding(
             make = partial(
                 new_guide,
                 inner.forward,
+                settings,
                 family=family,
                 times=times,
                 prediction=prediction,

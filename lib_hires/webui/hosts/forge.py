@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from lib_hires.noise import VarianceExploding
+from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui.conditioning import NUMBERS, shrunk, with_size
@@ -73,6 +74,7 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
 def guiding(
     sampler: Any,
     size: Size,
+    settings: UpsampleGuidance,
     new_guide: Callable[..., UpsampleGuided],
     times: Sequence[float],
     say: Say,
@@ -87,8 +89,11 @@ def guiding(
             model = denoiser.inner_model.inner_model
             guide = partial(
                 new_guide,
+                settings=settings,
                 family=VarianceExploding(_sigmas(model)),
-                shrink_cond=partial(_shrunk_conds, large=size, sd_model=model),
+                shrink_cond=partial(
+                    _shrunk_conds, large=size, controlled=settings.controlnet, sd_model=model
+                ),
             )
             evaluation = GuidedEvaluation(
                 lambda predict: guide(predict, times=_as_sigmas(denoiser, times)), size, say
@@ -220,9 +225,12 @@ def _as_sigmas(denoiser: Any, times: Sequence[float]) -> list[float]:
 
 
 def _shrunk_conds(
-    conds: Mapping[str, Any], small: Size, *, large: Size, sd_model: Any
+    conds: Mapping[str, Any], small: Size, *, large: Size, controlled: bool, sd_model: Any
 ) -> Mapping[str, Any]:
-    """Both lists of conds for latents of size `small` in place of `large`, (height, width)."""
+    """Both lists of conds for latents of size `small` in place of `large`, (height, width).
+
+    controlled: with ControlNet, whose hints the host resizes itself.
+    """
     pixels = small[0] * FACTOR, small[1] * FACTOR
 
     def fitting(cond: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +239,8 @@ def _shrunk_conds(
             parts["c_concat"] = _with(parts["c_concat"], lambda part: shrunk(part, large, small))
         if "y" in parts:
             parts["y"] = _with(parts["y"], lambda part: _told(part, pixels, sd_model))
-        return {**cond, "model_conds": parts}
+        kept = cond if controlled else {**cond, "control": None}
+        return {**kept, "model_conds": parts}
 
     both = {name: conds[name] and [fitting(cond) for cond in conds[name]] for name in _BRANCHES}
     return {**conds, **both}

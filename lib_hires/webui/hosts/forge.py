@@ -133,6 +133,8 @@ class GuidedEvaluation:
 
     def ask(self, model: Any, x: Tensor, sigma: Tensor, *rest: Any) -> tuple[Any, ...]:
         """One of `BEFORE`: the question as it is to be put about the large picture."""
+        if self._asked is not None and not self._failed:
+            self._give_up("this sampler puts a function of its own in the place of guidance")
         self._asked = None
         if self._failed or tuple(x.shape[-2:]) != self._size:
             return model, x, sigma, *rest
@@ -155,12 +157,14 @@ class GuidedEvaluation:
             return self._guide.guide(denoised, question.x, question.sigma, conds)
         except Exception as error:
             log.exception("Upsample Guidance failed")
-            self._failed = True
-            self._say(
-                "the rest of the picture was made without Upsample Guidance, because asking about "
-                f"the small picture failed ({type(error).__name__}: {error})."
+            self._give_up(
+                f"asking about the small picture failed ({type(error).__name__}: {error})"
             )
             return denoised
+
+    def _give_up(self, reason: str) -> None:
+        self._failed = True
+        self._say(f"the rest of the picture was made without Upsample Guidance, because {reason}.")
 
     def _predict_small(
         self,
@@ -173,7 +177,7 @@ class GuidedEvaluation:
         uncond: Any,
     ) -> Tensor:
         options = told["model_options"]
-        others = [function for function in options[AFTER] if function != self.answer]
+        others = [function for function in options.get(AFTER, []) if function != self.answer]
         return _evaluation()(
             told["model"],
             x,

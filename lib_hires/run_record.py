@@ -141,7 +141,8 @@ class RunRecord:
     def _guidance(self) -> str:
         total = _added(self.passes)
         mixed = f", {total.mixed_steps} mixed" if total.mixed_steps else ""
-        return f"{total.guided_steps} of {count(total.steps, 'step')} guided{mixed}"
+        of = f"{total.guided_steps} of " if total.guided_steps else ""
+        return f"{of}{count(total.steps, 'step')}{' guided' if of else ''}{mixed}"
 
     def _over_batches(self) -> list[PassRecord]:
         """One for each pass, in the order of the first batch."""

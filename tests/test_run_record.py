@@ -77,6 +77,13 @@ def test_batches_are_added_up_and_a_stopped_one_is_said() -> None:
     )
 
 
+def test_without_guidance_the_steps_alone_are_said() -> None:
+    record = RunRecord(clock_of(0, 1))
+    with record.taking("text", (64, 64)) as part:
+        sample(part, steps=2, guided=0)
+    assert record.summary() == "2 steps; first pass 1.0 s"
+
+
 def test_nothing_is_said_of_nothing() -> None:
     record = RunRecord(clock_of())
     assert (record.summary(), record.lines()) == ("", [])

@@ -7,6 +7,7 @@ import html
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from PIL import Image
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.app_controls import Controls, drawing_element, element_id
 from lib_hires.standalone.app_job import Ended, Job, Saved, Step
+from lib_hires.standalone.app_line import Line
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel, ModelError
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.png import read_about, read_run
+from lib_hires.standalone.results import folded
+from lib_hires.words import count
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-ROOT = Path(__file__).parent.parent.parent
-SCRIPT, STYLE = ROOT / "javascript" / "hires_guidance.js", ROOT / "style.css"
+SCRIPT, STYLE = "javascript/hires_guidance.js", "style.css"
 BUNDLED = "bundled"
+MOST_WAITING = 16  # of the server's 40 threads; more wait where they cannot stop
 KEPT = 60 * 60  # seconds that what was dropped into the page is kept
 
 
@@ -58,14 +62,14 @@ class Page:
     """The page, its models, and the jobs of those who look at it."""
 
     def __init__(self, models: Models, folder: Path) -> None:
-        self._models, self._folder = models, folder
-        self._jobs: dict[str, Job] = {}  # by the browser's session
+        self._models, self._folder, self._line = models, folder, Line()
+        self._stops: dict[str, threading.Event] = {}  # of who paints or waits, by their session
         self.blocks = gr.Blocks(
             title="HiRes Guidance", analytics_enabled=False, delete_cache=(KEPT, KEPT)
         )
         with self.blocks:
             self._build()
-        self.blocks.queue(default_concurrency_limit=1, api_open=False)
+        self.blocks.queue(default_concurrency_limit=None, api_open=False)
 
     def _build(self) -> None:
         with gr.Row():
@@ -114,50 +118,65 @@ class Page:
         results = [self._session, self._chosen, self._status, self._preview, self._compare]
         results += [self._gallery, self._about]
         quiet: dict[str, Any] = {"show_progress": "hidden"}
-        painting: dict[str, Any] = quiet | {"concurrency_id": "paint", "concurrency_limit": 1}
-        beside: dict[str, Any] = quiet | {"concurrency_limit": None}
+        waiting = quiet | {"concurrency_limit": MOST_WAITING}
         self._generate.click(
-            self._paint, [self._session, self._model, *controls], results, **painting
+            self._paint, [self._session, self._model, *controls], results, **waiting
         )
-        self._model.change(self._load, self._model, [self._figure, self._status], **painting)
-        self._stop.click(self._stop_job, **beside)
+        self._model.change(self._load, self._model, [self._figure, self._status], **waiting)
+        self._stop.click(self._stop_run, **quiet)
         chosen = [self._chosen, self._about, self._status]
-        self._gallery.select(_choose, self._session, chosen, **beside)
+        self._gallery.select(_choose, self._session, chosen, **quiet)
         used = [self._status, *self._controls.repeating]
-        self._use.click(self._use_settings, self._chosen, used, **beside)
-        self._drop.upload(self._use_dropped, self._drop, [self._drop, *used], **beside)
+        self._use.click(self._use_settings, self._chosen, used, **quiet)
+        self._drop.upload(self._use_dropped, self._drop, [self._drop, *used], **quiet)
 
     def _paint(
         self, request: gr.Request, session: list[str], model: str, *values: object
     ) -> Iterator[dict[Any, Any]]:
+        """Wait for one's turn, paint, and show what comes."""
+        visitor, stop = str(request.session_hash), threading.Event()
+        self._stops[visitor] = stop
+        try:
+            with self._line.joined(stop) as place:
+                for ahead in place.turns():
+                    yield {self._status: _said(_waiting(ahead))}
+                if stop.is_set():
+                    yield {self._status: _said("stopped before it began")}
+                    return
+                yield from self._shown(session, model, values, stop)
+        finally:
+            self._stops.pop(visitor, None)
+
+    def _shown(
+        self, session: list[str], model: str, values: Sequence[object], stop: threading.Event
+    ) -> Iterator[dict[Any, Any]]:
         """Paint, and show what comes."""
         try:
             wanted, settings = self._controls.read(values)
-            job = Job(Run(self._models.get(model), wanted, settings), self._folder)
+            job = Job(Run(self._models.get(model), wanted, settings), self._folder, stop)
         except (SettingsError, ModelError) as error:
             yield {self._status: _said(str(error))}
             return
-        visitor = str(request.session_hash)
-        self._jobs[visitor] = job
         shown = _Shown(session)
-        try:
-            for event in job.events():
-                yield {getattr(self, f"_{name}"): new for name, new in shown.after(event).items()}
-        finally:
-            self._jobs.pop(visitor, None)
+        for event in job.events():
+            yield {getattr(self, f"_{name}"): new for name, new in shown.after(event).items()}
         yield {self._preview: gr.update(visible=False)}
 
-    def _stop_job(self, request: gr.Request) -> None:
-        job = self._jobs.get(str(request.session_hash))
-        if job is not None:
-            job.stop()
+    def _stop_run(self, request: gr.Request) -> None:
+        """The visitor's own, whether it is being painted or still waits."""
+        stop = self._stops.get(str(request.session_hash))
+        if stop is not None:
+            stop.set()
 
-    def _load(self, model: str) -> tuple[Any, str]:
-        """The drawing of another model, which is loaded for it."""
-        try:
-            return drawing_element(self._models.get(model)), _said("")
-        except ModelError as error:
-            return gr.skip(), _said(str(error))
+    def _load(self, model: str) -> Iterator[tuple[Any, Any]]:
+        """The drawing of another model, which is loaded for it when nobody paints."""
+        with self._line.joined(threading.Event()) as place:
+            for _ in place.turns():
+                yield gr.skip(), gr.skip()
+            try:
+                yield drawing_element(self._models.get(model)), _said("")
+            except ModelError as error:
+                yield gr.skip(), _said(str(error))
 
     def _use_settings(self, path: str | None) -> list[Any]:
         """The controls as they were for the picture, and what there is to say."""
@@ -191,7 +210,7 @@ class _Shown:
             return {"status": _progress(event)} | preview
         if isinstance(event, Ended):
             kept = "" if self._saved is None else f"; {_stage_name(self._saved.stage)} is kept"
-            return {"status": _said(f"{event.sentence}{kept}")}
+            return {"status": _said(f"{event.sentence}{kept}") + folded(event.record)}
         self._saved, self._first = event, self._first or event.picture
         return self._pictures(event)
 
@@ -211,7 +230,7 @@ class _Shown:
             "chosen": paths[0],
             "about": _about(paths[0]),
             "compare": (before.resize(saved.picture.size), saved.picture),
-            **({"status": _paragraph(text)} if done else {}),
+            **({"status": _paragraph(text) + folded(saved.record)} if done else {}),
         }
 
 
@@ -247,6 +266,10 @@ def _progress(event: Step) -> str:
     return _paragraph(f'{words} <progress value="{event.step}" max="{event.steps}"></progress>')
 
 
+def _waiting(ahead: int) -> str:
+    return f"waiting for {count(ahead, 'run')} of others"
+
+
 def _stage_name(stage: int) -> str:
     return f"stage {stage}" if stage else "the first picture"
 
@@ -280,11 +303,20 @@ def run_page(options: argparse.Namespace, say: Callable[[str], None]) -> None:
 
 def _head() -> str:
     """The drawing's script and style, as they are for the WebUI."""
-    for part in (SCRIPT, STYLE):
-        if not part.is_file():
-            raise SettingsError(f"app: {part} is missing; install with pip install -e in a clone")
-    script, style = SCRIPT.read_text(encoding="utf-8"), STYLE.read_text(encoding="utf-8")
+    script, style = (page_part(part).read_text(encoding="utf-8") for part in (SCRIPT, STYLE))
     return f"<script>{script}</script><style>{style}</style>"
+
+
+def page_part(path: str) -> Path:
+    """A file that the WebUI wants in a clone's top folder; an installed package has it among its
+    data files (pyproject.toml)."""
+    cloned = Path(__file__).parents[2] / path
+    if cloned.is_file():
+        return cloned
+    installed = [file for file in files("hires-guidance") or [] if file.name == Path(path).name]
+    if not installed:
+        raise SettingsError(f"app: {path} is missing; install hires-guidance again")
+    return Path(str(installed[0].locate()))
 
 
 def visitors(listen: str, user: str | None, password: str | None) -> tuple[str, str] | None:

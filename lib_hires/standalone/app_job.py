@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib_hires.resample import Reduction
+from lib_hires.run_record import RunRecord
 from lib_hires.standalone.generate import Painted, Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import to_pil
@@ -45,6 +46,7 @@ class Saved:
     paths: tuple[Path, ...]
     picture: Image.Image  # the batch's first
     seconds: float  # since the run began
+    record: RunRecord  # of what happened until now
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Ended:
     """Before its time: what was saved until now is the result."""
 
     sentence: str
+    record: RunRecord
 
 
 class Stopped(Exception):
@@ -59,18 +62,16 @@ class Stopped(Exception):
 
 
 class Job:
-    """A run that writes its pictures into `folder` as each stage finishes."""
+    """A run that writes its pictures into `folder` as each stage finishes.
 
-    def __init__(self, run: Run, folder: Path) -> None:
-        self._run, self._folder = run, folder
+    stop: when set, the run ends after the step that is being done; the last finished stage is kept.
+    """
+
+    def __init__(self, run: Run, folder: Path, stop: threading.Event) -> None:
+        self._run, self._folder, self._stop = run, folder, stop
         self._events: queue.SimpleQueue[Step | Saved | Ended | None] = queue.SimpleQueue()
-        self._stop = threading.Event()
         self._preview = _Preview(run.model)
         self._stage = 0  # the one that is being painted
-
-    def stop(self) -> None:
-        """End the run after the step that is being done; the last finished stage is kept."""
-        self._stop.set()
 
     def events(self) -> Iterator[Step | Saved | Ended]:
         """Run, and tell of it; closing this iterator stops the run."""
@@ -79,7 +80,7 @@ class Job:
         try:
             yield from iter(self._events.get, None)
         finally:
-            self.stop()
+            self._stop.set()
             thread.join()
 
     def _paint(self) -> None:
@@ -90,9 +91,9 @@ class Job:
                 self._events.put(self._saved(painted, tuple(paths.values())))
                 self._stage = painted.stage + 1
         except Stopped:
-            self._events.put(Ended(f"stopped in {self._stage_name()}"))
+            self._events.put(self._ended(f"stopped in {self._stage_name()}"))
         except Exception as error:
-            self._events.put(Ended(self._sentence(error)))
+            self._events.put(self._ended(self._sentence(error)))
         finally:
             self._events.put(None)
 
@@ -104,7 +105,11 @@ class Job:
 
     def _saved(self, painted: Painted, paths: tuple[Path, ...]) -> Saved:
         first = to_pil(painted.images[0])
-        return Saved(painted.stage, painted.stages, paths, first, painted.seconds)
+        record = self._run.record
+        return Saved(painted.stage, painted.stages, paths, first, painted.seconds, record)
+
+    def _ended(self, sentence: str) -> Ended:
+        return Ended(sentence, self._run.record)
 
     def _sentence(self, error: Exception) -> str:
         try:

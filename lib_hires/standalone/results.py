@@ -1,10 +1,12 @@
-"""Where a run's pictures go, and what is said when it ends early."""
+"""Where a run's pictures go, what is said when it ends early, and what it really did."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 
+from lib_hires.run_record import RunRecord
 from lib_hires.standalone import png
 from lib_hires.standalone.generate import Painted, Run
 
@@ -47,3 +49,12 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
         lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
         return f"out of memory in {where}: {lower}, or lower --batch"
     raise error
+
+
+def folded(record: RunRecord) -> str:
+    """What happened, as HTML: a line that opens; nothing where no pass began."""
+    if not record.passes:
+        return ""
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in record.lines())
+    summary = f"<summary>{html.escape(record.summary())}</summary>"
+    return f'<details class="hires-guidance-record">{summary}<ul>{lines}</ul></details>'

@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -25,6 +26,7 @@ from chromium import CHROMIUM, FLAGS
 from PIL import Image
 
 from lib_hires.drawing import element, facts, tables
+from lib_hires.run_record import RunRecord
 from lib_hires.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.png import read_about, save
@@ -192,6 +194,16 @@ def test_the_button_makes_a_picture_and_a_dropped_picture_moves_the_sliders(
     visit.fill(prompt="a red house", steps=4, ug_theta=0.75, refine_eta2="0.5")
     visit.element("generate").click()
     visit.wait_for_text("status", "done in")
+    record = visit.element("status", "details")
+    summary = record.locator("summary")
+    assert re.fullmatch(
+        r"2 of 6 steps guided; first pass \d+\.\d s, stage 1 \d+\.\d s", summary.inner_text()
+    )
+    playwright.expect(record.locator("li").first).to_be_hidden()
+    summary.press("Enter")
+    playwright.expect(record.locator("li")).to_contain_text(
+        ["first pass 16x16: 4 steps, 4 model evaluations", "stage 1 32x32: 2 steps, 2 guided"]
+    )
     playwright.expect(visit.element("gallery", "img")).to_have_count(1)
     playwright.expect(visit.element("compare", "img")).to_have_count(2)
     visit.wait_for_text("about", "ug_theta")
@@ -220,10 +232,58 @@ def test_stop_in_the_middle_gives_the_last_finished_stage(visit: Visit, served: 
     visit.wait_for_text("status", "stage 1 of 1, step")
     visit.element("stop").click()
     said = visit.wait_for_text("status", "stopped")
-    assert said.strip() == "stopped in stage 1; the first picture is kept"
+    assert said.strip().startswith("stopped in stage 1; the first picture is kept")
+    playwright.expect(visit.element("status", "summary")).to_contain_text("; stopped in stage 1")
     playwright.expect(visit.element("gallery", "img")).to_have_count(1)
     (picture,) = served.folder.glob("*-7.png")
     assert (read_about(picture)["stage"], read_about(picture)["stages"]) == (0, 1)
+
+
+def test_who_waits_can_stop_and_does_not_wait_for_who_has_left(
+    browser: Any, visit: Visit, served: Served
+) -> None:
+    painting = Visit(browser.new_page())
+    painting.page.goto(served.address)
+    for seed, steps, each in ((31, 1000, painting), (32, 3, visit)):
+        each.fill(steps=steps, seed=seed, width=96, height=96)
+        each.element("generate").click()
+        each.wait_for_text("status", "waiting for 1 run of others" if each is visit else "step")
+    visit.element("stop").click()
+    visit.wait_for_text("status", "stopped before it began")
+    visit.element("generate").click()
+    visit.wait_for_text("status", "waiting for 1 run of others")
+    painting.page.close()
+    visit.wait_for_text("status", "done in")
+    assert [len(list(served.folder.glob(f"*-{seed}.png"))) for seed in (31, 32)] == [0, 1]
+
+
+def test_a_line_is_passed_in_the_order_of_coming() -> None:
+    from lib_hires.standalone.app_line import Line
+
+    line, told = Line(), []
+    stops = [threading.Event() for _ in range(3)]
+
+    def wait(number: int) -> None:
+        with line.joined(stops[number]) as place:
+            told.extend((number, ahead) for ahead in place.turns())
+            told.append((number, "gone" if stops[number].is_set() else "turn"))
+
+    with line.joined(threading.Event()):
+        threads = []
+        for number in range(3):
+            threads.append(threading.Thread(target=wait, args=[number]))
+            threads[-1].start()
+            while (number, number + 1) not in told:
+                time.sleep(0.01)
+        stops[1].set()
+        threads[1].join()
+        while (2, 2) not in told:
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert [number for number, ahead in told if isinstance(ahead, str)] == [1, 0, 2]
+    assert (1, "gone") in told and (0, "turn") in told and (2, "turn") in told
+    assert (2, 1) not in told or told.index((2, 1)) > told.index((0, "turn"))
 
 
 def test_a_picture_without_settings_is_refused_with_a_sentence(
@@ -250,7 +310,8 @@ def test_a_picture_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:
     for path in paths[1:]:
         save(made, path, {})
     session = [str(path) for path in paths[:2]]
-    changed = _Shown(session).after(Saved(0, 0, (paths[2],), made, 1.0))
+    record = RunRecord(time.perf_counter)
+    changed = _Shown(session).after(Saved(0, 0, (paths[2],), made, 1.0, record))
     assert changed["session"] == [str(paths[2]), str(paths[1])]
     assert f"there is no file {paths[0]}" in _choose(session, SimpleNamespace(index=0))[2]
     assert _choose(session, SimpleNamespace(index=1))[:2] == (str(paths[1]), "{}")
@@ -259,8 +320,9 @@ def test_a_picture_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:
 def test_a_job_that_cannot_begin_ends_with_a_sentence(tmp_path: Path) -> None:
     from lib_hires.standalone.app_job import Ended, Job
 
-    run = SimpleNamespace(model=None, request=SimpleNamespace(batch=1, seeds=[]))
-    (event,) = Job(run, tmp_path).events()  # type: ignore[arg-type]
+    request, record = SimpleNamespace(batch=1, seeds=[]), RunRecord(time.perf_counter)
+    run = SimpleNamespace(model=None, request=request, record=record)
+    (event,) = Job(run, tmp_path, threading.Event()).events()  # type: ignore[arg-type]
     assert isinstance(event, Ended)
     assert event.sentence.startswith("the first picture failed (IndexError")
 
@@ -278,7 +340,7 @@ def test_a_picture_whose_feature_upsampler_is_not_here_is_refused(tmp_path: Path
 
 
 def test_a_run_with_hires_fix_is_a_sentence_and_teaches_nothing(browser: Any) -> None:
-    from lib_hires.standalone.app import SCRIPT
+    from lib_hires.standalone.app import SCRIPT, page_part
 
     model = Model((0.1, 1.0, 10.0), (512, 512))
     host = {name: name for name in ("hires", "generate", "stop", "time")}
@@ -286,7 +348,7 @@ def test_a_run_with_hires_fix_is_a_sentence_and_teaches_nothing(browser: Any) ->
     markup = f"""<div>{figure}</div><div id="time"></div><button id="generate">Generate</button>
         <div id="refine"><input type="checkbox" checked></div>
         <div id="hires"><input type="checkbox" checked></div>
-        <script>{SCRIPT.read_text(encoding="utf-8")}</script>"""
+        <script>{page_part(SCRIPT).read_text(encoding="utf-8")}</script>"""
     page = browser.new_page()
     page.route("http://page.invalid/", lambda route: route.fulfill(body=markup, content_type=HTML))
     page.goto("http://page.invalid/")

@@ -1,4 +1,4 @@
-"""The same expectations of every WebUI, in pictures of 128x128. Skipped where HIRES_WEBUI is unset.
+"""The same expectations of every WebUI, in pictures of 64x64. Skipped where HIRES_WEBUI is unset.
 
 A picture takes seconds where the VAE is of full size, so each is made for several questions.
 """
@@ -11,8 +11,8 @@ import urllib.error
 
 import pytest
 
-SMALL = {"width": 128, "height": 128, "steps": 4}
-NATIVE = {"options": {"hires_guidance_native_size": 64}}
+SMALL = {"width": 64, "height": 64, "steps": 4}
+NATIVE = {"options": {"hires_guidance_native_size": 32}}
 UG = {"ug": True}
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_factor": 1.5, "refine_eta2": "0.5"}
@@ -27,7 +27,7 @@ SAMPLERS = (
 
 @pytest.fixture
 def paint(host):
-    """Pictures of 128x128 with a native size of 64, and what the model was asked for them."""
+    """Pictures of 64x64 with a native size of 32, and what the model was asked for them."""
 
     def paint(settings=None, **request):
         return host.paint(settings, **(SMALL | NATIVE | request))
@@ -50,10 +50,10 @@ def test_sampler(host, paint, sampler):
     guided = paint(UG, sampler_name=sampler, fault=("record", 0))
     assert guided.pixels != plain.pixels
     sides = _sides(host)
-    assert sides.count(16) == sides.count(8) == len(sides) / 2
+    assert sides.count(8) == sides.count(4) == len(sides) / 2
     assert "note" not in guided.info
     everything = paint(UG | PFSA | REFINE, sampler_name=sampler)
-    assert everything.sizes == [(192, 192)]
+    assert everything.sizes == [(96, 96)]
     assert "note" not in everything.info
     mixed = paint(PFSA, sampler_name=sampler)
     assert "note" not in mixed.info
@@ -79,16 +79,16 @@ def test_after_a_failure_the_next_picture_is_as_ever(host, paint, where):
 def test_a_small_question_that_fails_leaves_a_picture_and_a_sentence(paint):
     picture = paint(UG, fault=("raise small", 2))
     assert "without Upsample Guidance" in picture.info
-    assert picture.sizes == [(128, 128)]
+    assert picture.sizes == [(64, 64)]
 
 
 @pytest.mark.parametrize("what", ["raise", "interrupt", "skip"])
 def test_the_last_finished_stage_survives(paint, what):
     """4 steps of the first pass and 2 of each stage."""
-    two = REFINE | {"refine_eta2": "0.5, 0.5"}
+    two = REFINE | {"refine_factor": 2, "refine_eta2": "0.5, 0.5"}
     one_stage = paint(two, fault=(what, 7))
     assert "after stage 1 of 2" in one_stage.info
-    assert 128 < one_stage.sizes[0][0] < 192
+    assert one_stage.sizes == [(96, 96)]
     none = paint(two, fault=(what, 6))
     assert "after the first pass" in none.info
     assert none.pixels == paint().pixels
@@ -110,30 +110,30 @@ def test_img2img_and_inpainting(host, paint):
     plain = paint(n_iter=2, **request)
     guided = paint(UG | PFSA, n_iter=2, fault=("record", 0), **request)
     assert guided.pixels != plain.pixels
-    assert set(_sides(host)) == {16, 8}
+    assert set(_sides(host)) == {8, 4}
     refined = paint(UG | REFINE, **request)
-    assert refined.sizes == [(192, 192)]
+    assert refined.sizes == [(96, 96)]
     assert "note" not in guided.info + refined.info
-    mask = Image.new("L", (128, 128))
-    mask.paste(255, (40, 40, 100, 100))
-    request |= {"mask": _encoded(mask), "mask_blur": 4}
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (24, 24, 50, 50))
+    request |= {"mask": _encoded(mask), "mask_blur": 2}
     for whole in (False, True):
         request["inpaint_full_res"] = whole
         plain, made = paint(**request), paint(UG, **request)
         assert "note" not in made.info
         assert made.pixels != plain.pixels
-        corner = 0, 0, 20, 20
+        corner = 0, 0, 8, 8
         assert made.images[0].crop(corner).tobytes() == start.images[0].crop(corner).tobytes()
     assert "was not refined" in paint(UG | REFINE, **request).info
 
 
 def test_hires_fix_before_refinement(host, paint):
     plain, guided = paint(**HIRES), paint(UG, fault=("record", 0), **HIRES)
-    assert plain.sizes == guided.sizes == [(192, 192)]
+    assert plain.sizes == guided.sizes == [(96, 96)]
     assert plain.pixels != guided.pixels
-    assert set(_sides(host)) == {16, 24, 8}
-    both = paint(UG | PFSA | REFINE | {"refine_factor": 1.25}, **HIRES)
-    assert both.sizes == [(240, 240)]
+    assert set(_sides(host)) == {8, 12, 4}
+    both = paint(UG | PFSA | REFINE, **HIRES)
+    assert both.sizes == [(144, 144)]
     assert "note" not in guided.info + both.info
 
 
@@ -146,7 +146,7 @@ def test_hires_fix_before_refinement(host, paint):
         {"cfg_scale": 1},
         {"s_min_uncond": 4},
         {"scheduler": "Karras"},
-        {"width": 160, "height": 104},
+        {"width": 96, "height": 72},
     ],
     ids=str,
 )
@@ -170,7 +170,7 @@ def test_the_refiner_takes_over_in_the_middle_and_the_next_picture_is_as_ever(ho
     assert guided.pixels != paint(UG).pixels
     assert guided.pixels != paint(**request).pixels
     refined = paint(UG | PFSA | REFINE, **request)
-    assert refined.sizes == [(192, 192)]
+    assert refined.sizes == [(96, 96)]
     assert "note" not in refined.info
     assert paint().pixels == plain
 
@@ -181,10 +181,10 @@ def test_a_nine_channel_inpainting_model(host, paint):
     before = paint()
     options = NATIVE["options"] | {"sd_model_checkpoint": "inpaint"}
     made = paint(UG | REFINE, options=options)
-    assert made.sizes == [(192, 192)]
+    assert made.sizes == [(96, 96)]
     assert "note" not in made.info
-    mask = Image.new("L", (128, 128))
-    mask.paste(255, (32, 32, 100, 100))
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 50, 50))
     request = {"kind": "img2img", "init_images": list(before.encoded), "mask": _encoded(mask)}
     plain, guided = (paint(settings, options=options, **request) for settings in (None, UG))
     assert "note" not in guided.info
@@ -242,7 +242,7 @@ def test_a_lora_with_guidance_and_stages(paint):
     plain = paint(UG | REFINE)
     prompt = "a red circle on grass <lora:tiny:1>"
     made = paint(UG | REFINE, prompt=prompt)
-    assert made.sizes == [(192, 192)]
+    assert made.sizes == [(96, 96)]
     assert "note" not in made.info
     assert made.pixels != plain.pixels
     assert paint(UG | REFINE).pixels == plain.pixels
@@ -254,8 +254,8 @@ def test_controlnet_acts_at_every_size(host, paint):
 
     if not host.controlled:
         pytest.skip("the WebUI has no ControlNet")
-    hint = Image.new("RGB", (128, 128))
-    hint.paste((255, 255, 255), (0, 0, 64, 128))
+    hint = Image.new("RGB", (64, 64))
+    hint.paste((255, 255, 255), (0, 0, 32, 64))
     models = host.request("/controlnet/model_list")["model_list"]
     (model,) = [name for name in models if name.startswith("tiny")]
     values = {"enabled": True, "module": "none", "model": model, "image": _encoded(hint)}
@@ -269,7 +269,7 @@ def test_controlnet_acts_at_every_size(host, paint):
         assert "note" not in made.info
         assert made.pixels[0] != alone.pixels[0]
         assert made.pixels[0] != paint(settings, **options).pixels[0]
-    assert made.sizes[0] == (192, 192)
+    assert made.sizes[0] == (96, 96)
     unasked = paint(UG | {"ug_controlnet": False}, **controlled)
     assert "note" not in unasked.info
     assert unasked.pixels[0] != paint(UG, **controlled).pixels[0]

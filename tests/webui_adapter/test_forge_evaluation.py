@@ -183,6 +183,19 @@ def test_a_sampler_that_replaces_our_function_is_noticed():
     assert "a function of its own" in said[0]
 
 
+def test_a_sampler_that_goes_on_from_uncond_is_left_alone():
+    """DDIM CFG++, which says so after the sampling has begun."""
+    sd_model, said = SdModel(), []
+    sampler = Sampler(sd_model)
+    plain = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
+    with guiding(sampler, said=said):
+        sampler.model_wrap_cfg.need_last_noise_uncond = True
+        for _ in range(2):
+            assert torch.equal(sd_model.denoise(X, SIGMA, conds(), conds(0.2)), plain)
+    assert len(said) == 1
+    assert "from uncond alone" in said[0]
+
+
 def test_a_mask_beside_the_latent_shrinks_and_controlnet_stays_where_it_is_wanted():
     sd_model, beside = SdModel(), torch.ones(1, 5, *LARGE)
     with guiding(Sampler(sd_model)):

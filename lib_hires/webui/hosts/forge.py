@@ -96,7 +96,10 @@ def guiding(
                 ),
             )
             evaluation = GuidedEvaluation(
-                lambda predict: guide(predict, times=_as_sigmas(denoiser, times)), size, say
+                lambda predict: guide(predict, times=_as_sigmas(denoiser, times)),
+                size,
+                say,
+                reaches_all=lambda: not getattr(denoiser, "need_last_noise_uncond", False),
             )
             patcher = model.forge_objects.unet
             options = evaluation.added_to(patcher.model_options)
@@ -119,9 +122,15 @@ class GuidedEvaluation:
     """
 
     def __init__(
-        self, new_guide: Callable[[Callable[..., Tensor]], UpsampleGuided], size: Size, say: Say
+        self,
+        new_guide: Callable[[Callable[..., Tensor]], UpsampleGuided],
+        size: Size,
+        say: Say,
+        reaches_all: Callable[[], bool],
     ) -> None:
+        """reaches_all: whether the sampler goes on from the combined prediction alone."""
         self._new_guide, self._size, self._say = new_guide, size, say
+        self._reaches_all = reaches_all
         self._guide: UpsampleGuided | None = None
         self._asked: _Question | None = None  # what the host is being asked
         self._failed = False
@@ -135,6 +144,8 @@ class GuidedEvaluation:
         """One of `BEFORE`: the question as it is to be put about the large picture."""
         if self._asked is not None and not self._failed:
             self._give_up("this sampler puts a function of its own in the place of guidance")
+        if not self._failed and not self._reaches_all():
+            self._give_up("this sampler goes on from uncond alone, which guidance does not reach")
         self._asked = None
         if self._failed or tuple(x.shape[-2:]) != self._size:
             return model, x, sigma, *rest

@@ -23,12 +23,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib_hires.attentive_guidance import mix_into_state_
+from lib_hires.feature_upsampler import (
+    FeatureUpsampler,
+    UpsamplerInfo,
+    default_layers,
+    layout_of,
+)
 from lib_hires.settings import AttentiveGuidance, Settings
 from lib_hires.sizes import Size, snap
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import Request
 from lib_hires.tiling import vae_tiled
+from lib_hires.upsampler_file import NamedUpsampler
 
 PROMPT = "a red house under an evening sky"
 AREAS = (1, 2, 4, 8)  # times the native one, for how cost grows
@@ -73,6 +80,7 @@ def speed(
     rows = []
     for scale in scales:
         rows += _rows_at(model, scale, steps, repeats)
+    rows += [_upsampler_row(model, method, steps, repeats) for method in ("AP-LDM", "Pivot")]
     rows += [_pfsa_row(model, repeats), *_tile_rows(model)]
     growth = _growth(model, areas, repeats)
     rows += [
@@ -221,6 +229,38 @@ def _evaluation(model: LatentModel, latent: Size) -> Any:
     x = torch.randn(2, model.latent_channels, *latent, device=model.device)
     denoise, sigma = model.denoiser(), torch.full((2,), 1.0, device=model.device)
     return torch.no_grad()(lambda: denoise(x, sigma, context=context))
+
+
+def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) -> dict[str, Any]:
+    """What a feature upsampler adds to the stage to 2x; an untrained one costs as much as any.
+
+    The bound counts the one small evaluation that it makes.
+    """
+    settings = Settings.from_values({"refine": True, "refine_method": method})
+    request = Request(prompt=PROMPT, steps=steps)
+    upsampler = _untrained_upsampler(model)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(repeats + 1):  # the first calls of a size are slower
+        for upsampled, runs in seconds.items():
+            run = Run(model, request, settings, upsampler if upsampled else None)
+            first, stage = (painted.seconds for painted in run.paint())
+            runs.append(stage - first)
+    pairs = zip(seconds[True][1:], seconds[False][1:], strict=True)
+    small = _median_of(repeats, _evaluation(model, _latent_size(model, 1)))
+    return {
+        "name": f"feature upsampler, the stage to 2x, {method}",
+        "ratio": statistics.median(ours / plain for ours, plain in pairs),
+        "bound": 1 + small / statistics.median(seconds[False][1:]),
+        "goal": 1.10,
+        "settings": settings.changed(),
+    }
+
+
+def _untrained_upsampler(model: LatentModel) -> NamedUpsampler:
+    layers, skips = default_layers(model.unet), layout_of(model.unet).skips
+    channels = tuple(skips[layer].channels for layer in layers)
+    info = UpsamplerInfo(model.family, model.name, "", layers, channels)
+    return NamedUpsampler("untrained", "", FeatureUpsampler(info).requires_grad_(False))
 
 
 def _pfsa_row(model: LatentModel, repeats: int) -> dict[str, Any]:

@@ -47,6 +47,9 @@ def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: 
     assert guided["settings"] == {"ug": True}
     assert refined["goal"] == 0.6
     assert all(row["ratio"] > 0 and row["bound"] > 0 for row in (guided, refined))
+    for method in ("AP-LDM", "Pivot"):
+        added = rows[f"feature upsampler, the stage to 2x, {method}"]
+        assert (added["goal"], added["ratio"] > 0, added["bound"] > 1) == (1.1, True, True)
     assert rows["one evaluation, 4.00 times the area"]["bound"] == 4
     assert rows["decode in tiles, largest difference"]["ratio"] >= 0
     assert (tmp_path / "growth.png").is_file()

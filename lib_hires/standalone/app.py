@@ -301,7 +301,7 @@ def run_page(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     page.blocks.block_thread()
 
 
-def _head() -> str:
+def head() -> str:
     """The drawing's script and style, as they are for the WebUI."""
     script, style = (page_part(part).read_text(encoding="utf-8") for part in (SCRIPT, STYLE))
     return f"<script>{script}</script><style>{style}</style>"
@@ -351,7 +351,7 @@ def serve(
             auth=auth,
             share=False,  # whatever the environment says
             allowed_paths=[str(folder.resolve())],
-            head=_head(),
+            head=head(),
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             footer_links=[],
             max_file_size="64mb",

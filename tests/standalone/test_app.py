@@ -62,9 +62,7 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("page")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = _free_port()
     options = ["app", "--model", str(tiny_folder), "--out", str(folder / "out"), "--port", port]
     program = f"from lib_hires.standalone.cli import main; main({options!r})"
     environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "dropped"), "OMP_NUM_THREADS": "1"}
@@ -78,6 +76,12 @@ def served(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         process.terminate()
         process.wait(30)
         log.close()
+
+
+def _free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -157,6 +161,44 @@ def _foreign(url: str, served: Served) -> list[str]:
 
 
 def test_the_drawing_follows_a_slider(visit: Visit, tiny_model: Any) -> None:
+    see_the_drawing_follow(visit, tiny_model)
+
+
+def test_the_drawing_follows_in_the_gradio_of_forge(
+    browser: Any, tiny_model: Any, tmp_path: Path
+) -> None:
+    """The same controls and script, with a gradio of 4.40.
+
+    HIRES_GRADIO4_PYTHON: a Python that has it, and beside it what this package needs.
+    """
+    if "HIRES_GRADIO4_PYTHON" not in os.environ:
+        pytest.skip("HIRES_GRADIO4_PYTHON names no Python with gradio 4.40")
+    from lib_hires.standalone.app_controls import drawing_element
+
+    element, log = tmp_path / "element.html", tmp_path / "log.txt"
+    element.write_text(drawing_element(tiny_model), encoding="utf-8")
+    program = Path(__file__).with_name("gradio4_page.py")
+    command = [os.environ["HIRES_GRADIO4_PYTHON"], program, _free_port(), element]
+    root = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    with log.open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | root)
+    try:
+        page = browser.new_page()
+        page.goto(_address(process, log))
+        visit = Visit(page)
+        page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+        visit.element("generate").wait_for()
+        see_the_drawing_follow(visit, tiny_model)
+        page.close()
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert "gradio 4.40." in log.read_text()
+    assert visit.complaints == []
+
+
+def see_the_drawing_follow(visit: Visit, tiny_model: Any) -> None:
+    """Move a slider, and compare what is drawn with the engine's numbers."""
     visit.switch_on("ug")
     visit.fill(width=32, height=32, steps=10, ug_edge=2)
     eta = visit.element("ug_eta", "input[type=range]")

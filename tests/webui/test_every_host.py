@@ -210,7 +210,7 @@ def test_the_plot_has_an_axis_for_every_control(host, paint):
 def test_png_info_makes_the_same_picture(paint):
     first = paint({**UG, "ug_eta": 0.5, **PFSA, **REFINE})
     text = "a red circle on grass\nNegative prompt: blue\n" + first.info
-    again = paint(infotext=text)
+    again = paint(infotext=text, styles=[])  # Forge's API fails to read those of a text
     assert again.pixels == first.pixels
 
 
@@ -258,7 +258,9 @@ def test_controlnet_acts_at_every_size(host, paint):
     hint.paste((255, 255, 255), (0, 0, 32, 64))
     models = host.request("/controlnet/model_list")["model_list"]
     (model,) = [name for name in models if name.startswith("tiny")]
-    values = {"enabled": True, "module": "none", "model": model, "image": _encoded(hint)}
+    modules = host.request("/controlnet/module_list")["module_list"]
+    (module,) = [name for name in modules if name.lower() == "none"]
+    values = {"enabled": True, "module": module, "model": model, "image": _encoded(hint)}
     options = {"options": NATIVE["options"] | {"sd_model_checkpoint": host.controlled}}
     controlled = options | {"more_scripts": {"ControlNet": [values]}}
     alone, plain = paint(**controlled), paint(**options)

@@ -95,7 +95,7 @@ def put_lora(model: Path, file: Path) -> None:
     """A LoRA of rank 2 on the first model's first attention layer."""
     layer = "input_blocks.3.1.transformer_blocks.0.attn1.to_q"
     rows, columns = load_file(model)[f"{UNET}{layer}.weight"].shape
-    name = "diffusion_model_" + layer.replace(".", "_")
+    name = "lora_unet_" + layer.replace(".", "_")
     state = {
         f"{name}.lora_up.weight": torch.randn(rows, 2),
         f"{name}.lora_down.weight": torch.randn(2, columns),

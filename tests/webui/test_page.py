@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from chromium import CHROMIUM, FLAGS
 
+from lib_hires.drawing import tables
 from lib_hires.presets import BUILT_IN
-from lib_hires.settings import declarations
+from lib_hires.schedules import Model, Sampler, Sampling
+from lib_hires.settings import Settings, declarations
 
 NATIVE = 128
 PATIENCE = 120_000  # milliseconds; a busy machine takes half a minute to build the page
@@ -83,9 +85,29 @@ class Page:
         box.blur()
         self.ours("preset_apply").click()
 
+    def press(self, button: str) -> None:
+        self.page.locator(f"#{self.tab}_{button}").click()
+
+    def parts(self) -> dict[str, int]:
+        """How many there are of what is ours; of some the host nests two."""
+        ids = [f"#script_{self.tab}_hires_guidance_{row.name}" for row in declarations()]
+        ids += [f"#script_{self.tab}_hires_guidance_{name}" for name in ("plan", "preset")]
+        return {each: self.page.locator(each).count() for each in ids}
+
+    def drawing(self) -> Any:
+        return self.ours("drawing").locator(".hires-guidance")
+
+    def log(self) -> Any:
+        """What stands under the picture beside its PNG info."""
+        return self.page.locator(f"#html_log_{self.tab}").first  # the host's page nests two
+
+    def small(self, steps: int = 4) -> None:
+        for name, value in (("width", 256), ("height", 256), ("steps", steps)):
+            self.set(self.host(name), value)
+
     def generate(self) -> str:
         """Makes a picture; returns the PNG info that the page shows."""
-        self.page.locator(f"#{self.tab}_generate").click()
+        self.press("generate")
         info = self.page.locator(f"#html_info_{self.tab} p", has_text="Steps:")
         info.first.wait_for()
         return info.first.inner_text()
@@ -194,8 +216,7 @@ def test_the_line_follows_sliders_and_size(open_page: Any) -> None:
 
 def test_a_picture_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:
     page = open_page()
-    for name, value in (("width", 256), ("height", 256), ("steps", 4)):
-        page.set(page.host(name), value)
+    page.small()
     page.open("ug", "refine")
     page.set(page.ours("ug_theta"), 0.8)
     page.set(page.ours("refine_factor"), 1.5)
@@ -212,6 +233,83 @@ def test_a_picture_is_made_and_its_text_sets_the_page_again(open_page: Any) -> N
     assert again.is_on("ug") and again.is_on("refine") and not again.is_on("pfsa")
     assert again.number(again.ours("ug_theta")) == 0.8
     assert again.number(again.ours("refine_factor")) == 1.5
+
+
+def test_what_happened_is_a_line_that_opens(open_page: Any) -> None:
+    page = open_page()
+    page.small()
+    page.open("ug", "refine")
+    page.wait_for_line("stage 1")
+    info = page.generate()
+    record = page.log().locator("details.hires-guidance-record")
+    summary, lines = record.locator("summary"), record.locator("li")
+    summary.wait_for()
+    said = r"HiRes Guidance ran: 5 of 5 steps guided; first pass \d+\.\d s, stage 1 \d+\.\d s"
+    assert re.fullmatch(said, summary.inner_text())
+    assert lines.count() == 2 and not lines.first.is_visible()
+    summary.focus()
+    page.page.keyboard.press("Enter")
+    lines.first.wait_for()
+    told = lines.all_inner_texts()
+    assert told[0].startswith("first pass 256x256: 4 steps, 4 guided, 8 model evaluations (4 at")
+    assert told[1].startswith("stage 1 512x512: 1 step, 1 guided, 2 model evaluations (1 at")
+    assert "ran" not in info and "4 guided" not in info
+    assert "·" not in page.log().inner_text()
+
+
+def test_stop_in_the_middle_gives_the_last_finished_stage(open_page: Any) -> None:
+    page = open_page()
+    page.small(steps=60)
+    page.open("refine")
+    page.ours("refine_eta2").locator("textarea").fill("1")
+    page.wait_for_line("stage 1 512x512 in 60 steps")
+    page.press("generate")
+    page.page.locator(".progressDiv", has_text="stage 1 of 1").first.wait_for(state="attached")
+    page.press("interrupt")  # the host would finish what it counts as more than one job ...
+    page.press("interrupting")  # ... unless asked again
+    page.log().get_by_text("stopped; this is the picture after the first pass").wait_for()
+    page.log().get_by_text(re.compile("ran: .*; stopped in stage 1")).wait_for()
+    assert page.page.locator("#txt2img_gallery img").first.evaluate("i => i.naturalWidth") == 256
+
+
+def test_the_drawing_follows_a_slider_as_computed(open_page: Any) -> None:
+    page = open_page()
+    page.small(steps=10)
+    page.open("ug")
+    page.set(page.ours("ug_edge"), 2)
+    facts = json.loads(page.drawing().get_attribute("data-facts"))
+    model, name = Model(**facts["model"]), page.host("sampling").locator("input").input_value()
+    sampling = Sampling((256, 256), 10, Sampler(**facts["samplers"][name]))
+    assert tuple(model.native) == (NATIVE, NATIVE)
+    for eta in (1.0, 0.6, 0.25):
+        page.set(page.ours("ug_eta"), eta)
+        settings = Settings.from_values({"ug": True, "ug_edge": 2, "ug_eta": eta})
+        made = tables(settings, sampling, model)
+        end = made["edge"] and f"ends at timestep {made['edge']['timestep']:.0f}, after step"
+        for words in (f"{made['evaluations']} model evaluations", *filter(None, [end])):
+            page.drawing().get_by_text(words).wait_for()
+        marks = page.drawing().locator(".hires-guidance-ask")
+        assert marks.count() == sum(made["passes"][0]["asked"])
+
+
+def test_two_tabs_learn_seconds_from_one_run_and_draw_by_themselves(
+    browser: Any, webui: Any
+) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    one, other = (Page(context.new_page(), f"{webui.url}/") for _ in range(2))
+    for page, group in ((one, "ug"), (other, "refine")):
+        page.small()
+        page.open(group)
+        page.drawing().get_by_text("the first run here tells the seconds").wait_for()
+    one.generate()
+    for page in (one, other):
+        page.drawing().get_by_text(re.compile(r"about [\d.]+ s \(from 1 run in this")).wait_for()
+    assert list(one.page.evaluate("JSON.parse(localStorage['hires-guidance-runs'])"))
+    one.wait_for_line("4 guided at 128x128")
+    other.wait_for_line("stage 1 512x512")
+    assert one.drawing().locator("rect").count() == 1  # a pass each
+    assert other.drawing().locator("rect").count() == 2
+    context.close()
 
 
 def test_every_label_choice_and_help_is_translated(open_page: Any, webui: Any) -> None:
@@ -256,3 +354,29 @@ def test_the_browsers_console_says_nothing_more(
         each.locator("#html_info_txt2img p", has_text="Steps:").first.wait_for()
     plain.close()
     assert set(page.messages) <= set(plain_messages)
+
+
+def test_all_is_there_once_after_the_ui_is_reloaded(open_page: Any, webui: Any) -> None:
+    """The host answers nobody until it has started anew: an early request would end it."""
+    page = open_page()
+    before = page.parts()
+    started = webui.log.read_text().count("Startup time:")
+    page.page.route("**/internal/ping*", lambda route: route.abort())
+    page.page.locator("#tabs > .tab-nav button", has_text="Settings").click()
+    page.page.locator("#settings_restart_gradio").click()
+    for _ in range(PATIENCE // 500):
+        if webui.log.read_text().count("Startup time:") > started:
+            break
+        page.page.wait_for_timeout(500)
+    with page.page.expect_navigation():
+        page.page.unroute("**/internal/ping*")
+    page.page.wait_for_selector(
+        "#script_txt2img_hires_guidance_ug-visible-checkbox", state="attached"
+    )
+    page.small()
+    page.choose_preset(next(each for each in BUILT_IN if "4x" in each.name).name)
+    page.wait_for_line("stage 2")
+    page.drawing().locator("svg").wait_for()
+    assert (page.parts(), page.drawing().count()) == (before, 1)
+    page.generate()
+    assert page.log().locator("details.hires-guidance-record").count() == 1

@@ -6,7 +6,10 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib_hires.group_norms import norms_held
 
 
 def tiled(
@@ -45,21 +48,28 @@ def tiled(
 
 
 def vae_tiled(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, pixels: int, factor: int, decode: bool
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    vae: nn.Module,
+    pixels: int,
+    factor: int,
+    decode: bool,
 ) -> Tensor:
     """A VAE's decode or encode in tiles of about `pixels` to a side, a quarter of it shared.
 
-    factor: pixels per latent position. pixels 0 computes the whole at once.
+    function: calls `vae`, whose group norms see the whole picture in every tile. factor: pixels per
+    latent position. pixels 0 computes the whole at once.
     """
-    if not pixels:
-        return function(x)
     tile = max(4, pixels // factor)  # in latent positions
-    overlap = tile // 4
-    if decode:
-        return tiled(function, x, tile=tile, overlap=overlap, ratio=Fraction(factor))
-    return tiled(
-        function, x, tile=tile * factor, overlap=overlap * factor, ratio=Fraction(1, factor)
-    )
+    unit, ratio = (1, Fraction(factor)) if decode else (factor, Fraction(1, factor))
+    height, width = x.shape[-2:]
+    if not pixels or max(height, width) <= tile * unit:
+        return function(x)
+    scale = tile / max(height, width)
+    small = [max(1, round(side * scale)) * unit for side in (height, width)]
+    with norms_held(vae, lambda: function(F.interpolate(x, size=small, mode="area"))):
+        return tiled(function, x, tile=tile * unit, overlap=tile // 4 * unit, ratio=ratio)
 
 
 def _starts(length: int, tile: int, overlap: int) -> list[int]:

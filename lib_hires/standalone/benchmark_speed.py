@@ -281,7 +281,8 @@ def _tile_rows(model: LatentModel) -> list[dict[str, Any]]:
     tile = model.native[0]
 
     def in_tiles(function: Any, x: Tensor, decode: bool) -> Tensor:
-        return vae_tiled(function, x, pixels=tile, factor=model.factor, decode=decode)
+        options = {"vae": model.vae, "pixels": tile, "factor": model.factor}
+        return vae_tiled(function, x, decode=decode, **options)
 
     decoded = in_tiles(model.decode, latent, True)
     again = model.decode(in_tiles(model.encode, whole, False))

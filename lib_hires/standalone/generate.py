@@ -196,7 +196,10 @@ class Run:
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         refine = self.settings.refine
         pixels = refine.tile if refine.enabled else 0
-        return vae_tiled(function, x, pixels=pixels, factor=self.model.factor, decode=decode)
+        model = self.model
+        return vae_tiled(
+            function, x, vae=model.vae, pixels=pixels, factor=model.factor, decode=decode
+        )
 
 
 class Painter:

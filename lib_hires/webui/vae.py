@@ -76,4 +76,5 @@ class HostVae:
         return host.scaled(self._model, mean)
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
-        return vae_tiled(function, x, pixels=self._tile, factor=FACTOR, decode=decode)
+        vae = host_of(self._model).autoencoder(self._model)
+        return vae_tiled(function, x, vae=vae, pixels=self._tile, factor=FACTOR, decode=decode)

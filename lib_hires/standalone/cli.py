@@ -237,17 +237,17 @@ def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
     names = "\n".join(map(str, paths.values()))
     sys.stderr.write(run.planned().sentence() + "\n")
     finished = -1
-    with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
-        try:
+    try:
+        with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
             for painted in run.paint(on_step=lambda *_: bar.update()):
                 save_stage(run, painted, paths)
                 finished = painted.stage
-        except (KeyboardInterrupt, RuntimeError, FloatingPointError, OSError) as error:
-            _say_what_ran(run)
-            message = what_happened(error, run, finished + 1)
-            if finished >= 0:
-                message += f"; stage {finished} is kept:\n{names}"
-            return _complain(message, 130 if isinstance(error, KeyboardInterrupt) else 2)
+    except (KeyboardInterrupt, RuntimeError, FloatingPointError, OSError) as error:
+        _say_what_ran(run)
+        message = what_happened(error, run, finished + 1)
+        if finished >= 0:
+            message += f"; stage {finished} is kept:\n{names}"
+        return _complain(message, 130 if isinstance(error, KeyboardInterrupt) else 2)
     _say_what_ran(run)
     _say(names)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,25 @@ def test_the_plan_is_said_before_the_run(hires, capsys: pytest.CaptureFixture[st
         patch.setattr(sys.stderr, "write", said.append)
         hires("x", "--refine")
     assert said[0].startswith("First pass 16x16 in 4 steps, then stage 1 32x32 in 1 step: 5 model")
+
+
+def test_what_ran_is_said_after_the_run(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    options = ["generate", "x", "--model", str(tiny_folder), "--out", str(tmp_path), "--steps", "4"]
+    options += ["--refine", "--refine-eta2", "0.5", "--ug"]
+    assert main(options) == 0
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ran: ")]
+    seconds = r"first pass \d+\.\d s, stage 1 \d+\.\d s"
+    assert re.fullmatch(rf"Ran: 2 of 6 steps guided; {seconds}\.", said)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Painter, "denoise_stage", interrupt)
+    assert main(options) == 130
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ran: ")]
+    assert re.fullmatch(rf"Ran: 4 steps; {seconds}; stopped in stage 1\.", said)
 
 
 def test_a_full_disk_is_a_sentence(hires, monkeypatch) -> None:

@@ -200,9 +200,13 @@ def test_the_plot_has_an_axis_for_every_control(host, paint):
     labels = [_label(choice) for choice in plot["args"][0]["choices"]]
     assert sum(label.startswith("[HiRes]") for label in labels) == len(declarations())
     strength = labels.index("[HiRes] Upsample Guidance: Strength (θ)")
-    axes = [strength, "0, 1", [], 0, "", [], 0, "", []]
-    script_args = [*axes, True, True, False, *[False] * 4, 0, True]
-    made = paint(UG, script_name="x/y/z plot", script_args=script_args)
+    chosen = {
+        "X type": strength, "Y type": 0, "Z type": 0, "Include Sub Images": True,
+        "Use text inputs instead of dropdowns": True,
+    }  # fmt: skip
+    values = [chosen.get(arg["label"], arg["value"]) for arg in plot["args"]]  # the hosts' differ
+    values[1] = "0, 1"
+    made = paint(UG, script_name="x/y/z plot", script_args=values)
     for cell, theta in zip(made.pixels[1:], (0, 1), strict=True):
         assert cell == paint(UG | {"ug_theta": theta}).pixels[0]
 

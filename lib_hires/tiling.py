@@ -68,7 +68,9 @@ def vae_tiled(
         return function(x)
     scale = tile / max(height, width)
     small = [max(1, round(side * scale)) * unit for side in (height, width)]
-    with norms_held(vae, lambda: function(F.interpolate(x, size=small, mode="area"))):
+    # Values are picked, not averaged, for averages of noise spread less than the whole does.
+    small_x = F.interpolate(x, size=small, mode="nearest-exact")
+    with norms_held(vae, lambda: function(small_x)):
         return tiled(function, x, tile=tile * unit, overlap=tile // 4 * unit, ratio=ratio)
 
 

@@ -128,7 +128,7 @@ class RunRecord:
         if not self.passes:
             return ""
         passes = self._over_batches()
-        seconds = ", ".join(f"{part.name} {_seconds(part.seconds)}" for part in passes)
+        seconds = ", ".join(f"{part.name} in {_seconds(part.seconds)}" for part in passes)
         stopped = [f"stopped in {part.name}" for part in passes if not part.finished]
         memory = self.peak_memory
         largest = f"largest memory {memory / 2**30:.2f} GiB" if memory is not None else ""

@@ -47,7 +47,8 @@ def test_the_words_of_a_whole_run() -> None:
     with record.taking("stage", (512, 768), 1) as part:
         sample(part, steps=1, guided=0)
     assert record.summary() == (
-        "3 of 6 steps guided, 1 mixed; first pass 1.3 s, stage 1 3.5 s; largest memory 3.00 GiB"
+        "3 of 6 steps guided, 1 mixed; first pass in 1.3 s, stage 1 in 3.5 s; "
+        "largest memory 3.00 GiB"
     )
     assert record.lines() == [
         "first pass 384x256: 5 steps, 3 guided, 1 mixed, 11 model evaluations "
@@ -73,7 +74,7 @@ def test_batches_are_added_up_and_a_stopped_one_is_said() -> None:
         "stopped before its end",
     ]
     assert record.summary() == (
-        "4 of 7 steps guided; first pass 2.0 s, Hires. fix 2.5 s; stopped in Hires. fix"
+        "4 of 7 steps guided; first pass in 2.0 s, Hires. fix in 2.5 s; stopped in Hires. fix"
     )
 
 
@@ -81,7 +82,7 @@ def test_without_guidance_the_steps_alone_are_said() -> None:
     record = RunRecord(clock_of(0, 1))
     with record.taking("text", (64, 64)) as part:
         sample(part, steps=2, guided=0)
-    assert record.summary() == "2 steps; first pass 1.0 s"
+    assert record.summary() == "2 steps; first pass in 1.0 s"
 
 
 def test_nothing_is_said_of_nothing() -> None:

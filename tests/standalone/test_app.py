@@ -239,7 +239,7 @@ def test_the_button_makes_a_picture_and_a_dropped_picture_moves_the_sliders(
     record = visit.element("status", "details")
     summary = record.locator("summary")
     assert re.fullmatch(
-        r"2 of 6 steps guided; first pass \d+\.\d s, stage 1 \d+\.\d s", summary.inner_text()
+        r"2 of 6 steps guided; first pass in \d+\.\d s, stage 1 in \d+\.\d s", summary.inner_text()
     )
     playwright.expect(record.locator("li").first).to_be_hidden()
     summary.press("Enter")

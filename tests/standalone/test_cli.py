@@ -96,7 +96,7 @@ def test_what_ran_is_said_after_the_run(
     options += ["--refine", "--refine-eta2", "0.5", "--ug"]
     assert main(options) == 0
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ran: ")]
-    seconds = r"first pass \d+\.\d s, stage 1 \d+\.\d s"
+    seconds = r"first pass in \d+\.\d s, stage 1 in \d+\.\d s"
     assert re.fullmatch(rf"Ran: 2 of 6 steps guided; {seconds}\.", said)
 
     def interrupt(*_):

@@ -244,7 +244,7 @@ def test_what_happened_is_a_line_that_opens(open_page: Any) -> None:
     record = page.log().locator("details.hires-guidance-record")
     summary, lines = record.locator("summary"), record.locator("li")
     summary.wait_for()
-    said = r"HiRes Guidance ran: 5 of 5 steps guided; first pass \d+\.\d s, stage 1 \d+\.\d s"
+    said = r"HiRes Guidance ran: 5 of 5 steps guided; first pass in \d+\.\d s, stage 1 in \d+\.\d s"
     assert re.fullmatch(said, summary.inner_text())
     assert lines.count() == 2 and not lines.first.is_visible()
     summary.focus()
@@ -373,9 +373,10 @@ def test_all_is_there_once_after_the_ui_is_reloaded(open_page: Any, webui: Any) 
     page.page.wait_for_selector(
         "#script_txt2img_hires_guidance_ug-visible-checkbox", state="attached"
     )
+    page.choose_preset(next(each for each in BUILT_IN if "2x, refine" in each.name).name)
+    page.wait_for_line("stage 1")
     page.small()
-    page.choose_preset(next(each for each in BUILT_IN if "4x" in each.name).name)
-    page.wait_for_line("stage 2")
+    page.wait_for_line("First pass 256x256 in 4 steps.*, then stage 1 512x512")
     page.drawing().locator("svg").wait_for()
     assert (page.parts(), page.drawing().count()) == (before, 1)
     page.generate()

@@ -197,18 +197,11 @@ def _running(data: Path, model: Path) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    places = {"--port": port, "--data-dir": data, "--ckpt": model}
+    places["--gradio-allowed-path"] = folder  # for Forge's own scripts, with such a data folder
     on_cpu = PATCHED_FOR_THE_CPU if knows_models_by_shape(folder) else FOR_THE_CPU
-    command = [
-        python,
-        "launch.py",
-        *AS_IT_IS,
-        *on_cpu,
-        "--port",
-        str(port),
-        "--data-dir",
-        str(data),
-    ]
-    command += ["--ckpt", str(model)]
+    command = [python, "launch.py", *AS_IT_IS, *on_cpu]
+    command += [str(part) for option in places.items() for part in option]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (data / LOG).open("w") as log:
         process = subprocess.Popen(

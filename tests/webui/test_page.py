@@ -269,7 +269,9 @@ def test_stop_in_the_middle_gives_the_last_finished_stage(open_page: Any) -> Non
     page.press("interrupting")  # ... unless asked again
     page.log().get_by_text("stopped; this is the picture after the first pass").wait_for()
     page.log().get_by_text(re.compile("ran: .*; stopped in stage 1")).wait_for()
-    assert page.page.locator("#txt2img_gallery img").first.evaluate("i => i.naturalWidth") == 256
+    shown = "#txt2img_gallery img:not(.livePreview img)"  # the preview goes a moment later
+    loaded = f"""[...document.querySelectorAll("{shown}")].some((i) => i.naturalWidth == 256)"""
+    page.page.wait_for_function(loaded)
 
 
 def test_the_drawing_follows_a_slider_as_computed(open_page: Any) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from lib_hires.sizes import Size
 
 FEATURES = 4  # N
+LAYERS = 64  # more skip features than any U-Net has
 MIXED = 4  # pictures psi_nj that v_n(t) mixes
 TIME = 8  # cosines of t, and the width of the layer behind them
 KIND = "hires-guidance feature upsampler"
@@ -60,7 +61,7 @@ class UpsamplerInfo:
 
     def __post_init__(self) -> None:
         rising = list(self.layers) == sorted(set(self.layers))
-        if not self.layers or not rising or min(self.layers) < 0:
+        if not self.layers or not rising or min(self.layers) < 0 or max(self.layers) >= LAYERS:
             raise UpsamplerError(f"layers: expected rising whole numbers, got {self.layers}")
         if len(self.channels) != len(self.layers):
             raise UpsamplerError(f"channels: expected {len(self.layers)}, got {self.channels}")

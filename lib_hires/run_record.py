@@ -77,6 +77,10 @@ class PassRecord:
         return f"{self.name} {shown(self.size)}{batches}: {', '.join(filter(None, parts))}"
 
 
+def _not_told() -> None:
+    """For a device that does not count its memory."""
+
+
 @dataclass
 class RunRecord:
     """The passes of a run in the order in which they began, and its memory. It can be pickled.
@@ -86,7 +90,7 @@ class RunRecord:
     """
 
     clock: Callable[[], float]
-    held_at_most: Callable[[], int | None] = lambda: None
+    held_at_most: Callable[[], int | None] = _not_told
     passes: list[PassRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:

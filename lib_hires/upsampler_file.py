@@ -61,8 +61,14 @@ class NamedUpsampler:
 
 def files_in(folder: Path) -> dict[str, Path]:
     """The files that may be feature upsamplers, by name, those too large for one left out."""
-    files = sorted(folder.glob(f"*{SUFFIX}"))
-    return {file.stem: file for file in files if file.stat().st_size <= LARGEST}
+    return {file.stem: file for file in sorted(folder.glob(f"*{SUFFIX}")) if _may_be_one(file)}
+
+
+def _may_be_one(file: Path) -> bool:
+    try:
+        return file.is_file() and file.stat().st_size <= LARGEST
+    except OSError:  # it has just gone
+        return False
 
 
 def named_upsampler(file: Path) -> NamedUpsampler:
@@ -140,7 +146,7 @@ def _parsed(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
         metadata = {str(key): str(text) for key, text in header.pop("__metadata__", {}).items()}
         tensors = {name: _tensor(entry, content[end:]) for name, entry in header.items()}
         size = sum(4 * tensor.numel() for tensor in tensors.values())
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
         raise UpsamplerError("is damaged; copy it again") from None
     if size != len(content) - end:
         raise UpsamplerError("is damaged, not all of its numbers are there; copy it again")

@@ -43,10 +43,10 @@ class HiResGuidance(scripts.Script):
         run.begin(p, args)
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        run.before_sampling(p, args)
+        run.before_sampling(p)
 
     def post_sample(self, p, ps, *args):
-        ps.samples = run.after_sampling(p, ps.samples, args)
+        ps.samples = run.after_sampling(p, ps.samples)
 
     def postprocess(self, p, processed, *args):
         run.end(p, processed)

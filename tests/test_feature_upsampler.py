@@ -24,7 +24,7 @@ from lib_hires.feature_upsampler import (
     default_layers,
     layout_of,
 )
-from lib_hires.upsampler_file import read_upsampler, write_upsampler
+from lib_hires.upsampler_file import files_in, read_upsampler, write_upsampler
 
 LARGE, SMALL = (8, 12), (4, 6)
 
@@ -378,6 +378,22 @@ def damaged(file: Path, header: object) -> None:
 ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
+def with_header(file: Path, shape: str) -> None:
+    """A file whose one tensor has a shape that JSON can say and no tensor can have."""
+    metadata = json.dumps(info().metadata())
+    tensor = f'{{"dtype": "F32", "shape": [{shape}], "data_offsets": [0, 4]}}'
+    text = f'{{"__metadata__": {metadata}, "a": {tensor}}}'.encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4))
+
+
+def test_what_cannot_be_one_is_not_offered(tmp_path: Path) -> None:
+    write_upsampler(tmp_path / "mine.safetensors", trained(), info())
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "large.safetensors").write_bytes(bytes(2 << 20))
+    assert files_in(tmp_path) == {"mine": tmp_path / "mine.safetensors"}
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -409,6 +425,11 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
             "has a weight too many, a;",
         ),
         (lambda f: save_file({}, f, info().metadata()), "lacks the weight phi.0.into.bias"),
+        (lambda f: with_header(f, shape="Infinity"), "is damaged"),
+        (
+            lambda f: save_file({}, f, info().metadata() | {"layers": "0,1,2,999"}),
+            "layers: expected rising whole numbers",
+        ),
         (
             lambda f: rewritten(f, **{"phi.0.into.bias": torch.zeros(9)}),
             "has a damaged weight phi.0.into.bias",

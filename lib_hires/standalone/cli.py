@@ -217,7 +217,8 @@ def _generate_many(options: argparse.Namespace, request: Request, settings: Sett
     state = processes(options.device)
     once = _complain if state.is_main_process else lambda _: None
     lines, bad = read_lines(options.prompts, request, settings, once)
-    device = str(state.device) if options.device == "cuda" else options.device
+    shared = options.device == "cuda" == state.device.type  # a card for each process
+    device = str(state.device) if shared else options.device
     dtype = getattr(torch, options.dtype or "float32")
     model = load_model(options.model, device=device, dtype=dtype)
     failed = paint_lines(lines, state, model, options.out, _say, _complain)

@@ -1,16 +1,19 @@
 """Many pictures from a file of prompts, over the processes that accelerate's launcher starts.
 
-A picture's file is named by the hash of everything that makes it, so a second call, with any number
-of processes, paints what is missing and nothing else.
+A picture's file is named by the hash of all that its PNG text says of it (the model by name, not by
+its weights), so a second call, with any number of processes, paints what is missing and no more.
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +66,50 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--prompts: {file} cannot be read ({error})") from None
-    if file.suffix.lower() != ".csv":
-        for number, prompt in enumerate(text.splitlines(), start=1):
-            if prompt.strip():
-                yield number, {"prompt": prompt.strip()}
-        return
-    table = csv.DictReader(text.splitlines(keepends=True), restkey="", restval="")
-    known = {name for name, *_ in Request.rows()} | {row.name for row in declarations()}
-    columns = [str(name).strip() for name in table.fieldnames or ()]
-    unknown = [name for name in columns if name not in known]
-    if unknown or "prompt" not in columns:
-        what = f"got {unknown[0]!r}" if unknown else "there is no column prompt"
-        raise SettingsError(f"--prompts: expected columns named as the options are, {what}")
-    table.fieldnames = columns
-    for row in table:
-        yield table.line_num, row
+    if not text.strip():
+        raise SettingsError(f"--prompts: {file} is empty")
+    rows = _table(text) if file.suffix.lower() == ".csv" else _prompts(text)
+    for number, values in rows:
+        if any(map(str.strip, values.values())):
+            yield number, values
+
+
+def _prompts(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    for number, prompt in enumerate(text.split("\n"), start=1):
+        yield number, {"prompt": prompt}
+
+
+def _table(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """Rows by column; what stands behind the last column is under "". Raises SettingsError."""
+    table = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        columns = [name.strip().lower().replace("-", "_") for name in next(table)]
+        _check_columns(columns)
+        for cells in table:
+            row = dict(zip_longest(columns, cells[: len(columns)], fillvalue=""))
+            yield table.line_num, {**row, "": "".join(cells[len(columns) :])}
+    except csv.Error as error:
+        raise SettingsError(f"--prompts: line {table.line_num}: {error}") from None
+
+
+def _check_columns(columns: Sequence[str]) -> None:
+    """Raises SettingsError where one is unknown or there twice, or there is no prompt."""
+    known = [name for name, *_ in Request.rows()]
+    known += [row.name for row in declarations() if not row.control.webui_only]
+    for name in columns:
+        if name not in known or columns.count(name) > 1:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
+            expected = "expected columns named as the options are, each once"
+            raise SettingsError(f"--prompts: {expected}, got {name!r}{hint}")
+    if "prompt" not in columns:
+        raise SettingsError("--prompts: there is no column prompt")
 
 
 def _line(number: int, values: Mapping[str, Any], request: Request, settings: Settings) -> Line:
-    if "" in values:  # what csv found behind the last column
-        raise SettingsError("has more cells than there are columns; put quotes around commas")
     given = {name: text.strip() for name, text in values.items() if text.strip()}
+    if "" in given:
+        raise SettingsError("has more cells than there are columns; put quotes around commas")
     if "prompt" not in given:
         raise SettingsError("prompt: expected one")
     asked = {name: given.pop(name) for name, *_ in Request.rows() if name in given}
@@ -109,16 +135,16 @@ def paint_lines(
     cannot be painted is complained of, and the rest go on.
     """
     failed = 0
-    with state.split_between_processes(lines) as share:
-        for line in tqdm(share, unit="line", disable=not state.is_main_process, leave=False):
-            try:
-                paths = _painted(Run(model, line.request, line.settings), folder)
-            except (ValueError, RuntimeError, OSError) as error:
-                complain(f"line {line.number}: {error}")
-                failed += 1
-                continue
-            for path in paths:
-                say(str(path))
+    share = lines[state.process_index :: state.num_processes]
+    for line in tqdm(share, unit="line", disable=not state.is_main_process, leave=False):
+        try:
+            paths = _painted(Run(model, line.request, line.settings), folder)
+        except (ValueError, RuntimeError, OSError) as error:
+            complain(f"line {line.number}: {error}")
+            failed += 1
+            continue
+        for path in paths:
+            say(str(path))
     state.wait_for_everyone()
     return failed
 

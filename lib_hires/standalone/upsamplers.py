@@ -35,4 +35,4 @@ def find_upsampler(named: str) -> NamedUpsampler | None:
             return named_upsampler(Path(named))
         return chosen_upsampler(named, known_upsamplers())
     except UpsamplerError as error:
-        raise SettingsError(f"refine_upsampler: {error}") from None
+        raise SettingsError(f"refine_upsampler: {error}; or give its file") from None

@@ -8,6 +8,7 @@ from typing import Any
 from lib_hires.settings import Settings, SettingsError, declarations
 from lib_hires.webui.upsamplers import find_upsampler
 
+SETTINGS = "hires_guidance_settings"  # a plain dict on p
 AXIS_VALUES = "hires_guidance_axis_values"  # a plain dict on p, written by X/Y/Z axes
 
 
@@ -37,9 +38,11 @@ def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
     return settings.updated({"refine_upsampler": upsampler.title}) if upsampler else settings
 
 
-def settings_or_off(arguments: Sequence[object], p: Any) -> Settings:
-    """The same for hooks after the first, which has already told the user of any error."""
-    try:
-        return read_arguments(arguments, p)
-    except SettingsError:
-        return Settings()
+def keep_settings(p: Any, settings: Settings) -> None:
+    """Keep what the run's first hook has read for the later ones."""
+    setattr(p, SETTINGS, settings.values())
+
+
+def kept_settings(p: Any) -> Settings:
+    """What was kept; all is off where the arguments were refused."""
+    return Settings.from_values(vars(p).get(SETTINGS, {}))

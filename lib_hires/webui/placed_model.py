@@ -54,7 +54,8 @@ class PlacedModel:
             log.exception("%s failed", self._technique)
             self._failed = True
             self._say(
-                f"the rest of the picture was made without {self._technique}, because asking about "
-                f"the small picture failed ({type(error).__name__}: {error})."
+                f"the rest of the picture was made without {self._technique}, because it failed "
+                f"({type(error).__name__}: {error})."
             )
-            return self._forward(x, t, **cond)
+        self._denoisers.clear()  # and with them, after the block, what the failed call held
+        return self._forward(x, t, **cond)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lib_hires.passes import guides, idle_reason
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.webui import infotext
-from lib_hires.webui.arguments import read_arguments, settings_or_off
+from lib_hires.webui.arguments import keep_settings, kept_settings, read_arguments
 from lib_hires.webui.controlnet import active_controlnet
 from lib_hires.webui.guided_sampling import Guidance, guided
 from lib_hires.webui.kept_stages import forget_kept, show_kept
@@ -33,15 +33,17 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
     try:
         settings = read_arguments(arguments, p)
     except SettingsError as error:
+        keep_settings(p, Settings())
         infotext.write(Settings(), p.extra_generation_params)
         say_to(p)(f"the picture was made without it. {error}.")
         return
+    keep_settings(p, settings)
     infotext.write(settings, p.extra_generation_params, chosen_native())
 
 
-def before_sampling(p: Any, arguments: Sequence[object]) -> None:
+def before_sampling(p: Any) -> None:
     """Make the sampling that follows, the first pass or that of Hires. fix, a guided one."""
-    settings, say = _settings_for_model(p, arguments), say_to(p)
+    settings, say = _settings_for_model(p), say_to(p)
     if not any((settings.ug.enabled, settings.pfsa.enabled, settings.refine.enabled)):
         return
     kind = kind_of(p)
@@ -60,9 +62,9 @@ def before_sampling(p: Any, arguments: Sequence[object]) -> None:
     Once(p.sampler, "sample" if kind == "text" else "sample_img2img", scope)
 
 
-def after_sampling(p: Any, samples: Any, arguments: Sequence[object]) -> Any:
+def after_sampling(p: Any, samples: Any) -> Any:
     """The samples that the host goes on with."""
-    return refine_samples(p, samples, _settings_for_model(p, arguments), say_to(p))
+    return refine_samples(p, samples, _settings_for_model(p), say_to(p))
 
 
 def end(p: Any, processed: Any) -> None:
@@ -71,9 +73,9 @@ def end(p: Any, processed: Any) -> None:
     show_record(p, processed)
 
 
-def _settings_for_model(p: Any, arguments: Sequence[object]) -> Settings:
+def _settings_for_model(p: Any) -> Settings:
     """The run's settings without what cannot work with this model; the user is told of it."""
-    settings, say = settings_or_off(arguments, p), say_to(p)
+    settings, say = kept_settings(p), say_to(p)
     ug, refine = settings.ug, settings.refine
     if not (ug.enabled or settings.pfsa.enabled or refine.enabled):
         return settings

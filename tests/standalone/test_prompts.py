@@ -63,7 +63,7 @@ def test_a_table_sets_what_its_cells_say(hires) -> None:
 
 
 def test_a_bad_line_is_told_and_the_rest_is_painted(hires) -> None:
-    table = "prompt,seed,ug,width\na house,x,,\na fish,1,,\n,2,,\na bird,3,on,8\na cat,1,,,9\n"
+    table = "prompt,Seed,ug,width\na house,x,,\na fish,1,,\n,2,,\na bird,3,on,8\na cat,1,,,9\n,,,\n"
     code, paths, said = hires(table, name="prompts.csv")
     assert code == 2
     assert [read_run(path)["request"]["prompt"] for path in paths] == ["a fish"]
@@ -79,15 +79,31 @@ def test_a_bad_line_is_told_and_the_rest_is_painted(hires) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("prompt,sed\na,1\n", "--prompts: expected columns named as the options are, got 'sed'"),
+        ("prompt,sed\na,1\n", "named as the options are, each once, got 'sed'; did you mean seed?"),
+        ("prompt,seed,seed\na,1,2\n", "each once, got 'seed'"),
+        ("prompt,ug_passes\na,both\n", "got 'ug_passes'"),
         ("seed\n1\n", "there is no column prompt"),
-        ("", "there is no column prompt"),
+        ('prompt\na\n"a house\n', "line 3: unexpected end of data"),
+        (" \n", "is empty"),
     ],
 )
 def test_a_table_without_sense_is_refused(hires, text: str, sentence: str) -> None:
     code, paths, said = hires(text, name="prompts.csv")
     assert (code, paths) == (2, [])
     assert sentence in said
+
+
+def test_a_prompt_may_hold_what_other_programs_end_lines_with(hires) -> None:
+    _, paths, _ = hires("a red\u2028house\x0cwith a door\n")
+    assert [read_run(path)["request"]["prompt"] for path in paths] == [
+        "a red\u2028house\x0cwith a door"
+    ]
+
+
+def test_no_cuda_is_refused_not_replaced(hires) -> None:
+    code, paths, said = hires("a red house\n", "--device", "cuda")
+    assert (code, paths) == (2, [])
+    assert "cuda" in said
 
 
 def test_a_missing_file_is_refused(tmp_path: Path, capsys) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -312,6 +313,30 @@ def test_two_tabs_learn_seconds_from_one_run_and_draw_by_themselves(
     assert one.drawing().locator("rect").count() == 1  # a pass each
     assert other.drawing().locator("rect").count() == 2
     context.close()
+
+
+def test_a_feature_upsampler_is_chosen_from_the_list(open_page: Any, webui: Any) -> None:
+    """The list is read again by the button beside it, and set by PNG info."""
+    page = open_page()
+    for name, value in (("width", NATIVE), ("height", NATIVE), ("steps", 4)):
+        page.set(page.host(name), value)
+    page.open("refine")
+    files = webui.model.parents[1] / "hires-guidance"
+    shutil.copy(files / "mine.safetensors", files / "later.safetensors")
+    page.ours("refine_upsampler_refresh").click()
+    box = page.ours("refine_upsampler").locator("input")
+    box.click()
+    page.ours("refine_upsampler").get_by_role("option", name="later").click()
+    page.wait_for_line("stage 1 256x256")
+    info = page.generate()
+    assert re.search(r"HiRes refine upsampler: later \[[0-9a-f]{10}\]", info)
+
+    again = open_page()
+    again.page.locator("#txt2img_prompt textarea").fill(info)
+    again.page.locator("#txt2img_tools #paste").click()
+    again.wait_for_line("stage 1 256x256")
+    assert again.ours("refine_upsampler").locator("input").input_value() == "later"
+    (files / "later.safetensors").unlink()
 
 
 def test_every_label_choice_and_help_is_translated(open_page: Any, webui: Any) -> None:

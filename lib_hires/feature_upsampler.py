@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from lib_hires.sizes import Size
 
 FEATURES = 4  # N
+HELD = 1 << 26  # numbers between the two convolutions, 128 MiB in half precision
 LAYERS = 64  # more skip features than any U-Net has
 MIXED = 4  # pictures psi_nj that v_n(t) mixes
 TIME = 8  # cosines of t, and the width of the layer behind them
@@ -135,8 +136,10 @@ class Phi(nn.Module):
         b, c = h.shape[:2]
         rms = h.float().square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6).to(h.dtype)
         large = F.interpolate(h / rms, size=size, mode="bilinear", align_corners=False)
+        some = max(1, HELD // (self.into.out_channels * math.prod(size)))  # channels at once
         one_by_one = large.reshape(b * c, 1, *size)
-        pictures: Tensor = self.pictures(F.silu(self.into(one_by_one)))
+        parts = one_by_one.split(some)  # type: ignore[no-untyped-call]
+        pictures = torch.cat([self.pictures(F.silu(self.into(part))) for part in parts])
         by_picture = pictures.reshape(b, c, MIXED, -1).transpose(1, 2)
         return by_picture.flatten(2) * rms.view(b, 1, 1)
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from toy_unets import CHANNELS, ToyDiffusers, ToyLdm
 
+from lib_hires import feature_upsampler
 from lib_hires.feature_upsampler import (
     FeatureUpsampler,
     Phi,
@@ -129,6 +130,17 @@ def test_phi_is_the_formula() -> None:
     for image, t in enumerate(T.tolist()):
         wanted = phi_by_hand(phi, h[image], (7, 10), t)
         torch.testing.assert_close(got[image], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_large_pictures_are_computed_some_channels_at_a_time(monkeypatch) -> None:
+    phi, most = trained().part(0), []
+    h, size = torch.randn(2, 5, 4, 6), (8, 12)
+    whole = phi.psi(h, size)
+    watched = phi.into.register_forward_hook(lambda *call: most.append(call[2].numel()))
+    monkeypatch.setattr(feature_upsampler, "HELD", 3 * 8 * 8 * 12)  # three channels of width 8
+    with watched:
+        torch.testing.assert_close(phi.psi(h, size), whole)
+    assert most == [3 * 768, 3 * 768, 3 * 768, 768]
 
 
 # --- in the U-Net ---------------------------------------------------------------------------------

@@ -325,8 +325,14 @@ def test_a_feature_upsampler_is_chosen_from_the_list(open_page: Any, webui: Any)
     shutil.copy(files / "mine.safetensors", files / "later.safetensors")
     page.ours("refine_upsampler_refresh").click()
     box = page.ours("refine_upsampler").locator("input")
-    box.click()
-    page.ours("refine_upsampler").locator("ul li", has_text="later").click()
+    item = page.ours("refine_upsampler").locator("ul li", has_text="later")
+    for _ in range(40):  # an open list stays as it was when the new one comes
+        box.click()
+        if item.count():
+            break
+        box.blur()
+        page.page.wait_for_timeout(500)
+    item.click()
     page.wait_for_line("stage 1 256x256")
     info = page.generate()
     assert re.search(r"HiRes refine upsampler: later \[[0-9a-f]{10}\]", info)

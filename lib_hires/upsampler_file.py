@@ -23,6 +23,8 @@ from torch import Tensor
 
 from lib_hires.feature_upsampler import FeatureUpsampler, UpsamplerError, UpsamplerInfo
 from lib_hires.sizes import Size
+from lib_hires.whole_file import whole_file
+from lib_hires.words import shown
 
 SUFFIX = ".safetensors"
 LARGEST = 1 << 20  # bytes
@@ -52,7 +54,7 @@ class NamedUpsampler:
         except UpsamplerError as error:
             raise UpsamplerError(f"{self.name} {error}") from None
         if not any(info.fits(*pair) for pair in zip(sizes, sizes[1:], strict=False)):
-            steps = " to ".join(f"{width}x{height}" for height, width in sizes)
+            steps = " to ".join(map(shown, sizes))
             raise UpsamplerError(
                 f"{self.name} was trained for stages of {info.scale:g} times the sides, and none "
                 f"from {steps} is near that"
@@ -106,9 +108,8 @@ def write_upsampler(path: Path, upsampler: FeatureUpsampler, info: UpsamplerInfo
         numbers += values.tobytes()
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_bytes(len(text).to_bytes(8, "little") + text + numbers)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(len(text).to_bytes(8, "little") + text + numbers)
 
 
 def read_upsampler(path: Path) -> tuple[FeatureUpsampler, str]:

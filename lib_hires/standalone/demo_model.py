@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib_hires.standalone.scenes import CLASSES, COLOURS, GROUNDS, SKIES
+from lib_hires.whole_file import whole_file
 
 log = logging.getLogger("hires_guidance")
 
@@ -458,8 +459,7 @@ def export(
     text = yaml.safe_dump(ldm_config(), sort_keys=False)
     (out / f"{NAME}.yaml").write_text(_YAML_HEAD + text, encoding="utf-8")
     path = out / f"{NAME}.safetensors"
-    partial = path.with_suffix(".partial")
-    save_file(ldm_state(vae, unet, text_encoder), partial, metadata={"format": "pt"})
-    partial.chmod(0o644)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(ldm_state(vae, unet, text_encoder), partial, metadata={"format": "pt"})
+        partial.chmod(0o644)
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from lib_hires.settings import SettingsError
+from lib_hires.whole_file import whole_file
 
 KEY = "hires-guidance"
 
@@ -25,9 +27,8 @@ def save(picture: Image.Image, path: Path, about: dict[str, Any]) -> None:
     """Write a PNG with `about` as JSON in its text, replacing an older file only when complete."""
     text = PngImagePlugin.PngInfo()
     text.add_text(KEY, json.dumps(about))
-    unfinished = path.with_name(f".{path.name}.part")
-    picture.save(unfinished, format="PNG", pnginfo=text)
-    unfinished.replace(path)
+    with whole_file(path) as partial:
+        picture.save(partial, format="PNG", pnginfo=text)
 
 
 def read_about(path: Path) -> dict[str, Any]:
@@ -69,9 +70,8 @@ def writable_folder(path: Path) -> Path:
     """Make the folder, or raise SettingsError where nothing can be written into it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".hires-probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=path):  # one of this process alone
+            pass
     except OSError as error:
         raise SettingsError(f"--out: cannot write into {path}: {error.strerror}") from None
     return path

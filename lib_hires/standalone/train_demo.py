@@ -33,6 +33,7 @@ from transformers import CLIPTokenizer
 from lib_hires.standalone import demo_model as demo
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.scenes import CLASSES, Scene, draw, random_scene
+from lib_hires.whole_file import whole_file
 
 log = logging.getLogger("hires_guidance")
 
@@ -122,9 +123,8 @@ def rate_at(config: TrainingConfig, progress: Progress, minutes: float, peak: fl
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint so that a kill at any moment leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        torch.save(state, partial)
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -406,9 +406,8 @@ def encode_shard(folder: Path, vae: nn.Module, seed: int, number: int) -> None:
             latents.append(vae.encode(batch).latent_dist.mode().half().contiguous().numpy())
     captions = [[replace(s, names_ground=g).caption for g in (False, True)] for s in scenes]
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"partial-{number:04d}.npz"
-    np.savez(partial, latents=np.concatenate(latents), captions=np.array(captions))
-    partial.replace(path)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez(file, latents=np.concatenate(latents), captions=np.array(captions))
 
 
 class Latents:

@@ -54,6 +54,7 @@ from lib_hires.standalone.upsampler_data import (
 )
 from lib_hires.standalone.upsampler_training import UpsamplerTraining
 from lib_hires.upsampler_file import NamedUpsampler, write_upsampler
+from lib_hires.whole_file import whole_file
 
 SHOWN = 200  # points of the plotted training loss, each the mean of the steps between
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -264,9 +265,9 @@ class _Training:
         metadata = {"info": json.dumps(self._upsampler.info.metadata())}
         metadata["progress"] = json.dumps(asdict(self._progress))
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata)
-        partial.replace(path)
+        whole = {name: value.contiguous() for name, value in tensors.items()}
+        with whole_file(path) as partial:
+            save_file(whole, partial, metadata)
 
     # --- steps ---
 

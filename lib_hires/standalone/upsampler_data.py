@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.scenes import draw as draw_scene
 from lib_hires.standalone.scenes import random_scene
 from lib_hires.standalone.upsampler_training import UpsamplerTraining
+from lib_hires.whole_file import whole_file
 
 log = logging.getLogger("hires_guidance")
 
@@ -251,10 +251,9 @@ class Examples:
         path = self._cache / f"{name}.safetensors"
         if not path.exists():
             self._cache.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.part")
             tensors = {key: value.contiguous() for key, value in compute().items()}
-            save_file(tensors, partial)
-            partial.replace(path)
+            with whole_file(path) as partial:
+                save_file(tensors, partial)
         return load_file(path)
 
 

@@ -84,9 +84,8 @@ class PlannedPass:
 class RunPlan:
     """The passes in their order. The plain run is what the host would do without us.
 
-    The one small evaluation of a stage that a feature upsampler serves is not counted.
-
-    Numbers relative to it are 0 where it evaluates nothing.
+    Numbers relative to it are 0 where it evaluates nothing. The one small evaluation of a stage
+    that a feature upsampler serves is not counted.
     """
 
     passes: tuple[PlannedPass, ...]

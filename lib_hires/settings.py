@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
 
@@ -133,6 +133,12 @@ def _read_schedule(name: str, value: object) -> tuple[float, ...]:
     if not numbers or not all(0 < number <= 1 for number in numbers):
         raise error
     return numbers
+
+
+def meant_hint(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that refuses a name: which one may have been meant."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def control(default: Any, label: str, help: str, symbol: str = "", **bounds: Any) -> Any:
@@ -436,9 +442,7 @@ class Settings:
         changes: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}
         for name, value in values.items():
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise SettingsError(f"{name}: there is no such setting{hint}")
+                raise SettingsError(f"{name}: there is no such setting{meant_hint(name, known)}")
             group, short = known[name]
             changes[group][short] = value
         groups = {group: replace(getattr(self, group), **changes[group]) for group in GROUPS}

@@ -7,7 +7,6 @@ its weights), so a second call, with any number of processes, paints what is mis
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import io
 import json
@@ -20,7 +19,7 @@ from typing import Any
 from accelerate import PartialState
 from tqdm import tqdm
 
-from lib_hires.settings import Settings, SettingsError, declarations
+from lib_hires.settings import Settings, SettingsError, declarations, meant_hint
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import read_about
@@ -98,8 +97,7 @@ def _check_columns(columns: Sequence[str]) -> None:
     known += [row.name for row in declarations() if not row.control.webui_only]
     for name in columns:
         if name not in known or columns.count(name) > 1:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near and near[0] != name else ""
+            hint = "" if name in known else meant_hint(name, known)
             expected = "expected columns named as the options are, each once"
             raise SettingsError(f"--prompts: {expected}, got {name!r}{hint}")
     if "prompt" not in columns:

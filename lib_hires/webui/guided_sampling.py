@@ -17,7 +17,8 @@ from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.webui.controlnet import ControlNet
-from lib_hires.webui.hosts import host_of
+from lib_hires.webui.guided_pass import GuidedPass
+from lib_hires.webui.hosts import guiding
 from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
 from lib_hires.webui.mixing import WITHOUT_STEPS, mixing, reason_not_to_mix
@@ -96,10 +97,8 @@ def _guide(
         reduction=reduction,
         on_guided=guidance.record.current.guide,
     )
-    host = host_of(sampler.model_wrap_cfg.inner_model.inner_model)
-    stack.enter_context(
-        host.guiding(sampler, size, guidance.settings.ug, new_guide, times, guidance.say)
-    )
+    pass_ = GuidedPass(size, guidance.settings.ug, new_guide, times, guidance.say)
+    stack.enter_context(guiding(sampler.model_wrap_cfg, pass_))
 
 
 def _follow_schedule(

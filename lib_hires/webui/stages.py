@@ -27,8 +27,9 @@ from lib_hires.webui.model import ModelSizes
 from lib_hires.webui.recording import record_of, taking
 from lib_hires.webui.stage_sampling import Stopped, sample_stage
 from lib_hires.webui.upsampled_stage import SmallPicture
-from lib_hires.webui.upsamplers import family_of, find_upsampler
+from lib_hires.webui.upsamplers import find_upsampler, model_family
 from lib_hires.webui.vae import HostVae
+from lib_hires.words import shown
 
 log = logging.getLogger("hires_guidance")
 
@@ -69,7 +70,7 @@ def usable_upsampler(
             if not host_of(sd_model).carries_features:
                 raise SettingsError("feature upsamplers do not work in this WebUI yet")
             sizes = [first, *(stage.size for stage in stages)]
-            upsampler.check(family_of(sd_model), host_of(sd_model).unet(sd_model), sizes)
+            upsampler.check(model_family(sd_model), host_of(sd_model).unet(sd_model), sizes)
     except (SettingsError, UpsamplerError) as error:
         say(f"the feature upsampler was left out. {error}.")
         return None
@@ -117,8 +118,8 @@ def _latents(
 
     def denoise(enlarged: Tensor, stage: Stage, before: Tensor) -> Tensor:
         shared.state.nextjob()
-        size = f"{stage.size[1]}x{stage.size[0]}"
-        shared.state.job = f"HiRes Guidance: stage {stage.number} of {len(stages)}, {size}"
+        name = f"stage {stage.number} of {len(stages)}, {shown(stage.size)}"
+        shared.state.job = f"HiRes Guidance: {name}"
         shared.state.textinfo = shared.state.job
         small = SmallPicture.fitting(upsampler, before, enlarged)
         return sample_stage(p, enlarged.float(), stage, guidance, small)

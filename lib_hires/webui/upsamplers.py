@@ -46,7 +46,7 @@ def listed(named: str) -> str:
     return NOTHING if upsampler is None else upsampler.name
 
 
-def family_of(sd_model: Any) -> str:
+def model_family(sd_model: Any) -> str:
     """As feature upsamplers name the kinds of models."""
     if getattr(sd_model, "is_sdxl", False):
         return "sdxl"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launched import in_two_processes
 
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.png import read_about, read_run, save
@@ -138,23 +136,9 @@ def test_what_is_finished_is_not_painted_again(hires, monkeypatch: pytest.Monkey
 
 def test_two_processes_make_the_same_pictures(hires, tiny_folder: Path, tmp_path: Path) -> None:
     text = "\n".join(f"a red house number {number}" for number in range(5))
-    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no", "--module"]
     _, paths, _ = hires(text, *GUIDED)
-    files = {"--prompts": tmp_path / "prompts.txt", "--out": tmp_path / "two"}
-    files |= {"--model": tiny_folder, "--steps": 3}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", *launch, "lib_hires.standalone.cli", "generate", *GUIDED),
-            *(str(word) for pair in files.items() for word in pair),
-        ],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    made = [Path(line) for line in done.stdout.split() if line.endswith(".png")]
+    files = {"prompts": tmp_path / "prompts.txt", "out": tmp_path / "two", "model": tiny_folder}
+    said = in_two_processes("generate", *GUIDED, steps=3, **files)
+    made = [Path(line) for line in said.split() if line.endswith(".png")]
     assert len(made) == 5
     assert contents(sorted(made)) == contents(sorted(paths))

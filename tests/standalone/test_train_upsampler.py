@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from launched import in_two_processes
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -166,23 +164,9 @@ def test_a_resumed_training_is_the_one_without_a_stop(train, plain, monkeypatch)
 def test_two_processes_train_as_one(plain, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     """With accelerate's launcher and gradients averaged by torch's own process group."""
     out = tmp_path / "two" / "tiny.safetensors"
-    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no", "--module"]
-    files = {"--model": tiny_folder, "--data": data, "--out": out, "--work": out.parent}
-    options = {f"--{name.replace('_', '-')}": value for name, value in TINY.items()} | files
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", *launch, "lib_hires.standalone.cli", "train-upsampler"),
-            *(str(word) for pair in options.items() for word in pair),
-        ],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("6 steps") == 1
+    files = {"model": tiny_folder, "data": data, "out": out, "work": out.parent}
+    said = in_two_processes("train-upsampler", **TINY, **files)
+    assert said.count("6 steps") == 1
     two = record(out)
     assert (plain["processes"], two["processes"]) == (1, 2)
     assert_same(plain, two, rounded=True)

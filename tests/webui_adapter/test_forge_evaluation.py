@@ -16,6 +16,8 @@ import torch
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
 from lib_hires.upsample_guidance import UpsampleGuided
+from lib_hires.webui import hosts
+from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.hosts import forge, host_of
 
 LARGE, SMALL = (8, 8), (4, 4)
@@ -98,7 +100,8 @@ def guiding(sampler, settings=PLAIN, said=None):
         return UpsampleGuided(predict, reduction=reduction, **more)
 
     say = [].append if said is None else said.append
-    return forge.guiding(sampler, LARGE, settings, new_guide, [5.0, 2.0, 0.0], say)
+    guided = GuidedPass(LARGE, settings, new_guide, [5.0, 2.0, 0.0], say)
+    return hosts.guiding(sampler.model_wrap_cfg, guided)
 
 
 def conds(gain=0.5, **parts):

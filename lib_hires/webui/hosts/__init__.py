@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from lib_hires.settings import UpsampleGuidance
-from lib_hires.sizes import Size
-from lib_hires.upsample_guidance import UpsampleGuided
+from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.hosts import a1111, forge
-from lib_hires.webui.messages import Say
+from lib_hires.webui.patching import replaced
 
 
 class Host(Protocol):
@@ -39,24 +37,30 @@ class Host(Protocol):
     def scaled(self, sd_model: Any, mean: Tensor) -> Tensor:
         """What the VAE's encoder gives, in the U-Net's scale."""
 
-    def guiding(
-        self,
-        sampler: Any,
-        size: Size,
-        settings: UpsampleGuidance,
-        new_guide: Callable[..., UpsampleGuided],
-        times: Sequence[float],
-        say: Say,
-    ) -> AbstractContextManager[None]:
-        """Put Upsample Guidance around what `sampler` asks the model inside the block.
-
-        size: (height, width) of the pass's latents; others are not guided. new_guide: makes one
-        from a predictor, the settings, a noise family, a parametrisation and a function that
-        shrinks conds.
-        times: the sampler's schedule in its own times, filled by the first evaluation at latest.
-        """
+    def guiding_model(self, denoiser: Any, guided: GuidedPass) -> AbstractContextManager[None]:
+        """Guide what the sampler's CFG denoiser asks its present model inside the block."""
 
 
 def host_of(sd_model: Any) -> Host:
     """Forge and its kin load a model as an object of patchers; the original has its modules."""
     return forge if hasattr(sd_model, "forge_objects") else a1111
+
+
+@contextmanager
+def guiding(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
+    """Put Upsample Guidance around what a sampler's CFG denoiser asks inside the block.
+
+    It is placed anew where the refiner takes another model in the middle.
+    """
+    host = host_of(denoiser.inner_model.inner_model)
+    with ExitStack() as placed:
+
+        def update_inner_model() -> None:
+            update()
+            placed.close()
+            placed.enter_context(host.guiding_model(denoiser, guided))
+
+        update = denoiser.update_inner_model
+        placed.enter_context(host.guiding_model(denoiser, guided))
+        with replaced(denoiser, "update_inner_model", update_inner_model):
+            yield

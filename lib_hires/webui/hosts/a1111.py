@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from modules import devices
 from torch import Tensor
 
-from lib_hires.settings import UpsampleGuidance
-from lib_hires.sizes import Size
-from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui.conditioning import shrink_cond
-from lib_hires.webui.messages import Say
+from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.noise import family_of
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.placed_model import PlacedModel
@@ -50,45 +47,29 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
 
 
 @contextmanager
-def guiding(
-    sampler: Any,
-    size: Size,
-    settings: UpsampleGuidance,
-    new_guide: Callable[..., UpsampleGuided],
-    times: Sequence[float],
-    say: Say,
-) -> Iterator[None]:
-    """The refiner takes another model, and with it another inner denoiser, in the middle."""
-    denoiser = sampler.model_wrap_cfg
-    current: list[PlacedModel] = []
-    with ExitStack() as stack:
-
-        def wrap() -> None:
-            inner = denoiser.inner_model
-            family, prediction = family_of(inner)
-            conditioner = getattr(inner.inner_model, "conditioner", None)
-            make = partial(
-                new_guide,
-                inner.forward,
-                settings,
-                family=family,
-                times=times,
-                prediction=prediction,
-                shrink_cond=partial(shrink_cond, large=size, conditioner=conditioner),
-            )
-            model = PlacedModel(
-                inner, lambda *_: make(), size=size, technique="Upsample Guidance", say=say
-            )
-            current[:] = [model]
-            stack.enter_context(replaced(inner, "forward", model))
-
-        def update_inner_model() -> None:
-            update()
-            wrap()
-
-        update = denoiser.update_inner_model
-        wrap()
-        stack.enter_context(replaced(denoiser, "update_inner_model", update_inner_model))
-        hook = denoiser.register_forward_pre_hook(lambda *_: current[0].begin_evaluation())
-        stack.enter_context(hook)
+def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
+    """Stands in for the inner denoiser that the model has now."""
+    inner = denoiser.inner_model
+    family, prediction = family_of(inner)
+    conditioner = getattr(inner.inner_model, "conditioner", None)
+    new_guide = partial(
+        guided.new_guide,
+        inner.forward,
+        guided.settings,
+        family=family,
+        times=guided.times,
+        prediction=prediction,
+        shrink_cond=partial(shrink_cond, large=guided.size, conditioner=conditioner),
+    )
+    model = PlacedModel(
+        inner,
+        lambda *_: new_guide(),
+        size=guided.size,
+        technique="Upsample Guidance",
+        say=guided.say,
+    )
+    with (
+        replaced(inner, "forward", model),
+        denoiser.register_forward_pre_hook(lambda *_: model.begin_evaluation()),
+    ):
         yield

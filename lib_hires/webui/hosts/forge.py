@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from lib_hires.noise import VarianceExploding
-from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui.conditioning import NUMBERS, shrunk, with_size
+from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
 from lib_hires.webui.patching import replaced
@@ -71,47 +71,29 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
 
 
 @contextmanager
-def guiding(
-    sampler: Any,
-    size: Size,
-    settings: UpsampleGuidance,
-    new_guide: Callable[..., UpsampleGuided],
-    times: Sequence[float],
-    say: Say,
-) -> Iterator[None]:
-    """The refiner takes another model, and with it other options, in the middle."""
-    denoiser = sampler.model_wrap_cfg
-    update = denoiser.update_inner_model
-    with ExitStack() as placed:
-
-        def place() -> None:
-            placed.close()
-            model = denoiser.inner_model.inner_model
-            guide = partial(
-                new_guide,
-                settings=settings,
-                family=VarianceExploding(_sigmas(model)),
-                shrink_cond=partial(
-                    _shrunk_conds, large=size, controlled=settings.controlnet, sd_model=model
-                ),
-            )
-            evaluation = GuidedEvaluation(
-                lambda predict: guide(predict, times=_as_sigmas(denoiser, times)),
-                size,
-                say,
-                reaches_all=lambda: not getattr(denoiser, "need_last_noise_uncond", False),
-            )
-            patcher = model.forge_objects.unet
-            options = evaluation.added_to(patcher.model_options)
-            placed.enter_context(replaced(patcher, "model_options", options))
-
-        def update_inner_model() -> None:
-            update()
-            place()
-
-        place()
-        with replaced(denoiser, "update_inner_model", update_inner_model):
-            yield
+def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
+    """Adds to the options of the patcher that the model has now."""
+    model = denoiser.inner_model.inner_model
+    guide = partial(
+        guided.new_guide,
+        settings=guided.settings,
+        family=VarianceExploding(_sigmas(model)),
+        shrink_cond=partial(
+            _shrunk_conds,
+            large=guided.size,
+            controlled=guided.settings.controlnet,
+            sd_model=model,
+        ),
+    )
+    evaluation = GuidedEvaluation(
+        lambda predict: guide(predict, times=_as_sigmas(denoiser, guided.times)),
+        guided.size,
+        guided.say,
+        reaches_all=lambda: not getattr(denoiser, "need_last_noise_uncond", False),
+    )
+    patcher = model.forge_objects.unet
+    with replaced(patcher, "model_options", evaluation.added_to(patcher.model_options)):
+        yield
 
 
 class GuidedEvaluation:

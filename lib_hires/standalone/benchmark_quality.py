@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lib_hires.settings import SettingsError
+from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.demo import Row, contact_sheet
 from lib_hires.standalone.distances import (
     bootstrap_error,
@@ -130,13 +130,18 @@ def _claim(out: Path, technique: Technique, scale: int, dtype: torch.dtype) -> N
         "model": hashlib.sha256(BUNDLED.read_bytes()).hexdigest()[:16],
     }
     path = _folder(out, technique, scale) / "made.json"
-    if path.exists() and json.loads(path.read_text()) != made:
+    if path.exists() and _as_written_now(json.loads(path.read_text())) != made:
         raise SettingsError(
             f"--out: {path.parent} holds pictures of another model or other settings; "
             "give another folder"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def _as_written_now(made: dict[str, Any]) -> dict[str, Any]:
+    """A note of an earlier version, with the controls that came since at their defaults."""
+    return made | {"settings": Settings.from_values(made["settings"]).values()}
 
 
 def _paint_missing(

@@ -114,6 +114,10 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     lost = tmp_path / "pictures" / "2x-ug" / "51.png"
     before = lost.read_bytes()
     lost.unlink()
+    note = lost.with_name("made.json")  # as a version without one of the controls has written it
+    made = json.loads(note.read_text())
+    del made["settings"]["refine_upsampler"]
+    note.write_text(json.dumps(made))
     measure(torch.float32)
     assert np.array_equal(Image.open(lost), Image.open(BytesIO(before)))
     del painted[lost]

@@ -26,11 +26,9 @@ const hiresGuidance = (() => {
     // ---- schedules ---------------------------------------------------------------------------
     function noiseLevels({sigmas}) {
         const logs = sigmas.map(Math.log), steps = range(sigmas.length);
-        return {
-            sigmas, count: sigmas.length, lowest: sigmas[0], highest: sigmas.at(-1),
+        return {sigmas, count: sigmas.length, lowest: sigmas[0], highest: sigmas.at(-1),
             sigmaAt: (timestep) => Math.exp(interpolate(timestep, steps, logs)),
-            timestepOf: (sigma) => interpolate(Math.log(sigma), logs, steps),
-        };
+            timestepOf: (sigma) => interpolate(Math.log(sigma), logs, steps)};
     }
 
     // `count` values of f, evenly from one end's to the other's, brought back by f's inverse
@@ -81,6 +79,11 @@ const hiresGuidance = (() => {
             : sizeOfArea(area(native), large[0] / large[1], multiple);
         const small = wanted.map((side, axis) => Math.min(side, large[axis]));
         return small[0] === large[0] && small[1] === large[1] ? null : small;
+    }
+
+    function windowsIn(large, window, overlap) { // of a latent's [height, width]
+        const stride = (side) => Math.max(1, Math.floor(side * (1 - overlap)));
+        return large.reduce((all, length, i) => all * (1 + Math.ceil((length - window[i]) / stride(window[i]))), 1);
     }
 
     function noiseGain(large, small) { // the root mean square of D's rows
@@ -137,8 +140,7 @@ const hiresGuidance = (() => {
     function gammaAt(stepsToGo, steps, values) {
         const active = steps - roundEven(values.pfsa_eta1 * steps);
         if (active <= 0 || stepsToGo > active) return 0;
-        const wave = (Math.cos(Math.PI * (active - stepsToGo) / active) + 1) / 2;
-        return values.pfsa_gamma * wave ** values.pfsa_beta;
+        return values.pfsa_gamma * ((Math.cos(Math.PI * (active - stepsToGo) / active) + 1) / 2) ** values.pfsa_beta;
     }
 
     function asking(weights, cadence) {
@@ -167,7 +169,9 @@ const hiresGuidance = (() => {
             const asked = asking(weights, cadence);
             const each = starts.map((_, i) => (i + 1 < starts.length ? sampler.evaluations : 1) + (i ? 0 : sampler.opening));
             const smalls = sum(each.map((n, i) => (asked[i] ? (cadence === 1 ? n : 1) : 0)));
+            const whole = !small || values.ug_windows === "off";
             return {size, strength: from, small, timesteps, weights, asked, gammas,
+                windows: whole ? 1 : windowsIn(latentOf(size, model), latentOf(small, model), values.ug_overlap),
                 evaluations: sum(each) + smalls, small_evaluations: smalls};
         }
 
@@ -195,16 +199,15 @@ const hiresGuidance = (() => {
         };
         const passes = [firstPass(), ...(values.refine ? plan(values, run.first, model) : []).map(stagePass)];
         const {small, weights} = passes[0], guided = weights.filter((weight) => weight > 0).length;
-        const work = (p) => (p.evaluations - p.small_evaluations) * area(p.size) + p.small_evaluations * area(p.small || [0, 0]);
+        const seen = ({windows, size, small}) => (windows === 1 ? area(size) : windows * area(small));
+        const work = (p) => (p.evaluations - p.small_evaluations) * seen(p) + p.small_evaluations * area(p.small || [0, 0]);
         const plain = (weights.length - 1) * sampler.evaluations + 1 + sampler.opening;
-        return {
-            passes,
+        return {passes,
             edge: small && guided < weights.length ? {timestep: (1 - values.ug_eta) * levels.count, step: guided} : null,
             evaluations: sum(passes.map((p) => p.evaluations)), plain_evaluations: plain,
             small_evaluations: sum(passes.map((p) => p.small_evaluations)),
             work: sum(passes.map(work)) / (plain * area(run.first)),
-            latent_bytes: area(latentOf(passes.at(-1).size, model)) * model.channels * facts.bytes,
-        };
+            latent_bytes: area(latentOf(passes.at(-1).size, model)) * model.channels * facts.bytes};
     }
 
     // ---- the page's inputs -------------------------------------------------------------------
@@ -240,9 +243,7 @@ const hiresGuidance = (() => {
     let pending = null; // the run that was started here: its pixels, and the time that stood there before
     const plainPixels = (made, run) => made.plain_evaluations * area(run.first) * run.pictures;
     function measuredRuns() { // {model: [[pixels, seconds], ...]}
-        try {
-            return JSON.parse(localStorage.getItem(STORE)) || {};
-        } catch { return {}; } // storage is off, or holds something else
+        try { return JSON.parse(localStorage.getItem(STORE)) || {}; } catch { return {}; } // off, or something else
     }
 
     function secondsFor(pixels, runs) { // on the line through the runs, by least squares
@@ -281,7 +282,8 @@ const hiresGuidance = (() => {
     function describe(part, index) {
         const [guided, mixed, asked] = [part.weights, part.gammas, part.asked].map((list) => list.filter(Number).length);
         const from = part.strength < 1 ? ` from strength ${brief(part.strength)}` : "";
-        const ug = guided ? `, ${guided} guided, ${asked} asking at ${shown(part.small)}` : "";
+        const ug = (guided ? `, ${guided} guided, ${asked} asking at ${shown(part.small)}` : "") +
+            (part.windows > 1 ? `, in ${part.windows} windows` : "");
         return `${index ? `stage ${index}` : "first picture"} ${shown(part.size)} in ` +
             `${count(part.timesteps.length, "step")}${from}${ug}${mixed ? `, ${mixed} mixed` : ""}`;
     }
@@ -350,9 +352,7 @@ const hiresGuidance = (() => {
     }
 
     function attempt(facts, run) { // the tables, or the sentence of what cannot run
-        try {
-            return tables(facts, run);
-        } catch (error) {
+        try { return tables(facts, run); } catch (error) {
             if (!(error instanceof RangeError)) throw error;
             return {error: error.message};
         }

@@ -52,6 +52,11 @@ def guided_at(
     return small_size(size, native, settings.ug.scale, multiple)
 
 
+def in_windows(settings: Settings, kind: Kind) -> bool:
+    """Whether the model is asked about a guided pass's large pictures in windows."""
+    return guides(settings, kind) and settings.ug.windows != "off"
+
+
 def mixes(settings: Settings, kind: Kind) -> bool:
     """Whether Attentive Guidance acts in a pass; later passes keep what it has made."""
     pfsa = settings.pfsa

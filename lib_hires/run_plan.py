@@ -15,13 +15,22 @@ import torch
 
 from lib_hires.attentive_guidance import gamma_at
 from lib_hires.noise import NoiseFamily, VarianceExploding, VariancePreserving
-from lib_hires.passes import Kind, guided_at, guides, idle_reason, mixes, pass_name
+from lib_hires.passes import (
+    Kind,
+    guided_at,
+    guides,
+    idle_reason,
+    in_windows,
+    mixes,
+    pass_name,
+)
 from lib_hires.refinement import Stage, plan
 from lib_hires.resample import Reduction
 from lib_hires.schedules import Model, Sampler, Sampling, schedule_times
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import guidance_weight, shifted_schedule
+from lib_hires.windows import corners
 from lib_hires.words import count, shown
 
 
@@ -51,6 +60,7 @@ class PlannedPass:
     gammas: tuple[float, ...]  # gamma_t of the mixing after the step
     evaluations: int  # of the model, those of the native-size question included
     small_evaluations: int
+    windows: int  # of the small size, in which an evaluation of the picture is made; 1: whole
 
     @property
     def steps(self) -> int:
@@ -68,15 +78,17 @@ class PlannedPass:
     @property
     def pixels(self) -> int:
         """The evaluations, each counted as the pixels that it sees."""
-        large = (self.evaluations - self.small_evaluations) * math.prod(self.size)
-        return large + self.small_evaluations * math.prod(self.small or (0,))
+        small = math.prod(self.small or (0,))
+        large = math.prod(self.size) if self.windows == 1 else self.windows * small
+        return (self.evaluations - self.small_evaluations) * large + self.small_evaluations * small
 
     def sentence(self) -> str:
         name = pass_name(self.kind, self.number)
         text = f"{name} {shown(self.size)} in {count(self.steps, 'step')}"
         guided = f"{self.guided_steps} guided at {shown(self.small)}" if self.small else ""
+        windows = f"in {self.windows} windows" if self.windows > 1 else ""
         mixed = f"{self.mixed_steps} mixed" if self.mixed_steps else ""
-        inside = ", ".join(filter(None, [guided, mixed]))
+        inside = ", ".join(filter(None, [guided, windows, mixed]))
         return f"{text} ({inside})" if inside else text
 
 
@@ -243,7 +255,15 @@ class _Planner:
             self._gammas(kind, mixed_of, steps),
             sum(each) + small_calls,
             small_calls,
+            self._windows(kind, size, small),
         )
+
+    def _windows(self, kind: Kind, size: Size, small: Size | None) -> int:
+        """In how many windows of the small size a picture of `size`, both in pixels, is asked."""
+        if small is None or not in_windows(self.settings, kind):
+            return 1
+        sizes = self.model.latent(size), self.model.latent(small)
+        return len(corners(*sizes, self.settings.ug.overlap))
 
     def _gammas(self, kind: Kind, of: int, steps: int) -> tuple[float, ...]:
         if not mixes(self.settings, kind):

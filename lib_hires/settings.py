@@ -237,6 +237,22 @@ class UpsampleGuidance(Declared):
         "U",
         choices=("nearest", "bicubic"),
     )
+    windows: str = control(
+        "off",
+        "Ask in windows",
+        "Ask about the large picture in overlapping windows of native size, at a cost and in a "
+        "memory that its size does not drive up. Hann: blended so that no seam shows; average: as "
+        "MultiDiffusion does; off: as a whole.",
+        choices=("off", "Hann", "average"),
+    )
+    overlap: float = control(
+        0.5,
+        "Overlap of windows",
+        "The least share of a window's side that lies in its neighbour. More takes longer.",
+        minimum=0,
+        maximum=0.9,
+        step=0.05,
+    )
     passes: str = control(
         "automatic",
         "Guide in",

@@ -30,6 +30,7 @@ from lib_hires.noise import NoiseFamily, Prediction, VarianceExploding, output_c
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size
+from lib_hires.windows import Windowed
 
 Predictor = Callable[..., Tensor]
 """model(x, t, **cond) -> prediction; x (b, c, h, w), t (b,)."""
@@ -74,9 +75,11 @@ class UpsampleGuided:
     predict: the model, in the parametrisation named by `prediction`.
     reduction: on the model's device.
     times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers).
-    shrink_cond: makes conditioning of the picture's size (c_concat, hints) fit the small call.
+    shrink_cond: makes conditioning of the picture's size (c_concat, hints) fit the small call, and
+    a window's call what is left of it after cutting.
     on_guided: told of every guided evaluation, with whether the small call was made for it.
-    Call it like the model; where a host makes the large call, use `asked` and `guide` around it.
+    Call it like the model, which may be asked about the large picture in windows; where a host
+    makes the large call, use `asked` and `guide` around it.
     Guidance is computed in float32; the model's dtype and device return.
     """
 
@@ -92,7 +95,15 @@ class UpsampleGuided:
         shrink_cond: ShrinkCond | None = None,
         on_guided: Callable[[bool], None] = lambda asked: None,
     ) -> None:
-        self._predict = predict
+        self._predict = self._predict_large = predict
+        if settings.windows != "off":
+            self._predict_large = Windowed(
+                predict,
+                window=reduction.small,
+                overlap=settings.overlap,
+                blend=settings.windows,
+                fit_cond=shrink_cond,
+            )
         self._settings = settings
         self._family = family
         self._reduction = reduction
@@ -105,7 +116,7 @@ class UpsampleGuided:
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided prediction, in the model's parametrisation."""
-        return self.guide(self._predict(*self.asked(x, t), **cond), x, t, cond)
+        return self.guide(self._predict_large(*self.asked(x, t), **cond), x, t, cond)
 
     def asked(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """What the model is to be asked about the large picture.

@@ -45,10 +45,12 @@ class NamedUpsampler:
         """What finds it again, and tells when the file of its name has become another one."""
         return f"{self.name} [{self.hash}]"
 
-    def check(self, family: str, unet: Any, sizes: Sequence[Size]) -> None:
+    def check(self, family: str, unet: Any, sizes: Sequence[Size], in_windows: bool) -> None:
         """Raises UpsamplerError where it is for other models, or for none of the stages between
-        these sizes (height, width)."""
+        these sizes (height, width), or where these are asked about in windows."""
         info = self.weights.info
+        if in_windows:
+            raise UpsamplerError(f"{self.name} serves whole pictures only; set ug_windows to off")
         try:
             info.check(family, unet)
         except UpsamplerError as error:

@@ -46,6 +46,10 @@ RUNS: list[tuple[dict[str, Any], dict[str, object]]] = [
     (TWICE, UG | {"ug_scale": 1.5}),
     *((TWICE, UG | {"ug_scale": scale}) for scale in (0.25, 0.75)),  # below the least: automatic
     (TWICE | {"first": (768, 1152), "steps": 1}, UG),
+    (TWICE, UG | {"ug_windows": "Hann"}),
+    (TWICE | {"first": (768, 1152)}, UG | {"ug_windows": "average", "ug_overlap": 0.75}),
+    (TWICE, {"ug_windows": "Hann"}),
+    (NATIVE, UG | REFINE | {"ug_windows": "Hann", "ug_overlap": 0, "refine_factor": 2.5}),
     (TWICE | {"sampler": "Heun"}, UG),
     (TWICE | {"sampler": "Heun"}, UG | {"ug_cadence": 2}),
     (TWICE | {"sampler": "DPM2 a"}, UG),

@@ -27,6 +27,8 @@ NAMES = [
     "ug_cadence",
     "ug_shifted_start",
     "ug_enlargement",
+    "ug_windows",
+    "ug_overlap",
     "ug_passes",
     "ug_controlnet",
     "pfsa",

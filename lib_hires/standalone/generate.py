@@ -17,7 +17,7 @@ from torch import Tensor
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
-from lib_hires.passes import guided_at
+from lib_hires.passes import guided_at, in_windows
 from lib_hires.refinement import Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
 from lib_hires.run_plan import RunPlan, run_plan
@@ -95,7 +95,8 @@ class Run:
             return None
         try:
             sizes = [self.first, *(stage.size for stage in self.stages)]
-            upsampler.check(self.model.family, self.model.unet, sizes)
+            windows = in_windows(self.settings, "stage")
+            upsampler.check(self.model.family, self.model.unet, sizes, windows)
         except UpsamplerError as error:
             raise SettingsError(f"refine_upsampler: {error}") from None
         self.settings = self.settings.updated({"refine_upsampler": upsampler.title})

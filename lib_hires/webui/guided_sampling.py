@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from lib_hires.passes import Kind, guided_at, mixes
+from lib_hires.passes import Kind, guided_at, in_windows, mixes
 from lib_hires.resample import Reduction
 from lib_hires.run_record import RunRecord
 from lib_hires.settings import Settings
@@ -18,7 +18,7 @@ from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.webui.controlnet import ControlNet
 from lib_hires.webui.guided_pass import GuidedPass
-from lib_hires.webui.hosts import guiding
+from lib_hires.webui.hosts import guiding, host_of
 from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
 from lib_hires.webui.mixing import WITHOUT_STEPS, mixing, reason_not_to_mix
@@ -61,6 +61,7 @@ def guided(
     x: a latent of the pass's size. times: the whole schedule, where the sampler is given a part.
     """
     size = x.shape[-2], x.shape[-1]
+    guidance = _without_windows(sampler, guidance)
     reduction = guidance.reduction(size)
     with ExitStack() as stack:
         stack.enter_context(counting(sampler, guidance.record.current))
@@ -79,6 +80,21 @@ def guided(
                 mixed = guidance.record.current.mix
                 stack.enter_context(mixing(sampler, guidance.settings.pfsa, mixed))
         yield
+
+
+def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
+    """The same where windows are not asked for or work here; else without, and a sentence."""
+    settings = guidance.settings
+    if not in_windows(settings, guidance.kind):
+        return guidance
+    if guidance.controlnet is not None:
+        reason = "ControlNet's units see whole pictures only"
+    elif not host_of(sampler.model_wrap_cfg.inner_model.inner_model).asks_in_windows:
+        reason = "windows do not work in this WebUI yet"
+    else:
+        return guidance
+    guidance.say(f"the large picture was asked about as a whole, because {reason}.")
+    return replace(guidance, settings=settings.updated({"ug_windows": "off"}))
 
 
 def _guide(

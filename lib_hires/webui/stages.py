@@ -13,6 +13,7 @@ from modules import devices, shared
 from torch import Tensor
 
 from lib_hires.feature_upsampler import UpsamplerError
+from lib_hires.passes import in_windows
 from lib_hires.refinement import Stage, plan, refine
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
@@ -70,7 +71,8 @@ def usable_upsampler(
             if not host_of(sd_model).carries_features:
                 raise SettingsError("feature upsamplers do not work in this WebUI yet")
             sizes = [first, *(stage.size for stage in stages)]
-            upsampler.check(model_family(sd_model), host_of(sd_model).unet(sd_model), sizes)
+            unet, windows = host_of(sd_model).unet(sd_model), in_windows(settings, "stage")
+            upsampler.check(model_family(sd_model), unet, sizes, windows)
     except (SettingsError, UpsamplerError) as error:
         say(f"the feature upsampler was left out. {error}.")
         return None

@@ -16,6 +16,9 @@ from lib_hires.webui.patching import replaced
 class Host(Protocol):
     """A module that knows one kind of WebUI. `sd_model` is the one that the host has loaded."""
 
+    asks_in_windows: bool
+    """Whether `guiding_model` can ask about the large picture in windows."""
+
     carries_features: bool
     """Whether feature upsamplers can act on what its samplers ask the model."""
 

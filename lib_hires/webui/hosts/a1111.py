@@ -17,6 +17,7 @@ from lib_hires.webui.patching import replaced
 from lib_hires.webui.placed_model import PlacedModel
 
 carries_features = True
+asks_in_windows = True
 
 
 def is_supported(sd_model: Any) -> bool:

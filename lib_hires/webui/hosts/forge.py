@@ -38,6 +38,7 @@ POOLED, NUMBER_CHANNELS = 1280, 256
 
 
 carries_features = False
+asks_in_windows = False
 
 
 def is_supported(sd_model: Any) -> bool:

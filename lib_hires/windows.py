@@ -1,0 +1,144 @@
+"""The large prediction in overlapping windows of native size, so that its cost grows with the area.
+
+A model's attention sees a window only, and nothing of the whole: by themselves windows repeat their
+subject (MultiDiffusion, arXiv:2302.08113), so Upsample Guidance holds them together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_hires.sizes import Size
+
+Corner = tuple[int, int]  # (top, left)
+
+AT_ONCE = 4  # windows in one call; less where memory does not allow it
+
+
+def corners(size: Size, window: Size, overlap: float) -> list[Corner]:
+    """Where the windows (height, width) lie that cover `size`, evenly spaced, row by row.
+
+    overlap: the least share of a window's side that lies in its neighbour, in [0, 1).
+    """
+    rows, columns = (
+        _starts(length, side, overlap) for length, side in zip(size, window, strict=True)
+    )
+    return [(top, left) for top in rows for left in columns]
+
+
+def _starts(length: int, side: int, overlap: float) -> list[int]:
+    gaps = math.ceil((length - side) / max(1, math.floor(side * (1 - overlap))))
+    return [0, *(math.floor(gap * (length - side) / gaps + 0.5) for gap in range(1, gaps + 1))]
+
+
+def blending(window: Size, blend: str) -> Tensor:
+    """(height, width) weights of a window's positions, all positive.
+
+    "Hann": nothing at its borders and 1 in its middle, so that no seam shows; "average": 1
+    everywhere, as MultiDiffusion blends.
+    """
+    if blend == "average":
+        return torch.ones(window)
+    rows, columns = (
+        torch.sin(math.pi * (torch.arange(side) + 0.5) / side).square() for side in window
+    )
+    return rows[:, None] * columns
+
+
+class Windowed:
+    """A predictor that answers in windows, for a predictor that answers as a whole.
+
+    predict: the model, whose prediction may be of any parametrisation. window: (height, width) in
+    latent positions, at most the picture's. overlap, blend: as `corners` and `blending` take them.
+    fit_cond: changes conditioning that has been cut to the window's size, given that size (SDXL is
+    told of it in numbers).
+    """
+
+    def __init__(
+        self,
+        predict: Callable[..., Tensor],
+        *,
+        window: Size,
+        overlap: float,
+        blend: str = "Hann",
+        fit_cond: Callable[[Mapping[str, Any], Size], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self._predict = predict
+        self._window, self._overlap = window, overlap
+        self._weights = blending(window, blend)
+        self._fit_cond = fit_cond
+        self._at_once = AT_ONCE
+
+    def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """The answer about x (b, c, h, w) at the times t (b,), blended in float32.
+
+        Every tensor in `cond` with a row for each of x's is repeated for the windows, and one that
+        has x's height and width too is cut as x is.
+        """
+        size = x.shape[-2], x.shape[-1]
+        if size == self._window:
+            return self._predict(x, t, **cond)
+        height, width = self._window
+        self._weights = self._weights.to(x.device)
+        weights = self._weights.new_zeros(size)
+        total: Tensor | None = None
+        for (top, left), part in self._parts(x, t, cond):
+            if total is None:
+                total = weights.new_zeros(len(x), part.shape[1], *size)
+            here = ..., slice(top, top + height), slice(left, left + width)
+            total[here] += part * self._weights
+            weights[here] += self._weights
+        assert total is not None
+        return (total / weights).to(x.dtype)
+
+    def _parts(
+        self, x: Tensor, t: Tensor, cond: Mapping[str, Any]
+    ) -> Iterator[tuple[Corner, Tensor]]:
+        """Every window's corner and the model's answer there, (b, c, *window)."""
+        missing = corners((x.shape[-2], x.shape[-1]), self._window, self._overlap)
+        while missing:
+            some = missing[: self._at_once]
+            answer = self._answer(x, t, cond, some)
+            if answer is None:
+                self._at_once = len(some) // 2
+                continue
+            yield from zip(some, answer.chunk(len(some)), strict=True)
+            missing = missing[len(some) :]
+
+    def _answer(
+        self, x: Tensor, t: Tensor, cond: Mapping[str, Any], some: Sequence[Corner]
+    ) -> Tensor | None:
+        """The model's answer about some windows, one after another; None where they were more than
+        memory holds, and not a single one."""
+        parts = cut(x, x, some, self._window)
+        told = {name: cut(value, x, some, self._window) for name, value in cond.items()}
+        if self._fit_cond is not None:
+            told = dict(self._fit_cond(told, self._window))
+        try:
+            return self._predict(parts, t.repeat(len(some)), **told)
+        except torch.cuda.OutOfMemoryError:
+            if len(some) == 1:
+                raise
+        return None
+
+
+def cut(value: Any, x: Tensor, some: Sequence[Corner], window: Size) -> Any:
+    """What a call about x is told, as a call about these windows of it is; also inside lists and
+    mappings. The windows' rows stand one after another."""
+    if isinstance(value, Mapping):
+        return {key: cut(part, x, some, window) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(cut(part, x, some, window) for part in value)
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(x):
+        return value
+    if value.ndim == 4 and value.shape[-2:] == x.shape[-2:]:
+        height, width = window
+        return torch.cat(
+            [value[..., top : top + height, left : left + width] for top, left in some]
+        )
+    return value.repeat(len(some), *[1] * (value.ndim - 1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +19,7 @@ MakeDenoiser = Callable[[Tensor, Tensor, Mapping[str, Any]], Denoiser]
 
 
 class PlacedModel:
-    """Stands in for the inner denoiser's `forward` at one latent size, during one sampling.
+    """Stands in for the host's `forward` at one latent size, during one sampling.
 
     The host calls it with conds and uncond stacked, or one after another, or with conds alone.
     Each of these calls keeps a denoiser of its own, found by its place in the evaluation, so that
@@ -26,26 +27,37 @@ class PlacedModel:
     """
 
     def __init__(
-        self, inner: Any, make: MakeDenoiser, *, size: Size, technique: str, say: Say
+        self,
+        forward: Denoiser,
+        make: MakeDenoiser,
+        *,
+        size: Size,
+        technique: str,
+        say: Say,
+        branches: Callable[[Mapping[str, Any]], Hashable] = lambda cond: None,
     ) -> None:
         """make: a denoiser for a place, from the arguments of the first call there. size: (height,
-        width) of the latents; others pass through. technique: its name, for the user."""
-        self._forward: Denoiser = inner.forward
+        width) of the latents; others pass through. technique: its name, for the user. branches:
+        what the host tells of a call's rows, cond's or uncond's, where it may ask about uncond
+        first and in another evaluation not at all."""
+        self._forward = forward
         self._make, self._size = make, size
         self._technique, self._say = technique, say
-        self._denoisers: dict[tuple[int, int], Denoiser] = {}
-        self._calls = 0
+        self._branches = branches
+        self._denoisers: dict[Hashable, Denoiser] = {}
+        self._calls: Counter[Hashable] = Counter()
         self._failed = False
 
     def begin_evaluation(self) -> None:
         """To be called before the host's first call of an evaluation."""
-        self._calls = 0
+        self._calls.clear()
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         if self._failed or tuple(x.shape[-2:]) != self._size:
             return self._forward(x, t, **cond)
-        place = self._calls, len(x)
-        self._calls += 1
+        branches = self._branches(cond)
+        place = branches, self._calls[branches], len(x)
+        self._calls[branches] += 1
         try:
             if place not in self._denoisers:
                 self._denoisers[place] = self._make(x, t, cond)

@@ -68,8 +68,6 @@ def usable_upsampler(
     try:
         upsampler = find_upsampler(settings.refine.upsampler)
         if upsampler is not None:
-            if not host_of(sd_model).carries_features:
-                raise SettingsError("feature upsamplers do not work in this WebUI yet")
             sizes = [first, *(stage.size for stage in stages)]
             unet, windows = host_of(sd_model).unet(sd_model), in_windows(settings, "stage")
             upsampler.check(model_family(sd_model), unet, sizes, windows)

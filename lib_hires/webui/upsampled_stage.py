@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_hires.feature_upsampler import Upsampled, captured
 from lib_hires.upsampler_file import NamedUpsampler
-from lib_hires.webui.conditioning import shrink_cond
+from lib_hires.webui.hosts import host_of
 from lib_hires.webui.messages import Say
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.placed_model import Denoiser, PlacedModel
@@ -47,18 +47,17 @@ def upsampled_stage(
     asked at t = 0 with the same conds, once.
     """
     denoiser = sampler.model_wrap_cfg
-    inner, forward = denoiser.inner_model, denoiser.inner_model.forward
-    conditioner = getattr(inner.inner_model, "conditioner", None)
+    calls = host_of(denoiser.inner_model.inner_model).model_calls(denoiser)
+    forward: Denoiser = getattr(calls.owner, calls.name)
     size = latent.shape[-2], latent.shape[-1]
     clean, weights = small.clean, small.upsampler.weights
     states: list[Tensor] = []  # of the evaluation that is going on
 
     def carried(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Denoiser:
-        rows = clean[images_of(x, states[0])].to(x)
-        small_size = clean.shape[-2], clean.shape[-1]
-        fitting = shrink_cond(cond, small_size, large=size, conditioner=conditioner)
+        rows, clean_time = clean[calls.images_of(x, states[0])].to(x), torch.zeros_like(t)
+        fitting = calls.fitting(cond, rows, clean_time, size)
         with captured(unet, weights.info.layers) as features:
-            forward(rows, torch.zeros_like(t), **fitting)
+            forward(rows, clean_time, **fitting)
         scope = Upsampled(unet, copy.deepcopy(weights).to(features[0]), features, size)
 
         def denoise(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
@@ -68,20 +67,21 @@ def upsampled_stage(
 
         return denoise
 
-    model = PlacedModel(inner, carried, size=size, technique="the feature upsampler", say=say)
+    model = PlacedModel(
+        forward,
+        carried,
+        size=size,
+        technique="the feature upsampler",
+        say=say,
+        branches=calls.branches,
+    )
 
     def before_evaluation(_: Any, inputs: tuple[Tensor, ...]) -> None:
         states[:] = [inputs[0]]
         model.begin_evaluation()
 
     with (
-        replaced(inner, "forward", model),
+        replaced(calls.owner, calls.name, model),
         denoiser.register_forward_pre_hook(before_evaluation),
     ):
         yield
-
-
-def images_of(x: Tensor, state: Tensor) -> Tensor:
-    """For each row of a call (n, c, h, w), which image of the state (b, c, h, w) it is of."""
-    differences = (x[:, None] - state[None]).abs().flatten(2).mean(2)
-    return differences.argmin(1)

@@ -165,17 +165,16 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """The WebUI, whichever it is."""
     if "HIRES_WEBUI" not in os.environ:
         pytest.skip("HIRES_WEBUI names no WebUI folder")
-    from tiny_checkpoints import put_known_models, put_lora, put_models, put_upsampler
+    from tiny_checkpoints import put_known_models, put_lora, put_models, put_upsamplers
 
     folder = Path(os.environ["HIRES_WEBUI"])
     data = tmp_path_factory.mktemp("webui")
     _install_extension(data / "extensions")
-    put = put_known_models if knows_models_by_shape(folder) else put_models
+    known = knows_models_by_shape(folder)
+    put = put_known_models if known else put_models
     model = put(data / "models" / "Stable-diffusion")
     put_lora(model, data / "models" / "Lora" / "tiny.safetensors")
-    upsamplers = data / "models" / "hires-guidance"
-    put_upsampler(upsamplers / "mine.safetensors")
-    put_upsampler(upsamplers / "for xl.safetensors", family="sdxl")
+    put_upsamplers(data / "models" / "hires-guidance", known=known)
     controlled = _install_controlnet(folder, data, model)
     with _running(data, model) as port:
         yield WebUI(port, model, data / LOG, controlled)

@@ -279,11 +279,70 @@ def test_controlnet_acts_at_every_size(host, paint):
         assert made.pixels[0] != alone.pixels[0]
         assert made.pixels[0] != paint(settings, **options).pixels[0]
     assert made.sizes[0] == (192, 192)
+    upsampled = paint(MINE, **controlled)
+    assert "note" not in upsampled.info
+    assert upsampled.pixels[0] != paint(TWICE, **controlled).pixels[0]
+    assert upsampled.pixels[0] != paint(MINE, **options).pixels[0]
     unasked = paint(UG | {"ug_controlnet": False}, **controlled)
     assert "note" not in unasked.info
     assert unasked.pixels[0] != paint(UG, **controlled).pixels[0]
     assert paint(**options).pixels == plain.pixels
     assert host.state() == before
+
+
+# --- feature upsamplers ---------------------------------------------------------------------------
+
+TWICE = {"refine": True, "refine_factor": 2, "refine_eta2": "0.5"}
+MINE = TWICE | {"refine_upsampler": "mine"}
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "DDIM", "UniPC"])
+def test_a_feature_upsampler_changes_the_stage_alone(host, paint, sampler):
+    """Untrained it changes no bit; its small picture is asked about once."""
+    plain = paint(TWICE, sampler_name=sampler, fault=("record", 0))
+    without, before = _sides(host), host.state()
+    untrained = paint(TWICE | {"refine_upsampler": "untrained"}, sampler_name=sampler)
+    assert untrained.pixels == plain.pixels
+    made = paint(MINE, sampler_name=sampler, fault=("record", 0))
+    assert _sides(host) == [8, *without]
+    assert made.sizes == [(128, 128)]
+    assert made.pixels != plain.pixels
+    assert "note" not in untrained.info + made.info
+    assert paint(MINE, sampler_name=sampler).pixels == made.pixels
+    assert paint(TWICE, sampler_name=sampler).pixels == plain.pixels
+    assert host.state() == before
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"cfg_scale": 1}, {"prompt": "red AND a blue circle:0.5 " + "on grass " * 40}],
+    ids=["cond alone", "parts of other lengths"],
+)
+def test_every_row_has_the_features_of_its_own_image_and_prompt(paint, request_):
+    """Each picture of a batch is the one it is alone, with Upsample Guidance too."""
+    settings = MINE | UG
+    batch = paint(settings, batch_size=2, **request_)
+    assert "note" not in batch.info
+    for place, image in enumerate(batch.images[-2:]):
+        alone = paint(settings, seed=1 + place, **request_)
+        assert _distance(image, alone.images[0]) <= 2  # rounding
+        assert alone.pixels != paint(TWICE | UG, seed=1 + place, **request_).pixels
+
+
+def test_a_feature_upsampler_fails_with_a_sentence_and_the_next_picture_is_as_ever(host, paint):
+    plain, made = paint(TWICE).pixels, paint(MINE).pixels
+    before = host.state()
+    failed = paint(MINE, fault=("raise", 5))  # after four steps, the question about the features
+    assert "without the feature upsampler" in failed.info
+    assert failed.pixels == plain
+    assert host.state() == before
+    assert paint(MINE).pixels == made
+
+
+def test_a_feature_upsampler_of_another_model_is_left_out_with_a_sentence(paint):
+    made = paint(TWICE | {"refine_upsampler": "for xl"})
+    assert "the feature upsampler was left out. for xl was trained on tiny (sdxl" in made.info
+    assert made.pixels == paint(TWICE).pixels
 
 
 def _label(choice) -> str:

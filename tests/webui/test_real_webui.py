@@ -644,7 +644,7 @@ def test_a_feature_upsampler_that_cannot_serve_is_a_sentence(webui, name, senten
 def test_the_schema_lists_the_feature_upsamplers(webui):
     rows = webui.request("/hires-guidance/schema")["controls"]
     (row,) = [row for row in rows if row["name"] == "refine_upsampler"]
-    assert row["choices"] == ["None", "for xl", "mine"]
+    assert row["choices"] == ["None", "for xl", "mine", "untrained"]
 
 
 def _distance(one, other) -> int:

@@ -105,17 +105,27 @@ def put_lora(model: Path, file: Path) -> None:
     save_file(state, file)
 
 
-def put_upsampler(file: Path, family: str = "sd1") -> None:
-    """A feature upsampler of random weights for hires-demo, trained for twice the sides."""
+def put_upsamplers(folder: Path, *, known: bool) -> None:
+    """`mine`, `untrained` and `for xl`. known: for hires-demo as `put_known_models` writes it."""
+    shape = SD15_SHAPE if known else NARROW
+    put_upsampler(folder / "mine.safetensors", shape)
+    put_upsampler(folder / "untrained.safetensors", shape, trained=False)
+    put_upsampler(folder / "for xl.safetensors", shape, family="sdxl")
+
+
+def put_upsampler(
+    file: Path, shape: dict[str, Any], *, family: str = "sd1", trained: bool = True
+) -> None:
+    """A feature upsampler of random weights for a U-Net of this shape, for twice the sides."""
     torch.manual_seed(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for constant, value in NARROW.items():
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
+        for constant, value in shape.items():
             patch.setattr(demo_model, constant, value)
         unet = demo_model.build_unet()
     layers, skips = default_layers(unet), layout_of(unet).skips
     channels = tuple(skips[layer].channels for layer in layers)
     upsampler = FeatureUpsampler(UpsamplerInfo(family, "tiny", "0" * 64, layers, channels))
-    for weight in upsampler.requires_grad_(False).parameters():
+    for weight in upsampler.requires_grad_(False).parameters() if trained else ():
         weight.copy_(torch.randn(weight.shape) / 2)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_upsampler(file, upsampler, upsampler.info)

@@ -18,7 +18,7 @@ from lib_hires.settings import UpsampleGuidance
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui import hosts
 from lib_hires.webui.guided_pass import GuidedPass
-from lib_hires.webui.hosts import forge, host_of
+from lib_hires.webui.hosts import forge, forge_conds, host_of
 
 LARGE, SMALL = (8, 8), (4, 4)
 SIGMAS = torch.linspace(0.03, 14.6, 1000)
@@ -207,7 +207,7 @@ def test_a_mask_beside_the_latent_shrinks_and_controlnet_stays_where_it_is_wante
     assert sides == [LARGE, LARGE, SMALL, SMALL]
     cond = {"cond": conds(), "uncond": None}
     for controlled, control in ((True, "hint"), (False, None)):
-        fitting = forge._shrunk_conds(
+        fitting = forge_conds.shrunk_conds(
             cond, SMALL, large=LARGE, controlled=controlled, sd_model=sd_model
         )
         assert fitting["cond"][0]["control"] == control
@@ -225,7 +225,7 @@ def test_sdxls_vector_is_told_the_small_size(length, told):
     sd_model = SdModel()
     sd_model.embedder = embed
     vector = torch.zeros(1, length)
-    made = forge._told(vector, (32, 32), sd_model)
+    made = forge_conds.told(vector, (32, 32), sd_model)
     numbers = made[0, 1280:].view(-1, 256)[:, 0]
     assert tuple(numbers[: len(told)].tolist()) == told
     assert made[0, :1280].eq(0).all()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.hosts import a1111, forge
+from lib_hires.webui.model_calls import ModelCalls
 from lib_hires.webui.patching import replaced
 
 
@@ -18,9 +19,6 @@ class Host(Protocol):
 
     asks_in_windows: bool
     """Whether `guiding_model` can ask about the large picture in windows."""
-
-    carries_features: bool
-    """Whether feature upsamplers can act on what its samplers ask the model."""
 
     def is_supported(self, sd_model: Any) -> bool:
         """Whether its samplers run in a noise family that guidance knows here."""
@@ -39,6 +37,9 @@ class Host(Protocol):
 
     def scaled(self, sd_model: Any, mean: Tensor) -> Tensor:
         """What the VAE's encoder gives, in the U-Net's scale."""
+
+    def model_calls(self, denoiser: Any) -> ModelCalls:
+        """How a sampler's CFG denoiser asks its present model."""
 
     def guiding_model(self, denoiser: Any, guided: GuidedPass) -> AbstractContextManager[None]:
         """Guide what the sampler's CFG denoiser asks its present model inside the block."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 from modules import devices
 from torch import Tensor
 
+from lib_hires.sizes import Size
 from lib_hires.webui.conditioning import shrink_cond
 from lib_hires.webui.guided_pass import GuidedPass
+from lib_hires.webui.model_calls import ModelCalls
 from lib_hires.webui.noise import family_of
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.placed_model import PlacedModel
 
-carries_features = True
 asks_in_windows = True
 
 
@@ -47,6 +48,26 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
     return latent
 
 
+def model_calls(denoiser: Any) -> ModelCalls:
+    """Each call has all conds of an image, then those of the next, and uncond last."""
+    inner = denoiser.inner_model
+    conditioner = getattr(inner.inner_model, "conditioner", None)
+
+    def fitting(cond: Mapping[str, Any], x: Tensor, t: Tensor, large: Size) -> Mapping[str, Any]:
+        small = x.shape[-2], x.shape[-1]
+        return shrink_cond(cond, small, large=large, conditioner=conditioner)
+
+    return ModelCalls(
+        inner, "forward", fitting=fitting, images_of=images_of, branches=lambda cond: None
+    )
+
+
+def images_of(x: Tensor, state: Tensor) -> Tensor:
+    """By likeness: a call may have an image's rows as often as its prompt has parts."""
+    differences = (x[:, None] - state[None]).abs().flatten(2).mean(2)
+    return differences.argmin(1)
+
+
 @contextmanager
 def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     """Stands in for the inner denoiser that the model has now."""
@@ -63,7 +84,7 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         shrink_cond=partial(shrink_cond, large=guided.size, conditioner=conditioner),
     )
     model = PlacedModel(
-        inner,
+        inner.forward,
         lambda *_: new_guide(),
         size=guided.size,
         technique="Upsample Guidance",

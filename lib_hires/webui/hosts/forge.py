@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lib_hires.noise import VarianceExploding
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
-from lib_hires.webui.conditioning import NUMBERS, shrunk, with_size
 from lib_hires.webui.guided_pass import GuidedPass
-from lib_hires.webui.latents import FACTOR
+from lib_hires.webui.hosts.forge_conds import call_fitting, shrunk_conds
 from lib_hires.webui.messages import Say
+from lib_hires.webui.model_calls import ModelCalls
 from lib_hires.webui.patching import replaced
 
 log = logging.getLogger("hires_guidance")
@@ -33,11 +33,6 @@ EVALUATION = (
 )
 """Where the host has the function (model, x, sigma, uncond, cond, scale, options, seed) -> x0."""
 
-POOLED, NUMBER_CHANNELS = 1280, 256
-"""Of SDXL's vector: the pooled text's length, and that of each embedded number behind it."""
-
-
-carries_features = False
 asks_in_windows = False
 
 
@@ -71,6 +66,22 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
     return latent
 
 
+def model_calls(denoiser: Any) -> ModelCalls:
+    """Each of the host's calls has the whole batch once or more often, image by image."""
+    sd_model = denoiser.inner_model.inner_model
+    return ModelCalls(
+        sd_model.forge_objects.unet.model,
+        "apply_model",
+        fitting=partial(call_fitting, sd_model=sd_model),
+        images_of=lambda x, state: torch.arange(len(x)) % len(state),
+        branches=_branches,
+    )
+
+
+def _branches(cond: Mapping[str, Any]) -> Hashable:
+    return tuple(cond["transformer_options"]["cond_or_uncond"])
+
+
 @contextmanager
 def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     """Adds to the options of the patcher that the model has now."""
@@ -80,7 +91,7 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         settings=guided.settings,
         family=VarianceExploding(_sigmas(model)),
         shrink_cond=partial(
-            _shrunk_conds,
+            shrunk_conds,
             large=guided.size,
             controlled=guided.settings.controlnet,
             sd_model=model,
@@ -220,62 +231,3 @@ def _as_sigmas(denoiser: Any, times: Sequence[float]) -> list[float]:
         return list(times)
     table = (1 / inner.inner_model.alphas_cumprod - 1).sqrt().tolist()
     return [table[min(round(time), len(table) - 1)] for time in times]
-
-
-def _shrunk_conds(
-    conds: Mapping[str, Any], small: Size, *, large: Size, controlled: bool, sd_model: Any
-) -> Mapping[str, Any]:
-    """Both lists of conds for latents of size `small` in place of `large`, (height, width).
-
-    controlled: with ControlNet, whose hints the host resizes itself.
-    """
-    pixels = small[0] * FACTOR, small[1] * FACTOR
-
-    def fitting(cond: dict[str, Any]) -> dict[str, Any]:
-        parts = dict(cond["model_conds"])
-        if "c_concat" in parts:
-            parts["c_concat"] = _with(parts["c_concat"], lambda part: shrunk(part, large, small))
-        if "y" in parts:
-            parts["y"] = _with(parts["y"], lambda part: _told(part, pixels, sd_model))
-        kept = cond if controlled else {**cond, "control": None}
-        return {**kept, "model_conds": parts}
-
-    both = {name: conds[name] and [fitting(cond) for cond in conds[name]] for name in _BRANCHES}
-    return {**conds, **both}
-
-
-_BRANCHES = ("cond", "uncond")
-
-
-def _with(cond: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """One of the host's conds of the same kind around the changed tensor."""
-    return type(cond)(change(cond.cond))
-
-
-def _told(vector: Tensor, size: Size, sd_model: Any) -> Tensor:
-    """SDXL's vector with the size (height, width) in it replaced; another model's as it is."""
-    conditioner = getattr(sd_model, "conditioner", None)
-    if conditioner is None and hasattr(sd_model, "embedder"):
-        conditioner = _conditioner(sd_model.embedder, vector.shape[1])
-    return vector if conditioner is None else with_size(vector, size, conditioner)
-
-
-def _conditioner(embed: Any, length: int) -> Any:
-    """What Forge's SDXL puts behind the pooled text, as the original's conditioner names it."""
-    keys = ["original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"]
-    if length == POOLED + 5 * NUMBER_CHANNELS:  # the refiner
-        keys[2] = "aesthetic_score"
-    return SimpleNamespace(embedders=[_Embedder(key, embed) for key in keys])
-
-
-@dataclass(frozen=True)
-class _Embedder:
-    input_key: str
-    embed: Any
-    outdim: int = NUMBER_CHANNELS
-
-    def __call__(self, numbers: Tensor) -> Tensor:
-        """(1, n) to (1, n * outdim)."""
-        assert numbers.shape[1] == NUMBERS[self.input_key]
-        embedded: Tensor = self.embed(numbers.flatten())
-        return embedded.flatten()[None]

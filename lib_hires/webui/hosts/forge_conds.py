@@ -1,0 +1,101 @@
+"""What Forge's and reForge's models are told beside the latent, made to fit a smaller picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+from torch import Tensor
+
+from lib_hires.sizes import Size
+from lib_hires.webui.conditioning import NUMBERS, shrunk, with_size
+from lib_hires.webui.latents import FACTOR
+
+POOLED, NUMBER_CHANNELS = 1280, 256
+"""Of SDXL's vector: the pooled text's length, and that of each embedded number behind it."""
+
+BRANCHES = ("cond", "uncond")
+
+
+def shrunk_conds(
+    conds: Mapping[str, Any], small: Size, *, large: Size, controlled: bool, sd_model: Any
+) -> Mapping[str, Any]:
+    """Both lists of conds for latents of size `small` in place of `large`, (height, width).
+
+    controlled: with ControlNet, whose hints the host resizes itself.
+    """
+    changes = _changes(small, large, sd_model)
+
+    def fitting(cond: dict[str, Any]) -> dict[str, Any]:
+        parts = dict(cond["model_conds"])
+        parts |= {name: _with(parts[name], changes[name]) for name in changes if name in parts}
+        kept = cond if controlled else {**cond, "control": None}
+        return {**kept, "model_conds": parts}
+
+    both = {name: conds[name] and [fitting(cond) for cond in conds[name]] for name in BRANCHES}
+    return {**conds, **both}
+
+
+def call_fitting(
+    cond: Mapping[str, Any], x: Tensor, t: Tensor, large: Size, *, sd_model: Any
+) -> Mapping[str, Any]:
+    """The keyword arguments of a call of the model about x (n, c, h, w) at t, not about `large`.
+
+    ControlNet's units are asked again; what they have said is about the large picture, and the
+    model takes it out of the lists that it gets.
+    """
+    small = x.shape[-2], x.shape[-1]
+    changes = _changes(small, large, sd_model)
+    fitting = {**cond, **{name: changes[name](cond[name]) for name in changes if name in cond}}
+    if cond.get("control") is not None:
+        units = sd_model.forge_objects.unet.controlnet_linked_list
+        options = cond["transformer_options"]
+        knows_options = hasattr(units, "transformer_options")  # reForge's are told them
+        told = () if knows_options else (options,)
+        fitting["control"] = units.get_control(x, t, fitting, len(options["cond_or_uncond"]), *told)
+    return fitting
+
+
+def _changes(small: Size, large: Size, sd_model: Any) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Of the tensors beside the latent those that have a size or tell one, and how they change."""
+    pixels = small[0] * FACTOR, small[1] * FACTOR
+    return {
+        "c_concat": lambda part: shrunk(part, large, small),
+        "y": lambda vector: told(vector, pixels, sd_model),
+    }
+
+
+def _with(cond: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """One of the host's conds of the same kind around the changed tensor."""
+    return type(cond)(change(cond.cond))
+
+
+def told(vector: Tensor, size: Size, sd_model: Any) -> Tensor:
+    """SDXL's vector with the size (height, width) in it replaced; another model's as it is."""
+    conditioner = getattr(sd_model, "conditioner", None)
+    if conditioner is None and hasattr(sd_model, "embedder"):
+        conditioner = _conditioner(sd_model.embedder, vector.shape[1])
+    return vector if conditioner is None else with_size(vector, size, conditioner)
+
+
+def _conditioner(embed: Any, length: int) -> Any:
+    """What Forge's SDXL puts behind the pooled text, as the original's conditioner names it."""
+    keys = ["original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"]
+    if length == POOLED + 5 * NUMBER_CHANNELS:  # the refiner
+        keys[2] = "aesthetic_score"
+    return SimpleNamespace(embedders=[_Embedder(key, embed) for key in keys])
+
+
+@dataclass(frozen=True)
+class _Embedder:
+    input_key: str
+    embed: Any
+    outdim: int = NUMBER_CHANNELS
+
+    def __call__(self, numbers: Tensor) -> Tensor:
+        """(1, n) to (1, n * outdim)."""
+        assert numbers.shape[1] == NUMBERS[self.input_key]
+        embedded: Tensor = self.embed(numbers.flatten())
+        return embedded.flatten()[None]

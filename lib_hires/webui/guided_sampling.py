@@ -106,6 +106,11 @@ def _guide(
     times: Sequence[float] | None,
 ) -> None:
     """Put Upsample Guidance around what the sampler asks the model until `stack` closes."""
+    denoiser = sampler.model_wrap_cfg
+    reason = host_of(denoiser.inner_model.inner_model).reason_not_to_guide(sampler.config)
+    if reason:
+        guidance.say(f"Upsample Guidance was left out, because {reason}.")
+        return
     if times is None:
         times = _follow_schedule(stack, sampler, reduction, guidance)
     new_guide = partial(
@@ -114,7 +119,7 @@ def _guide(
         on_guided=guidance.record.current.guide,
     )
     pass_ = GuidedPass(size, guidance.settings.ug, new_guide, times, guidance.say)
-    stack.enter_context(guiding(sampler.model_wrap_cfg, pass_))
+    stack.enter_context(guiding(denoiser, pass_))
 
 
 def _follow_schedule(

@@ -38,6 +38,9 @@ class Host(Protocol):
     def scaled(self, sd_model: Any, mean: Tensor) -> Tensor:
         """What the VAE's encoder gives, in the U-Net's scale."""
 
+    def reason_not_to_guide(self, config: Any) -> str:
+        """Why Upsample Guidance cannot act on a sampler of the host's, "" where it can."""
+
     def model_calls(self, denoiser: Any) -> ModelCalls:
         """How a sampler's CFG denoiser asks its present model."""
 

@@ -48,6 +48,11 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
     return latent
 
 
+def reason_not_to_guide(config: Any) -> str:
+    """Its samplers all go on from what the guided inner denoiser answers."""
+    return ""
+
+
 def model_calls(denoiser: Any) -> ModelCalls:
     """Each call has all conds of an image, then those of the next, and uncond last."""
     inner = denoiser.inner_model

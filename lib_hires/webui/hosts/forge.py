@@ -66,6 +66,13 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
     return latent
 
 
+def reason_not_to_guide(config: Any) -> str:
+    """Known before the schedule is made, which guidance would stretch."""
+    if "CFG++" in config.name:
+        return "CFG++ goes on from uncond alone, which guidance does not reach in this WebUI"
+    return ""
+
+
 def model_calls(denoiser: Any) -> ModelCalls:
     """Each of the host's calls has the whole batch once or more often, image by image."""
     sd_model = denoiser.inner_model.inner_model

@@ -125,7 +125,7 @@ def refine(
 ) -> Iterator[StageResult]:
     """Run the stages one after another, yielding each as soon as it is finished.
 
-    latent: (b, c, h, w), the finished first picture. decode: latent to image (b, 3, H, W) in
+    latent: (b, c, h, w), the finished first picture. decode: latent to image (b, 3, H, W), around
     [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean enlarged latent as the
     stage says and samples it to the end; it is also given the latent before, which was enlarged.
     factor: pixels per latent position.

@@ -140,7 +140,7 @@ class Run:
         decode = _Remembering(self._decode)
 
         def painted(stage: int, latent: Tensor) -> Painted:
-            images = decode(latent)
+            images = decode(latent).clamp(-1, 1)
             seconds = time.perf_counter() - started
             counts = record.evaluations, record.small_evaluations
             return Painted(stage, len(self.stages), latent, images, seconds, *counts)

@@ -175,10 +175,13 @@ class LatentModel:
 
     @torch.no_grad()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """The image (b, 3, H, W), float32 in [-1, 1], of a latent (b, c, h, w)."""
+        """The image (b, 3, H, W), float32 around [-1, 1], of a latent (b, c, h, w).
+
+        What lies outside is kept, for AP-LDM's own code enlarges it as it is.
+        """
         scale, shift = self._latent_scale(latent)
         z = (latent / scale + shift).to(self.device, self.vae.dtype)
-        return self.vae.decode(z, return_dict=False)[0].float().clamp(-1, 1)
+        return self.vae.decode(z, return_dict=False)[0].float()
 
     @torch.no_grad()
     def encode(self, image: torch.Tensor) -> torch.Tensor:

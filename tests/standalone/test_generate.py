@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from lib_hires.resample import bicubic
 from lib_hires.settings import Settings, SettingsError
+from lib_hires.sizes import Size
 from lib_hires.standalone.generate import Painted, Painter, Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import SAMPLERS, Request
@@ -38,6 +40,21 @@ def test_settings_that_do_nothing_change_no_bit(tiny_model: LatentModel, sampler
 def test_without_stages_refinement_changes_no_bit(tiny_model: LatentModel) -> None:
     first, _ = paint(tiny_model, {}, refine=True)
     assert torch.equal(first.images, picture(tiny_model, {}))
+
+
+def test_a_picture_is_enlarged_before_it_is_cut_to_its_range(
+    tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def enlarge(image: torch.Tensor, size: Size) -> torch.Tensor:
+        seen.append(image)
+        return bicubic(image, size)
+
+    monkeypatch.setattr("lib_hires.refinement.bicubic", enlarge)
+    first, _ = paint(tiny_model, {}, refine=True)
+    assert seen[0].abs().max() > 1
+    assert torch.equal(first.images, seen[0].clamp(-1, 1))
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ SDE", "DPM++ 2M SDE"])

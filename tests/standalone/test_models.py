@@ -317,14 +317,14 @@ def test_long_prompt_is_cut_with_a_warning(
 def test_decode_and_encode(model: LatentModel) -> None:
     latent, image = noise(2, 4, 6, 8), noise(2, 3, 12, 16).clamp(-1, 1)
     decoded, encoded = model.decode(latent), model.encode(image)
-    assert decoded.shape == (2, 3, 12, 16) and decoded.abs().max() <= 1
+    assert decoded.shape == (2, 3, 12, 16)
     assert encoded.shape == (2, 4, 6, 8)
     # The mode, not a sample: the same whatever the random state, and the mean of the posterior.
     assert torch.equal(encoded, model.encode(image))
     mean = model.vae.encode(image).latent_dist.mean
     assert torch.allclose(encoded, mean * tiny_models.SCALE[model.family])
     raw = model.vae.decode(latent / tiny_models.SCALE[model.family]).sample
-    assert torch.allclose(decoded, raw.clamp(-1, 1))
+    assert torch.allclose(decoded, raw)
 
 
 def test_shift_mean_and_deviation_of_latents(folders: dict[str, Path], tmp_path: Path) -> None:

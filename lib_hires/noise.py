@@ -76,7 +76,7 @@ class VarianceExploding(NoiseFamily):
 
     def timestep(self, t: Tensor) -> Tensor:
         table = self.sigmas.to(t)
-        return _interpolate(t.log(), table.log(), torch.arange(len(table)).to(t))
+        return _interpolate(t.log(), table.log(), _places(table))
 
     def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
         """Above the largest sigma the input is scaled down until its noise is the one told."""
@@ -109,7 +109,7 @@ class VariancePreserving(NoiseFamily):
 
     def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
         ratios = self._log_ratios.to(t.device)
-        steps = torch.arange(len(ratios)).to(ratios)
+        steps = _places(ratios)
         tau = _interpolate(_interpolate(t, steps, ratios) + math.log(gain), ratios, steps)
         power = self.signal(t) ** 2 + (gain * self.noise(t)) ** 2  # the paper's P
         return tau, power.rsqrt()
@@ -123,7 +123,7 @@ class VariancePreserving(NoiseFamily):
 
     def _ratio(self, t: Tensor) -> Tensor:
         ratios = self._log_ratios.to(t.device)
-        return _interpolate(t.float(), torch.arange(len(ratios)).to(ratios), ratios).exp()
+        return _interpolate(t.float(), _places(ratios), ratios).exp()
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,11 @@ def draw(streams: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
     Each image's noise depends on its own stream alone, whatever the batch it is drawn in.
     """
     return torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+
+
+def _places(table: Tensor) -> Tensor:
+    """0, 1, 2, ... for the entries of a table, of its type and on its device."""
+    return torch.arange(len(table), dtype=table.dtype, device=table.device)
 
 
 def _interpolate(at: Tensor, known: Tensor, values: Tensor) -> Tensor:

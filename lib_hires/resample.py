@@ -26,6 +26,11 @@ class Reduction:
     reduce_columns: Tensor  # (w, W)
     enlarge_rows: Tensor  # (H, h)
     enlarge_columns: Tensor  # (W, w)
+    noise_gain: float
+    """What D multiplies the deviation of independent noise by: its rows' root mean square.
+
+    1/m for whole scales; between, the blocks share values and it is less (0.83/m at m = 1.5).
+    """
 
     @classmethod
     def between(cls, large: Size, small: Size, smooth: bool = False) -> Reduction:
@@ -36,27 +41,20 @@ class Reduction:
         if not 0 < small[0] <= large[0] or not 0 < small[1] <= large[1]:
             raise ValueError(f"cannot reduce {large} to {small}")
         rows, columns = area_matrix(large[0], small[0]), area_matrix(large[1], small[1])
-        parts = rows, columns, _right_inverse(rows, smooth), _right_inverse(columns, smooth)
-        return cls(*(part.float() for part in parts))
+        inverses = _right_inverse(rows, smooth), _right_inverse(columns, smooth)
+        gains = (part.square().sum(1).mean().item() for part in (rows, columns))
+        parts = (part.float() for part in (rows, columns, *inverses))
+        return cls(*parts, noise_gain=math.sqrt(math.prod(gains)))
 
     @property
     def small(self) -> Size:
         """(height, width) of what D gives."""
         return len(self.reduce_rows), len(self.reduce_columns)
 
-    @property
-    def noise_gain(self) -> float:
-        """What D multiplies the deviation of independent noise by: its rows' root mean square.
-
-        1/m for whole scales; between, the blocks share values and it is less (0.83/m at m = 1.5).
-        """
-        gains = (part.square().sum(1).mean() for part in (self.reduce_rows, self.reduce_columns))
-        return math.sqrt(math.prod(gain.item() for gain in gains))
-
     def to(self, device: torch.device) -> Reduction:
         """The same on `device`."""
         parts = self.reduce_rows, self.reduce_columns, self.enlarge_rows, self.enlarge_columns
-        return Reduction(*(part.to(device) for part in parts))
+        return Reduction(*(part.to(device) for part in parts), noise_gain=self.noise_gain)
 
     def reduce(self, x: Tensor) -> Tensor:
         """D: (..., H, W) to (..., h, w), in float32, also under a host's autocast."""

@@ -80,7 +80,8 @@ class UpsampleGuided:
     on_guided: told of every guided evaluation, with whether the small call was made for it.
     Call it like the model, which may be asked about the large picture in windows; where a host
     makes the large call, use `asked` and `guide` around it.
-    Guidance is computed in float32; the model's dtype and device return.
+    Guidance is computed in float32; the model's dtype and device return. Only eta below 1 and a
+    cadence above 1 wait for the device, to read the time of the step.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class UpsampleGuided:
             training_steps=self._family.training_steps,
             steps=len(self._rising_times) - 1,
         )
-        if not weight.any():
+        if self._settings.theta == 0 or (self._settings.eta < 1 and not weight.any()):
             return output
         a, s = self._scales(t)
         asks = self._is_time_to_ask(t)

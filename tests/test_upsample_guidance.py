@@ -1,10 +1,12 @@
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib_hires.noise import Flow, VarianceExploding, VariancePreserving
 from lib_hires.resample import Reduction
@@ -21,12 +23,12 @@ def noise(*shape, seed=0):
 
 
 def guided(predict, large, small, *, family=None, times=STEPS, prediction="denoised", **options):
-    shrink = options.pop("shrink_cond", None)
+    shrink, device = options.pop("shrink_cond", None), options.pop("device", "cpu")
     return UpsampleGuided(
         predict,
         UpsampleGuidance(**{**PLAIN, **options}),
         family=family or VarianceExploding(TABLE),
-        reduction=Reduction.between(large, small),
+        reduction=Reduction.between(large, small).to(device),
         times=times,
         prediction=prediction,
         shrink_cond=shrink,
@@ -509,3 +511,65 @@ def test_shifted_start_gives_the_coarse_part_its_full_contrast():
         exact = (spectrum * start**2 / (spectrum + start**2)).mean().sqrt().item()
         assert deviation[shifted] == pytest.approx(exact, rel=0.03)
     assert deviation[False] < 0.85 * deviation[True]
+
+
+# --- nothing waits for the device -----------------------------------------------------------------
+
+
+class OnDevice(TorchDispatchMode):
+    """Refuses whatever makes a tensor on the CPU; the meta device has no values to wait for."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            assert not isinstance(tensor, Tensor) or tensor.is_meta, function
+        return made
+
+
+@pytest.fixture
+def without_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the meta device does not know."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+
+
+@pytest.mark.parametrize("windows", ["off", "Hann"])
+@pytest.mark.parametrize(
+    ("family", "prediction"),
+    [
+        (VarianceExploding(TABLE.to("meta")), "denoised"),
+        (VariancePreserving(torch.linspace(0.999, 0.01, 1000)), "eps"),
+        (Flow(), "velocity"),
+    ],
+)
+def test_a_step_reads_nothing_and_makes_nothing_on_the_cpu(
+    family, prediction, windows, without_autocast
+) -> None:
+    model = guided(
+        lambda x, t, context: x * t[:, None, None, None],
+        (16, 16),
+        (8, 8),
+        family=family,
+        prediction=prediction,
+        windows=windows,
+        shifted_start=True,
+        device="meta",
+    )
+    x, t = torch.empty(2, 4, 16, 16, device="meta"), torch.empty(2, device="meta")
+    context = torch.empty(2, 7, 8, device="meta")
+    model(x, t, context=context)  # brings its tables to the device
+    with OnDevice():
+        assert model(x, t, context=context).shape == x.shape
+
+
+def test_reading_the_time_would_be_noticed(without_autocast) -> None:
+    model = guided(
+        lambda x, t: x,
+        (16, 16),
+        (8, 8),
+        family=Flow(),
+        prediction="velocity",
+        eta=0.5,
+        device="meta",
+    )
+    with pytest.raises(RuntimeError, match="meta"):
+        model(torch.empty(1, 4, 16, 16, device="meta"), torch.empty(1, device="meta"))

@@ -34,7 +34,7 @@ from lib_hires.standalone.sampling import (
     schedule_sigmas,
 )
 from lib_hires.standalone.upsamplers import find_upsampler
-from lib_hires.tiling import vae_tiled
+from lib_hires.tiled_vae import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.upsampler_file import NamedUpsampler
 
@@ -282,13 +282,13 @@ class Painter:
                 times=schedule.tolist(),
                 on_guided=record.guide,
             )
-        steps = len(sigmas) - 1
+        steps, levels = len(sigmas) - 1, sigmas.tolist()
 
         def mix(state: Tensor, done: int) -> None:
             if done:
                 gamma = gamma_at(steps - done, steps, settings.pfsa)
                 record.mixed_steps += gamma > 0
-                mix_into_state_(state, gamma, settings.pfsa, float(sigmas[done]))
+                mix_into_state_(state, gamma, settings.pfsa, levels[done])
 
         def after_step(step: int, denoised: Tensor) -> None:
             record.finish_step()

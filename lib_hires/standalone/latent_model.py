@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -162,8 +163,7 @@ class LatentModel:
             if pooled is None:
                 raise ValueError("pooled: expected SDXL's pooled text embeddings, got None")
             height, width = size or (x.shape[-2] * self.factor, x.shape[-1] * self.factor)
-            ids = [height, width, 0, 0, height, width]  # original size, crop, target size
-            time_ids = torch.tensor([ids], device=x.device, dtype=self.dtype)
+            time_ids = _time_ids(height, width, x.device, self.dtype)
             added = {
                 "text_embeds": pooled.to(self.dtype),
                 "time_ids": time_ids.expand(x.shape[0], -1),
@@ -199,6 +199,13 @@ class LatentModel:
         shift = torch.tensor(mean, dtype=like.dtype, device=like.device)[:, None, None]
         deviation = torch.tensor(std, dtype=like.dtype, device=like.device)[:, None, None]
         return config.scaling_factor / deviation, shift
+
+
+@lru_cache(maxsize=16)
+def _time_ids(height: int, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """(1, 6) what SDXL is told of a picture's size, brought to the device once."""
+    ids = [height, width, 0, 0, height, width]  # original size, crop, target size
+    return torch.tensor([ids], device=device, dtype=dtype)
 
 
 def assembled(

@@ -41,10 +41,14 @@ class Reduction:
         if not 0 < small[0] <= large[0] or not 0 < small[1] <= large[1]:
             raise ValueError(f"cannot reduce {large} to {small}")
         rows, columns = area_matrix(large[0], small[0]), area_matrix(large[1], small[1])
-        inverses = _right_inverse(rows, smooth), _right_inverse(columns, smooth)
         gains = (part.square().sum(1).mean().item() for part in (rows, columns))
-        parts = (part.float() for part in (rows, columns, *inverses))
-        return cls(*parts, noise_gain=math.sqrt(math.prod(gains)))
+        return cls(
+            rows.float(),
+            columns.float(),
+            _right_inverse(rows, smooth).float(),
+            _right_inverse(columns, smooth).float(),
+            math.sqrt(math.prod(gains)),
+        )
 
     @property
     def small(self) -> Size:
@@ -53,8 +57,13 @@ class Reduction:
 
     def to(self, device: torch.device) -> Reduction:
         """The same on `device`."""
-        parts = self.reduce_rows, self.reduce_columns, self.enlarge_rows, self.enlarge_columns
-        return Reduction(*(part.to(device) for part in parts), noise_gain=self.noise_gain)
+        return Reduction(
+            self.reduce_rows.to(device),
+            self.reduce_columns.to(device),
+            self.enlarge_rows.to(device),
+            self.enlarge_columns.to(device),
+            self.noise_gain,
+        )
 
     def reduce(self, x: Tensor) -> Tensor:
         """D: (..., H, W) to (..., h, w), in float32, also under a host's autocast."""

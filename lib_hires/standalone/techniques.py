@@ -58,11 +58,12 @@ REFINE = Technique(
     {"refine": True, "refine_eta2": "0.1, 0.2"},
 )
 PIVOT = Technique("pivot", "pivot (Self-Cascade)", {"refine": True, "refine_method": "Pivot"})
+_GUIDED_STAGES = {"ug": True, "refine": True}
 UG_REFINE = Technique(
     "ug_refine",
     "UG in refinement",
-    {"ug": True, "refine": True, "refine_eta2": "0.3"},
-    {"ug": True, "refine": True, "refine_eta2": "0.2, 0.3"},
+    {**_GUIDED_STAGES, "refine_eta2": "0.3"},
+    {**_GUIDED_STAGES, "refine_eta2": "0.2, 0.3"},
 )
 
 # What the two additions to the paper bring: the start at m times the noise, and the soft end of a
@@ -138,6 +139,36 @@ UG_GRID = tuple(
 )
 UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.settings})
 
+# The large picture in windows: by themselves (an eta of 0 guides no step), and held together.
+_APART = {"ug": True, "ug_eta": 0, "ug_shifted_start": False}
+IN_WINDOWS = (
+    Technique(
+        "multidiffusion",
+        "MultiDiffusion",
+        {**_APART, "ug_windows": "average", "ug_overlap": 0.75},
+        starts_large=True,
+    ),
+    Technique("windows", "windows alone", {**_APART, "ug_windows": "Hann"}, starts_large=True),
+    Technique("ug_windows", "UG in windows", {"ug": True, "ug_windows": "Hann"}, starts_large=True),
+    Technique(
+        "ug_refine_windows",
+        "UG in refinement, windows",
+        {**_GUIDED_STAGES, "refine_eta2": "0.3", "ug_windows": "Hann"},
+        {**_GUIDED_STAGES, "refine_eta2": "0.2, 0.3", "ug_windows": "Hann"},
+    ),
+)
+
+# Stages of so few steps that they hardly count.
+FEW_STEPS = tuple(
+    Technique(
+        f"refine_{steps}_of_20",
+        f"refinement, {steps} of 20 steps",
+        {"refine": True, "refine_eta2": str(steps / 20)},
+        {"refine": True, "refine_eta2": f"{steps / 20}, {steps / 20}"},
+    )
+    for steps in (1, 2)
+)
+
 ENLARGING = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
 STANDARD = (*ENLARGING, UNSHIFTED, *WINDOWS)  # what half an hour of two cores is enough for
 
@@ -145,7 +176,8 @@ STANDARD = (*ENLARGING, UNSHIFTED, *WINDOWS)  # what half an hour of two cores i
 def every(scale: int) -> tuple[Technique, ...]:
     """All that there are at a scale, those with the bundled feature upsampler last."""
     upsampled = (with_upsampler(each, BUNDLED_2X) for each in FIT_FOR_UPSAMPLERS[scale])
-    return (*STANDARD, *HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT, *upsampled)
+    others = (*HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT, *IN_WINDOWS, *FEW_STEPS)
+    return (*STANDARD, *others, *upsampled)
 
 
 def chosen(names: Sequence[str], scale: int) -> tuple[Technique, ...]:

@@ -1,70 +1,136 @@
-"""Group norms that see the same picture in every tile.
+"""Group norms that take the whole picture's moments while they see one tile of it.
 
-A VAE's group norms take mean and deviation over all that they are shown, so that a tile with more
-sky than its neighbour comes out in other colours. Here they are taken from the whole picture in
-small, and held while the tiles are computed. (An idea of pkuliyi2015's Tiled VAE.)
+A VAE's group norms take mean and variance over all that they are shown, so a tile with more sky
+than its neighbour comes out in other colours. What a later norm sees depends on every earlier one,
+so exact moments would cost a pass over the tiles for each norm. Two passes come close here: see
+`whole_moments`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-Moments = dict[nn.GroupNorm, list[tuple[Tensor, Tensor]]]
-"""Means and deviations (b, groups, 1) of a module's calls, in their order."""
+from lib_hires.tiling import Tile
+
+PASSES = 2  # over all tiles; each leaves a fifth or less of the moments' error
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of each group of each image, (b, groups), float32; the variance with the norm's epsilon."""
+
+    mean: Tensor
+    variance: Tensor
+    count: int  # values in a group
+
+    @classmethod
+    def of(cls, norm: nn.GroupNorm, x: Tensor) -> Moments:
+        """x: (b, c, h, w), what the norm is given."""
+        values = x.float().reshape(x.shape[0], norm.num_groups, -1)
+        variance, mean = torch.var_mean(values, dim=2, correction=0)
+        return cls(mean, variance + norm.eps, values.shape[2])
+
+    def joined(self, other: Moments) -> Moments:
+        """Of both sets of values (Chan, Golub and LeVeque 1983)."""
+        count = self.count + other.count
+        share, gap = other.count / count, other.mean - self.mean
+        variance = torch.lerp(self.variance, other.variance, share)
+        return Moments(
+            self.mean + share * gap, variance + share * (1 - share) * gap.square(), count
+        )
+
+    def moved(self, before: Moments, after: Moments) -> Moments:
+        """Under the scaling and shift that takes `before` to `after`."""
+        scale = (after.variance / before.variance).sqrt()
+        mean = after.mean + scale * (self.mean - before.mean)
+        return Moments(mean, scale.square() * self.variance, self.count)
+
+    def apply(self, norm: nn.GroupNorm, x: Tensor) -> Tensor:
+        """x (b, c, h, w), normed with these, in its dtype."""
+        deviation = self.variance.sqrt()
+        scale, shift = (
+            values.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)[..., None, None]
+            for values in (1 / deviation, -self.mean / deviation)
+        )  # (b, c, 1, 1)
+        if norm.affine:
+            weight, bias = (values.float()[:, None, None] for values in (norm.weight, norm.bias))
+            scale, shift = scale * weight, shift * weight + bias
+        return (x * scale).add_(shift).to(x.dtype)  # computed in float32
+
+
+Taken = dict[nn.GroupNorm, Moments]
 
 
 @contextmanager
-def norms_held(module: nn.Module, show: Callable[[], object]) -> Iterator[None]:
-    """Inside the block the group norms in `module` take mean and deviation from `show()`'s calls.
+def norms_take(
+    norms: Sequence[nn.GroupNorm], moments: Callable[[nn.GroupNorm, Tensor], Moments]
+) -> Iterator[None]:
+    """Inside the block the norms take what `moments(norm, its input)` says."""
 
-    show: computes the whole picture in small, once. Inside, each picture must make the same calls
-    again, as often as one likes; a VAE may be called image by image.
-    """
-    norms = [part for part in module.modules() if isinstance(part, nn.GroupNorm)]
-    moments: Moments = defaultdict(list)
+    def normed(norm: nn.GroupNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return moments(norm, inputs[0]).apply(norm, inputs[0]).to(output.dtype)
 
-    def note(norm: nn.GroupNorm, inputs: tuple[Tensor, ...]) -> None:
-        moments[norm].append(_moments(norm, inputs[0]))
-
-    with _hooks(norms, "register_forward_pre_hook", note):
-        show()
-    calls: dict[nn.GroupNorm, int] = defaultdict(int)
-
-    def replace(norm: nn.GroupNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        mean, deviation = moments[norm][calls[norm] % len(moments[norm])]
-        calls[norm] += 1
-        return _normed(norm, inputs[0], mean, deviation).to(output.dtype)
-
-    with _hooks(list(moments), "register_forward_hook", replace):
-        yield
-
-
-@contextmanager
-def _hooks(norms: list[nn.GroupNorm], register: str, hook: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for norm in norms:
-            stack.enter_context(getattr(norm, register)(hook))
+            stack.enter_context(norm.register_forward_hook(normed))
         yield
 
 
-def _moments(norm: nn.GroupNorm, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Of x (b, c, ...), in float32."""
-    values = x.float().reshape(x.shape[0], norm.num_groups, -1)
-    variance, mean = torch.var_mean(values, dim=2, correction=0, keepdim=True)
-    return mean, (variance + norm.eps).sqrt()
+def whole_moments(
+    norms: Sequence[nn.GroupNorm],
+    tiles: Sequence[Tile],
+    show_tile: Callable[[Tile], object],
+    show_small: Callable[[], object],
+) -> Taken:
+    """What the norms would take if the whole picture went through them at once, nearly.
+
+    show_tile, show_small: bring one tile, and the whole picture in small, past every norm once.
+    First the norms take the small picture's moments. Then all tiles are shown, which tells the
+    whole's moments under those. To put these in their place corrects every norm, but moves what the
+    later ones see; how, the small picture tells, as it is shown again.
+    """
+    held: Taken = {}  # what the norms take
+    small: Taken = {}  # the small picture's own, while they take that
+    seen: Taken = {}  # the whole picture's own, while they take that
+
+    def corrected(norm: nn.GroupNorm, x: Tensor) -> Moments:
+        now = Moments.of(norm, x)
+        held[norm] = seen[norm].moved(small[norm], now) if seen else now
+        small[norm] = now
+        return held[norm]
+
+    with norms_take(norms, corrected):
+        show_small()
+    for _ in range(PASSES):
+        seen = _joined(_tile_moments(norms, tile, show_tile, held) for tile in tiles)
+        with norms_take(norms, corrected):
+            show_small()
+    return held
 
 
-def _normed(norm: nn.GroupNorm, x: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """x (b, c, ...) normed with the mean and deviation given, float32."""
-    values = x.float().reshape(x.shape[0], norm.num_groups, -1)
-    normed = ((values - mean) / deviation).reshape(x.shape)
-    if norm.weight is None:
-        return normed
-    each = 1, -1, *[1] * (x.ndim - 2)
-    return normed * norm.weight.to(normed).view(each) + norm.bias.to(normed).view(each)
+def _tile_moments(
+    norms: Sequence[nn.GroupNorm], tile: Tile, show_tile: Callable[[Tile], object], held: Taken
+) -> Taken:
+    """Of a tile's own part; a host that computes it twice over counts once."""
+    own: Taken = {}
+
+    def note(norm: nn.GroupNorm, x: Tensor) -> Moments:
+        own[norm] = Moments.of(norm, tile.own(x))
+        return held[norm]
+
+    with norms_take(norms, note):
+        show_tile(tile)
+    return own
+
+
+def _joined(parts: Iterable[Taken]) -> Taken:
+    whole: Taken = {}
+    for part in parts:
+        for norm, moments in part.items():
+            whole[norm] = whole[norm].joined(moments) if norm in whole else moments
+    return whole

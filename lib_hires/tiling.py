@@ -1,90 +1,85 @@
-"""Apply a size-changing function (decode, encode) in overlapping tiles, blended."""
+"""Tiles of a picture that are computed with what lies around them and kept without it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from fractions import Fraction
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lib_hires.group_norms import norms_held
+from lib_hires.sizes import Size
 
 
-def tiled(
-    function: Callable[[Tensor], Tensor], x: Tensor, *, tile: int, overlap: int, ratio: Fraction
-) -> Tensor:
-    """function(x), computed tile by tile.
+@dataclass(frozen=True)
+class Span:
+    """A tile's extent along one axis: it reads [start, stop) and owns [first, last) of it."""
 
-    x: (b, c, h, w). function: maps (b, c, h, w) to (b, d, h·ratio, w·ratio), ratio 8 to decode and
-    1/8 to encode. tile, overlap: side and shared border in x's pixels; with ratio below 1 both
-    must be multiples of 1/ratio. Neighbouring tiles fade linearly into each other over the overlap.
-    A picture that fits in one tile is computed whole.
+    start: int
+    stop: int
+    first: int
+    last: int
+
+    def read(self, scale: int) -> slice:
+        return slice(self.start * scale, self.stop * scale)
+
+    def owned(self, scale: int, origin: int = 0) -> slice:
+        """The own part, counted from `origin`."""
+        return slice((self.first - origin) * scale, (self.last - origin) * scale)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of a picture; spans are in latent positions, `scale` values make one of them."""
+
+    rows: Span
+    columns: Span
+
+    def read(self, whole: Tensor, scale: int) -> Tensor:
+        """Of a whole (b, c, H, W) what this tile is computed from."""
+        return whole[..., self.rows.read(scale), self.columns.read(scale)]
+
+    def own(self, part: Tensor) -> Tensor:
+        """Of what was computed (b, c, h, w), at any scale, the part that no other tile owns."""
+        scale = part.shape[-2] // (self.rows.stop - self.rows.start)
+        rows = self.rows.owned(scale, self.rows.start)
+        return part[..., rows, self.columns.owned(scale, self.columns.start)]
+
+    def write(self, part: Tensor, whole: Tensor, scale: int) -> None:
+        """Put the own part of what was computed where it belongs."""
+        whole[..., self.rows.owned(scale), self.columns.owned(scale)] = self.own(part)
+
+
+def tiles_over(size: Size, side: int, halo: int) -> list[Tile]:
+    """The tiles that cover `size`, (height, width), row by row.
+
+    side: of what a tile reads, and so what memory it takes; a shorter picture is read whole. halo:
+    the least that a tile reads beyond its own part, but at the picture's border; less than half of
+    the side.
     """
-    if not 0 <= overlap < tile:
-        raise ValueError(f"overlap: expected 0 to {tile - 1}, got {overlap}")
-    if any((length * ratio).denominator != 1 for length in (tile, overlap)):
-        raise ValueError(f"tile, overlap: expected multiples of {1 / ratio}, got {tile}, {overlap}")
-    height, width = x.shape[-2:]
-    if height <= tile and width <= tile:
-        return function(x)
-    total: Tensor | None = None
-    weights: Tensor | None = None
-    for top in _starts(height, tile, overlap):
-        for left in _starts(width, tile, overlap):
-            part = function(x[..., top : top + tile, left : left + tile])
-            if total is None or weights is None:
-                shape = int(height * ratio), int(width * ratio)
-                total = part.new_zeros(*part.shape[:2], *shape)
-                weights = part.new_zeros(shape)
-            rows = slice(int(top * ratio), int(top * ratio) + part.shape[-2])
-            columns = slice(int(left * ratio), int(left * ratio) + part.shape[-1])
-            fade = _fade(part, int(overlap * ratio))
-            total[..., rows, columns] += part * fade
-            weights[rows, columns] += fade
-    assert total is not None and weights is not None
-    return total / weights
+    rows, columns = (list(_spans(length, side, halo)) for length in size)
+    return [Tile(row, column) for row in rows for column in columns]
 
 
-def vae_tiled(
-    function: Callable[[Tensor], Tensor],
-    x: Tensor,
-    *,
-    vae: nn.Module,
-    pixels: int,
-    factor: int,
-    decode: bool,
+def _spans(length: int, side: int, halo: int) -> Iterator[Span]:
+    """Evenly spaced; neighbours meet in the middle of what both read."""
+    side = min(side, length)
+    gaps = math.ceil((length - side) / (side - 2 * halo))
+    starts = [gap * (length - side) // max(1, gaps) for gap in range(gaps + 1)]
+    meets = [(left + side + right) // 2 for left, right in zip(starts, starts[1:], strict=False)]
+    for start, first, last in zip(starts, [0, *meets], [*meets, length], strict=True):
+        yield Span(start, start + side, first, last)
+
+
+def assembled(
+    tiles: Sequence[Tile], compute: Callable[[Tile], Tensor], size: Size, scale: int
 ) -> Tensor:
-    """A VAE's decode or encode in tiles of about `pixels` to a side, a quarter of it shared.
-
-    function: calls `vae`, whose group norms see the whole picture in every tile. factor: pixels per
-    latent position. pixels 0 computes the whole at once.
-    """
-    tile = max(4, pixels // factor)  # in latent positions
-    unit, ratio = (1, Fraction(factor)) if decode else (factor, Fraction(1, factor))
-    height, width = x.shape[-2:]
-    if not pixels or max(height, width) <= tile * unit:
-        return function(x)
-    scale = tile / max(height, width)
-    small = [max(1, round(side * scale)) * unit for side in (height, width)]
-    # Values are picked, not averaged, for averages of noise spread less than the whole does.
-    small_x = F.interpolate(x, size=small, mode="nearest-exact")
-    with norms_held(vae, lambda: function(small_x)):
-        return tiled(function, x, tile=tile * unit, overlap=tile // 4 * unit, ratio=ratio)
-
-
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Tile origins that cover `length`; the last tile is moved back so as not to stick out."""
-    last = max(0, length - tile)
-    return [*range(0, last, tile - overlap), last]
-
-
-def _fade(part: Tensor, border: int) -> Tensor:
-    """(h, w) weights that rise linearly over `border` from each side, positive everywhere."""
-    ramps = []
-    for length in part.shape[-2:]:
-        distance = torch.arange(1, length + 1, device=part.device, dtype=part.dtype)
-        edge = torch.minimum(distance, distance.flip(0))
-        ramps.append((edge / (border + 1)).clamp(max=1))
-    return ramps[0][:, None] * ramps[1]
+    """The whole (b, c, height·scale, width·scale) of what `compute` gives for each tile."""
+    whole: Tensor | None = None
+    for tile in tiles:
+        part = compute(tile)
+        if whole is None:
+            whole = part.new_empty(*part.shape[:2], size[0] * scale, size[1] * scale)
+        tile.write(part, whole, scale)
+    assert whole is not None
+    return whole

@@ -1,77 +1,105 @@
-"""Group norms held to the moments of the whole picture."""
+"""Group norms that take moments which they are told, and the whole picture's from its tiles."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lib_hires.group_norms import norms_held
-from lib_hires.tiling import vae_tiled
+from lib_hires.group_norms import Moments, norms_take, whole_moments
+from lib_hires.tiling import tiles_over
 
 
-@pytest.fixture
-def network() -> nn.Module:
-    """Sees one position at a time, but for its norms."""
+def norm_of(affine: bool = True) -> nn.GroupNorm:
     torch.manual_seed(0)
-    norms = nn.GroupNorm(2, 6), nn.GroupNorm(3, 6, affine=False)
-    nn.init.normal_(norms[0].weight)
-    nn.init.normal_(norms[0].bias)
-    parts = nn.Conv2d(3, 6, 1), norms[0], nn.SiLU(), norms[1], nn.Conv2d(6, 3, 1)
-    return nn.Sequential(*parts).requires_grad_(False)
+    norm = nn.GroupNorm(3, 6, affine=affine).requires_grad_(False)
+    if affine:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    return norm
 
 
-@pytest.fixture
-def pictures() -> torch.Tensor:
-    """Bright at one side, dark at the other, each of another brightness."""
+def uneven(*shape: int) -> Tensor:
+    """Far from zero, and brighter and louder to the right."""
     torch.manual_seed(1)
-    slope = torch.linspace(0, 3, 12) + torch.randn(2, 3, 8, 12)
-    return slope * torch.tensor([1.0, 4.0])[:, None, None, None]
+    slope = torch.linspace(1, 4, shape[-1])
+    return 20 + torch.randn(shape) * slope + 3 * slope
 
 
-def hooks(module: nn.Module) -> int:
-    parts = list(module.modules())
-    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts)
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_own_moments_are_what_a_norm_takes(affine: bool, dtype: torch.dtype) -> None:
+    norm, x = norm_of(affine), uneven(2, 6, 9, 12)
+    got = Moments.of(norm, x.to(dtype)).apply(norm, x.to(dtype))
+    assert got.dtype == dtype
+    tolerance = 1e-4 if dtype == torch.float32 else 0.2  # x itself is rounded
+    torch.testing.assert_close(got.float(), norm(x), atol=tolerance, rtol=0)
 
 
-def test_tiles_give_the_whole(network, pictures) -> None:
-    whole, half = network(pictures), pictures[..., :6]
-    assert not torch.allclose(network(half), whole[..., :6], atol=0.1)
-    with norms_held(network, lambda: network(pictures)):
-        torch.testing.assert_close(network(half), whole[..., :6])
-        torch.testing.assert_close(network(pictures[..., 6:]), whole[..., 6:])
-    assert torch.equal(network(pictures), whole)
-    assert hooks(network) == 0
+def test_joined_moments_are_those_of_all_values() -> None:
+    norm, x = norm_of(), uneven(2, 6, 9, 12)
+    parts = [Moments.of(norm, part) for part in x.split([3, 8, 1], dim=-1)]
+    joined, whole = parts[0].joined(parts[1]).joined(parts[2]), Moments.of(norm, x)
+    assert joined.count == whole.count
+    torch.testing.assert_close(joined.mean, whole.mean)
+    torch.testing.assert_close(joined.variance, whole.variance)
 
 
-def test_each_image_keeps_its_own_where_they_are_computed_one_by_one(network, pictures) -> None:
-    def one_by_one(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([network(image[None]) for image in x])
-
-    whole = network(pictures)
-    with norms_held(network, lambda: one_by_one(pictures)):
-        for part in (slice(0, 6), slice(6, 12)):
-            torch.testing.assert_close(one_by_one(pictures[..., part]), whole[..., part])
-
-
-def test_nothing_stays_after_an_error(network, pictures) -> None:
-    with pytest.raises(RuntimeError), norms_held(network, lambda: network(pictures)):
-        network(torch.zeros(1, 5, 2, 2))
-    with pytest.raises(RuntimeError), norms_held(network, lambda: network(pictures[:, :2])):
-        pass
-    assert hooks(network) == 0
+def test_moments_move_as_those_of_a_sample_do() -> None:
+    """All values are scaled and shifted; a sample of them tells how."""
+    norm, x = norm_of(), uneven(2, 6, 16, 16)
+    sample = x[..., ::3, ::3]
+    moved = Moments.of(norm, x).moved(Moments.of(norm, sample), Moments.of(norm, sample * 3 - 40))
+    expected = Moments.of(norm, x * 3 - 40)
+    torch.testing.assert_close(moved.mean, expected.mean)
+    torch.testing.assert_close(moved.variance, expected.variance, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize(("decode", "side"), [(True, 20), (False, 160)])
-def test_a_vae_in_tiles_is_nearer_to_the_whole(network, decode: bool, side: int) -> None:
-    """The small picture's moments are not quite the whole's."""
-    torch.manual_seed(2)
-    x = torch.linspace(0, 3, side) + torch.randn(1, 3, side, side)
-    resize = nn.Upsample(scale_factor=8) if decode else nn.AvgPool2d(8)
-    vae = nn.Sequential(network, resize)
+class Chain(nn.Module):
+    """Sees one position at a time, but for its norms."""
 
-    def error(held: nn.Module) -> float:
-        tiles = vae_tiled(vae, x, vae=held, pixels=64, factor=8, decode=decode)
-        return float((tiles - vae(x)).abs().mean())
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        blocks = [(norm_of(), nn.SiLU(), nn.Conv2d(6, 6, 1)) for _ in range(norms)]
+        self.parts = nn.Sequential(*(part for block in blocks for part in block))
+        self.requires_grad_(False)
 
-    assert error(vae) < error(nn.Identity()) / 2
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts(x)
+
+
+def error_in_tiles(network: nn.Module, x: Tensor, corrected: bool) -> float:
+    """Of the first tile, with the whole picture's moments or with those of the small one."""
+    norms = [part for part in network.modules() if isinstance(part, nn.GroupNorm)]
+    small = x[..., ::4, ::4]
+    tiles = tiles_over((x.shape[-2], x.shape[-1]), side=16, halo=1)
+    if corrected:
+        moments = whole_moments(
+            norms, tiles, lambda tile: network(tile.read(x, 1)), lambda: network(small)
+        )
+    else:
+        moments = {}
+        with norms_take(norms, lambda norm, x: moments.setdefault(norm, Moments.of(norm, x))):
+            network(small)
+    with norms_take(norms, lambda norm, _: moments[norm]):
+        got = tiles[0].own(network(tiles[0].read(x, 1)))
+    expected = network(x)[..., tiles[0].rows.owned(1), tiles[0].columns.owned(1)]
+    return float((got - expected).abs().max())
+
+
+def test_one_norm_takes_exactly_the_whole_picture_s() -> None:
+    assert error_in_tiles(Chain(1), uneven(1, 6, 24, 32), corrected=True) < 1e-5
+
+
+def test_a_chain_of_norms_comes_much_nearer_than_the_small_picture() -> None:
+    network, x = Chain(6), uneven(1, 6, 48, 64)
+    assert error_in_tiles(network, x, True) < error_in_tiles(network, x, False) / 5
+
+
+def test_no_hook_stays_after_an_error() -> None:
+    network = Chain(2)
+    norms = [part for part in network.modules() if isinstance(part, nn.GroupNorm)]
+    with pytest.raises(ZeroDivisionError), norms_take(norms, lambda norm, x: 1 / 0):
+        network(uneven(1, 6, 4, 4))
+    assert not any(part._forward_hooks for part in network.modules())

@@ -34,7 +34,7 @@ from lib_hires.sizes import Size, snap
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import Request
-from lib_hires.tiling import vae_tiled
+from lib_hires.tiled_vae import vae_tiled
 from lib_hires.upsampler_file import NamedUpsampler
 
 PROMPT = "a red house under an evening sky"

@@ -34,7 +34,7 @@ from lib_hires.standalone.sampling import (
     schedule_sigmas,
 )
 from lib_hires.standalone.upsamplers import find_upsampler
-from lib_hires.tiling import vae_tiled
+from lib_hires.tiled_vae import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.upsampler_file import NamedUpsampler
 

@@ -11,7 +11,7 @@ from modules.processing import DecodedSamples, decode_latent_batch
 from modules.sd_samplers_common import approximation_indexes, images_tensor_to_samples
 from torch import Tensor
 
-from lib_hires.tiling import vae_tiled
+from lib_hires.tiled_vae import vae_tiled
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.latents import FACTOR
 
@@ -66,7 +66,8 @@ class HostVae:
         image = image.to(device=shared.device, dtype=devices.dtype_vae)
         moments: list[Tensor] = []
         host = host_of(self._model)
-        last_layer = host.autoencoder(self._model).quant_conv
+        vae = host.autoencoder(self._model)
+        last_layer = vae.encoder if vae.quant_conv is None else vae.quant_conv  # Flux has none
         with (
             last_layer.register_forward_hook(lambda *call: moments.append(call[2])),
             torch.random.fork_rng(devices=[]),  # what is drawn there is the CPU's

@@ -9,7 +9,7 @@ import gradio as gr
 from modules import sd_samplers
 
 from lib_hires import drawing
-from lib_hires.webui.model import is_supported, loaded_model
+from lib_hires.webui.model import is_flow, is_supported, loaded_model
 from lib_hires.webui.plan_line import UNQUEUED
 from lib_hires.webui.planning import model_of, sampler_of
 from lib_hires.webui.tab import Tab
@@ -36,7 +36,7 @@ class Drawing:
     def element(self) -> str:
         """The element with its facts; nothing where no model is loaded, or none of ours."""
         model = loaded_model()
-        if model is None or not is_supported(model):
+        if model is None or not is_supported(model) or is_flow(model):
             return ""
         samplers = {name: sampler_of(name) for name in sd_samplers.all_samplers_map}
         facts = drawing.facts(

@@ -23,6 +23,7 @@ from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
 from lib_hires.webui.mixing import WITHOUT_STEPS, mixing, reason_not_to_mix
 from lib_hires.webui.model import ModelSizes
+from lib_hires.webui.noise import is_flow
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.recording import counting
 from lib_hires.webui.schedules import whole_schedule
@@ -128,16 +129,18 @@ def _follow_schedule(
     """A list that will hold the schedule as soon as the sampler has made it.
 
     From pure noise the schedules of VE samplers are stretched upward, and with them the starting
-    noise, which the host scales by the first sigma. DPM fast and adaptive make their own.
+    noise, which the host scales by the first sigma. DPM fast and adaptive make their own, and flow
+    models start with no signal at all, at every size.
     """
     times: list[float] = []
     shifts = guidance.kind == "text" and guidance.settings.ug.shifted_start
     name = "get_sigmas" if hasattr(sampler, "get_sigmas") else "get_timesteps"
+    shifts = shifts and name == "get_sigmas" and not is_flow(sampler.model_wrap.sigmas)
     make = getattr(sampler, name)
 
     def schedule(p: Any, steps: int) -> Tensor:
         made = make(p, steps)
-        if shifts and name == "get_sigmas" and sampler.config.name not in WITHOUT_STEPS:
+        if shifts and sampler.config.name not in WITHOUT_STEPS:
             made = shifted_schedule(made, reduction.noise_gain)
         times[:] = whole_schedule(sampler, made)
         return made

@@ -19,13 +19,15 @@ class ModelSizes:
     """Sizes in pixels."""
 
     native: int  # side of the square that the model was trained on
-    multiple: int  # of which sides should be multiples, for the U-Net halves them
+    multiple: int  # of which sides should be multiples, for the model halves them
 
     @classmethod
     def of(cls, sd_model: Any) -> ModelSizes:
         """The loaded model's sizes; the native one as the user has set it, if so."""
         unet = host_of(sd_model).unet(sd_model)
         halvings = len(getattr(unet, "channel_mult", (1, 2, 4, 4))) - 1
+        if is_flow(sd_model):
+            halvings = 1  # transformers, of patches of 2x2
         return cls(chosen_native() or _native_side(sd_model), FACTOR * 2**halvings)
 
     @property
@@ -40,7 +42,7 @@ def chosen_native() -> int:
 
 
 def _native_side(sd_model: Any) -> int:
-    if getattr(sd_model, "is_sdxl", False):
+    if getattr(sd_model, "is_sdxl", False) or is_flow(sd_model):
         return 1024
     if getattr(sd_model, "is_sd2", False) and host_of(sd_model).predicts_v(sd_model):
         return 768  # its configuration says 512
@@ -48,8 +50,13 @@ def _native_side(sd_model: Any) -> int:
 
 
 def is_supported(sd_model: Any) -> bool:
-    """False for flow models, such as Stable Diffusion 3 and Flux."""
+    """False for flow models in hosts other than Forge."""
     return host_of(sd_model).is_supported(sd_model)
+
+
+def is_flow(sd_model: Any) -> bool:
+    """Whether it is a flow model, such as Stable Diffusion 3 and Flux."""
+    return host_of(sd_model).is_flow(sd_model)
 
 
 def loaded_model() -> Any:

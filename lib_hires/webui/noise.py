@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_hires.noise import NoiseFamily, Prediction, VarianceExploding, VariancePreserving
+from lib_hires.noise import Flow, NoiseFamily, Prediction, VarianceExploding, VariancePreserving
 
 
 class WholeTimesteps(VariancePreserving):
@@ -17,11 +17,21 @@ class WholeTimesteps(VariancePreserving):
         return tau.round(), scale
 
 
+def is_flow(sigmas: Tensor) -> bool:
+    """Whether these noise levels (T,), increasing, are a flow model's: from 0 to 1."""
+    return float(sigmas[-1]) <= 1
+
+
+def family_of_sigmas(sigmas: Tensor) -> NoiseFamily:
+    """That of samplers that walk down these noise levels (T,), increasing."""
+    return Flow() if is_flow(sigmas) else VarianceExploding(sigmas)
+
+
 def family_of(inner: Any) -> tuple[NoiseFamily, Prediction]:
     """The noise family and parametrisation of an inner denoiser.
 
     k-diffusion's have sigmas and give x0; those of DDIM, PLMS and UniPC take timesteps, give eps.
     """
     if hasattr(inner, "sigmas"):
-        return VarianceExploding(inner.sigmas), "denoised"
+        return family_of_sigmas(inner.sigmas), "denoised"
     return WholeTimesteps(inner.inner_model.alphas_cumprod), "eps"

@@ -14,7 +14,7 @@ import gradio as gr
 
 from lib_hires.settings import SettingsError
 from lib_hires.webui.arguments import read_arguments
-from lib_hires.webui.model import is_supported, loaded_model
+from lib_hires.webui.model import is_flow, is_supported, loaded_model
 from lib_hires.webui.planning import page_plan
 from lib_hires.webui.tab import Tab
 
@@ -70,6 +70,8 @@ def plan_sentence(host: Mapping[str, Any], arguments: Sequence[object]) -> str:
             return ""
         if not is_supported(model):
             return "This model is not supported yet; the picture is made without HiRes Guidance."
+        if is_flow(model):
+            return "What a flow model's run will do is not computed yet."
         return page_plan(settings, host, model).sentence()
     except SettingsError as error:
         return f"{error}."

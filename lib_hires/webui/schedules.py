@@ -8,7 +8,9 @@ import torch
 from modules import devices, shared
 from torch import Tensor
 
+from lib_hires.noise import Flow
 from lib_hires.refinement import Stage
+from lib_hires.webui.noise import is_flow
 
 
 def whole_schedule(sampler: Any, made: Tensor) -> list[float]:
@@ -26,6 +28,8 @@ def stage_times(sampler: Any, run: Any, stage: Stage) -> tuple[list[float], list
         whole = whole_schedule(sampler, sampler.get_sigmas(run, run.steps))
 
         def sigma_at(timestep: float) -> float:
+            if is_flow(sampler.model_wrap.sigmas):
+                return timestep / Flow().training_steps
             return float(sampler.model_wrap.t_to_sigma(torch.tensor(float(timestep))))
 
         return whole, stage.times(whole, sigma_at)

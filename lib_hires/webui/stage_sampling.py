@@ -84,17 +84,16 @@ def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
     prompts = p.hr_prompts if hires else p.prompts
     negative = p.hr_negative_prompts if hires else p.negative_prompts
     model, steps, old = p.sd_model, p.firstpass_steps, shared.opts.use_old_scheduling
+    told = {"width": size[1], "height": size[0], **_distilled_scale(p, bool(hires))}
     uncond = prompt_parser.get_learned_conditioning(
         model,
-        prompt_parser.SdConditioning(
-            negative, is_negative_prompt=True, width=size[1], height=size[0]
-        ),
+        prompt_parser.SdConditioning(negative, is_negative_prompt=True, **told),
         steps,
         use_old_scheduling=old,
     )
     cond = prompt_parser.get_multicond_learned_conditioning(
         model,
-        prompt_parser.SdConditioning(prompts, width=size[1], height=size[0]),
+        prompt_parser.SdConditioning(prompts, **told),
         steps,
         use_old_scheduling=old,
     )
@@ -107,3 +106,9 @@ def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
     ]
     ended = prompt_parser.MulticondLearnedConditioning(shape=cond.shape, batch=ends)
     return ended, [schedule[-1:] for schedule in uncond]
+
+
+def _distilled_scale(p: Any, hires: bool) -> dict[str, float]:
+    """The guidance scale that Forge tells Flux; other hosts and models know none."""
+    name = "hr_distilled_cfg" if hires else "distilled_cfg_scale"
+    return {"distilled_cfg_scale": getattr(p, name)} if hasattr(p, name) else {}

@@ -132,6 +132,13 @@ class WebUI:
     def state(self) -> Any:
         return self.request("/hires-test/state")
 
+    def traced(self) -> list[dict[str, Any]]:
+        """t, x and answer of each evaluation of the last run that traced, as tensors."""
+        import torch
+
+        found = self.request("/hires-test/asked")
+        return [{name: torch.tensor(one[name]) for name in ("t", "x", "answer")} for one in found]
+
     def asked(self) -> list[tuple[tuple[int, int], Any]]:
         """(latent size, size that SDXL was told) of each evaluation since the run that recorded."""
         found = self.request("/hires-test/asked")
@@ -223,7 +230,8 @@ def _install_extension(extensions: Path) -> None:
         shutil.copy(ROOT / file, ours)
     faults = extensions / "hires-test-faults" / "scripts"
     faults.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("faults.py"), faults)
+    for file in ("faults.py", "small_shapes.py"):
+        shutil.copy(Path(__file__).with_name(file), faults)
 
 
 def _install_controlnet(webui: Path, data: Path, model: Path) -> str:

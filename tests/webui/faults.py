@@ -3,7 +3,8 @@
 Arguments: what happens ("raise", "raise small", "interrupt", "skip" or ""), and at which
 evaluation (counted from 1 in each run). "raise small" looks at small pictures only. Its route
 /hires-test/state tells what the last run left on the objects that outlive it; after a run with
-"record", /hires-test/asked tells what the model was asked.
+"record", /hires-test/asked tells what the model was asked, after one with "trace" also the states
+and the answers.
 """
 
 import sys
@@ -17,7 +18,7 @@ class Fault(RuntimeError):
     """The failure that was asked for."""
 
 
-asked = []  # the latent size of each evaluation, and the picture's size that the model was told
+asked = []  # the latent size of each evaluation, the picture's size that the model was told, ...
 
 
 def evaluated(sd_model):
@@ -29,15 +30,19 @@ def evaluated(sd_model):
 def told_size(model, x, cond=None, y=None, **_):
     """[height, width] if SDXL was told the size of x, else None. y: how Forge names the vector."""
     vector = y if cond is None else cond.get("vector")
-    if vector is None:
+    if vector is None or not getattr(model, "is_sdxl", False):
         return None
     size = [8 * x.shape[-2], 8 * x.shape[-1]]
-    told = [
-        embed(torch.tensor([size if embed.input_key != "crop_coords_top_left" else [0, 0]]))
-        for embed in list(model.conditioner.embedders)[-3:]
-    ]
-    expected = torch.cat(told, dim=1)
+    expected = embedded(model, (size, [0, 0], size))
     return size if torch.allclose(vector[:1, -expected.shape[1] :], expected, atol=1e-4) else None
+
+
+def embedded(model, pairs):
+    """Pairs of numbers as SDXL is told them, (1, n). Forge's has one function for all of them."""
+    if hasattr(model, "embedder"):
+        return model.embedder(torch.tensor(pairs).flatten().float()).flatten()[None]
+    parts = zip(list(model.conditioner.embedders)[-3:], pairs, strict=True)
+    return torch.cat([embed(torch.tensor([pair])) for embed, pair in parts], dim=1)
 
 
 def fail(what):
@@ -71,9 +76,12 @@ class Faults(scripts.Script):
             )
             counts = what != "raise small" or x.shape[-2] < sizes[0][0]
             counted[0] += counts
-            if what != "record" and counts and counted[0] == at:
+            if what not in ("record", "trace") and counts and counted[0] == at:
                 fail(what)
-            return plain(x, t, *conds, **named)
+            denoised = plain(x, t, *conds, **named)
+            if what == "trace":
+                asked[-1] |= {"t": t.tolist(), "x": x.tolist(), "answer": denoised.tolist()}
+            return denoised
 
         model.apply_model = apply_model
 

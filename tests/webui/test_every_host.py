@@ -345,6 +345,76 @@ def test_a_feature_upsampler_of_another_model_is_left_out_with_a_sentence(paint)
     assert made.pixels == paint(TWICE).pixels
 
 
+# --- other kinds of models ------------------------------------------------------------------------
+
+XL = {"options": NATIVE["options"] | {"sd_model_checkpoint": "xl"}}
+FLUX = {
+    "options": NATIVE["options"] | {"sd_model_checkpoint": "flux"},
+    "cfg_scale": 1, "scheduler": "Simple",
+}  # fmt: skip
+
+
+def test_sdxl_is_told_the_size_of_each_picture_it_is_asked_about(host, paint):
+    before, plain = paint(), paint(**XL)
+    made = paint(UG | REFINE, fault=("record", 0), **XL)
+    assert made.sizes == [(96, 96)]
+    assert "note" not in made.info
+    asked = host.asked()
+    assert {size[0] for size, _ in asked} == {8, 12, 4}
+    assert all(told == [8 * size[0], 8 * size[1]] for size, told in asked)
+    assert paint(UG, **XL).pixels != plain.pixels
+    nothing = paint(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **XL)
+    assert nothing.pixels == plain.pixels == paint(**XL).pixels
+    assert paint().pixels == before.pixels
+
+
+@pytest.fixture
+def knows_flux(host):
+    if not host.model.with_name("flux.safetensors").exists():
+        pytest.skip("this WebUI does not know Flux")
+
+
+@pytest.mark.usefixtures("knows_flux")
+def test_a_flow_models_coarse_picture_walks_the_native_way(host, paint):
+    """tau, the small state and D[x0'] = x0_small, computed from what the model was asked."""
+    from torch.nn.functional import avg_pool2d
+    from torch.testing import assert_close
+
+    made = paint(UG, fault=("trace", 0), **FLUX)
+    assert "note" not in made.info
+    calls = host.traced()
+    larges, smalls = calls[::2], calls[1::2]
+    assert len(larges) == len(smalls) == SMALL["steps"]
+    for large, small in zip(larges, smalls, strict=True):
+        t = large["t"]
+        power = 1 - t + t / 2
+        assert_close(small["t"], t / 2 / power)
+        assert_close(small["x"], avg_pool2d(large["x"], 2) / power)
+    for large, small, after in zip(larges, smalls, larges[1:], strict=False):
+        t, x = large["t"], large["x"]
+        guided = x - t * (after["x"] - x) / (after["t"] - t)  # Euler's step, solved for x0'
+        assert_close(avg_pool2d(guided, 2), small["answer"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("knows_flux")
+def test_a_flow_model_with_everything(host, paint):
+    before, plain = paint(), paint(**FLUX)
+    state = host.state()
+    nothing = paint(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **FLUX)
+    assert nothing.pixels == plain.pixels
+    for settings in (UG, PFSA):
+        made = paint(settings, **FLUX)
+        assert "note" not in made.info
+        assert made.pixels != plain.pixels
+    for settings in (REFINE, UG | PFSA | REFINE | {"refine_method": "Pivot"}):
+        made = paint(settings, **(FLUX | {"cfg_scale": 3}))
+        assert made.sizes == [(96, 96)]
+        assert "note" not in made.info
+    assert paint(**FLUX).pixels == plain.pixels
+    assert host.state() == state
+    assert paint().pixels == before.pixels
+
+
 def _label(choice) -> str:
     """Of a dropdown's choice: Gradio 4 gives a pair."""
     return choice if isinstance(choice, str) else choice[0]

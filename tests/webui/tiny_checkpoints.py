@@ -8,9 +8,11 @@
 | inpaint | the same, told a mask and a masked picture beside the latent |
 | control | SD1's twelve input blocks, which ControlNet counts on |
 | xl | SDXL's layout: told the picture's size, its VAE draws a sample inside |
+| flux | Flux's layout, for Forge |
 
 Forge and reForge know a model by its shapes. For them the text encoder, the VAE and the U-Net's
-widths are those of Stable Diffusion 1.5, and the U-Net has fewer layers: `put_known_models`.
+widths are those of Stable Diffusion 1.5, and the U-Net has fewer layers: `put_known_models`. xl
+and flux are of shapes that they know with the extension small_shapes.py.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from small_shapes import HEAD, T5, XL_TEXT_LAYERS
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from lib_hires.feature_upsampler import (
     FeatureUpsampler,
@@ -45,6 +48,8 @@ SD15_SHAPE = {
     "VAE_CHANNELS": 128, "VAE_MULTIPLIERS": (1, 2, 4, 4), "VAE_BLOCKS": 2,
 }  # fmt: skip
 NUMBER_CHANNELS = 256  # SDXL's embedding of one number
+XL_CONTEXT, XL_POOLED = 2048, 1280  # of SDXL's text encoders
+FLUX_WIDTH = 128
 SIZES = "original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"
 
 
@@ -61,12 +66,15 @@ def put_models(folder: Path) -> Path:
 
 
 def put_known_models(folder: Path) -> Path:
-    """hires-demo, other and inpaint in shapes that Forge knows; returns the first one's file."""
+    """hires-demo, other, inpaint, xl and flux in shapes that Forge knows; returns the first one."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     file = _export(folder, demo_model.NAME, SD15_SHAPE, text_encoder=_sd15_text_encoder())
     config, weights = yaml.safe_load(file.with_suffix(".yaml").read_text()), load_file(file)
     _put_variants(folder, weights, config)
+    kept = {key: value for key, value in weights.items() if key.startswith((VAE, TEXT))}
+    save_file(_known_xl_weights(kept), folder / "xl.safetensors")
+    save_file(_flux_weights(kept), folder / "flux.safetensors")
     return file
 
 
@@ -192,18 +200,99 @@ def _inpainting(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _xl_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same under SDXL's names, with layers for the numbers that it is told."""
-    hidden = 4 * NARROW["UNET_CHANNELS"]
-    label = _linear(f"{UNET}label_emb.0.0", 2 * len(SIZES) * NUMBER_CHANNELS, hidden)
+def _xl_weights(
+    weights: dict[str, Tensor], told: int = 2 * len(SIZES) * NUMBER_CHANNELS
+) -> dict[str, Tensor]:
+    """The same under SDXL's names, with layers for the vector of `told` numbers."""
+    hidden = 4 * len(weights[f"{UNET}input_blocks.0.0.weight"])
+    label = _linear(f"{UNET}label_emb.0.0", told, hidden)
     label |= _linear(f"{UNET}label_emb.0.2", hidden, hidden)
     kept = {key: value for key, value in weights.items() if key.startswith((UNET, VAE))}
-    text = {
-        key.replace(TEXT, "conditioner.embedders.0."): value
-        for key, value in weights.items()
-        if key.startswith(TEXT)
+    text = _renamed(weights, TEXT, "conditioner.embedders.0.")
+    return kept | text | _half(label)
+
+
+def _known_xl_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
+    """SDXL in full width. beside: the VAE and SD 1.5's text encoder."""
+    with pytest.MonkeyPatch.context() as patch:
+        for constant, value in (SD15_SHAPE | {"CONTEXT": XL_CONTEXT}).items():
+            patch.setattr(demo_model, constant, value)
+        names, state = demo_model._unet_names(), demo_model.build_unet().state_dict()
+        unet = _half(demo_model._renamed(state, names, UNET))
+    for key, value in unet.items():
+        if ".proj_" in key and value.ndim == 4:
+            unet[key] = value[:, :, 0, 0].contiguous()  # SDXL's are linear layers
+    told = XL_POOLED + 2 * len(SIZES) * NUMBER_CHANNELS
+    return _xl_weights(unet | beside, told) | _half(_open_clip("conditioner.embedders.1.model."))
+
+
+def _open_clip(prefix: str) -> dict[str, Tensor]:
+    """SDXL's larger text encoder, with fewer layers."""
+    width, words, positions = XL_POOLED, 49408, 77
+    state = {
+        "positional_embedding": torch.randn(positions, width) / 10,
+        "token_embedding.weight": torch.randn(words, width) / 10,
+        "text_projection": torch.randn(width, width) * width**-0.5,
+        **_norm("ln_final", width),
     }
-    return kept | text | {key: value.half() for key, value in label.items()}
+    for layer in range(XL_TEXT_LAYERS):
+        block = f"transformer.resblocks.{layer}"
+        into = _linear("", width, 3 * width)
+        state |= {f"{block}.attn.in_proj_{part[1:]}": value for part, value in into.items()}
+        state |= _linear(f"{block}.attn.out_proj", width, width)
+        state |= _linear(f"{block}.mlp.c_fc", width, 4 * width)
+        state |= _linear(f"{block}.mlp.c_proj", 4 * width, width)
+        state |= _norm(f"{block}.ln_1", width) | _norm(f"{block}.ln_2", width)
+    return {prefix + key: value for key, value in state.items()}
+
+
+def _flux_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Flux of two blocks and a narrow T5. beside: the VAE and SD 1.5's text encoder."""
+    config = T5Config(**T5, feed_forward_proj="gated-gelu")
+    told = T5EncoderModel(config).state_dict()
+    told.pop("encoder.embed_tokens.weight", None)  # the same as shared.weight
+    vae = {key: value for key, value in _renamed(beside, VAE, "vae.").items() if "quant" not in key}
+    vae["vae.encoder.conv_out.weight"] = vae["vae.encoder.conv_out.weight"].repeat(4, 1, 1, 1)
+    vae["vae.encoder.conv_out.bias"] = vae["vae.encoder.conv_out.bias"].repeat(4)
+    vae["vae.decoder.conv_in.weight"] = vae["vae.decoder.conv_in.weight"].repeat(1, 4, 1, 1) / 2
+    text = _renamed(beside, TEXT, "text_encoders.clip_l.")
+    t5 = {f"text_encoders.t5xxl.transformer.{key}": value for key, value in told.items()}
+    return vae | text | _half(t5 | _flux_transformer(FLUX_WIDTH, T5["d_model"]))
+
+
+def _flux_transformer(width: int, told: int) -> dict[str, Tensor]:
+    layers = {
+        "img_in": (64, width),
+        "txt_in": (told, width),
+        "time_in.in_layer": (256, width),
+        "time_in.out_layer": (width, width),
+        "vector_in.in_layer": (768, width),
+        "vector_in.out_layer": (width, width),
+        "guidance_in.in_layer": (256, width),
+        "guidance_in.out_layer": (width, width),
+        "single_blocks.0.linear1": (width, 7 * width),
+        "single_blocks.0.linear2": (5 * width, width),
+        "single_blocks.0.modulation.lin": (width, 3 * width),
+        "final_layer.linear": (width, 64),
+        "final_layer.adaLN_modulation.1": (width, 2 * width),
+    }
+    norms = ["single_blocks.0.norm"]
+    for part in ("img", "txt"):
+        block = f"double_blocks.0.{part}"
+        layers |= {
+            f"{block}_mod.lin": (width, 6 * width),
+            f"{block}_attn.qkv": (width, 3 * width),
+            f"{block}_attn.proj": (width, width),
+            f"{block}_mlp.0": (width, 4 * width),
+            f"{block}_mlp.2": (4 * width, width),
+        }
+        norms.append(f"{block}_attn.norm")
+    state: dict[str, Tensor] = {}
+    for name, (before, after) in layers.items():
+        state |= _linear(name, before, after)
+    for name in norms:
+        state |= {f"{name}.{of}_norm.scale": torch.ones(HEAD) for of in ("query", "key")}
+    return {UNET + key: value for key, value in state.items()}
 
 
 def _xl_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -251,6 +340,23 @@ def _convolution(name: str, before: int, after: int, side: int = 1) -> dict[str,
     scale = (before * side * side) ** -0.5
     weight = torch.randn(after, before, side, side) * scale
     return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(after)}
+
+
+def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.half() for key, value in state.items()}
+
+
+def _renamed(state: dict[str, Tensor], before: str, after: str) -> dict[str, Tensor]:
+    """Those of `state` that begin with `before`, beginning with `after`."""
+    return {
+        after + key.removeprefix(before): value
+        for key, value in state.items()
+        if key.startswith(before)
+    }
+
+
+def _norm(name: str, width: int) -> dict[str, Tensor]:
+    return {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.full((width,), 0.1)}
 
 
 def _linear(name: str, before: int, after: int) -> dict[str, Tensor]:

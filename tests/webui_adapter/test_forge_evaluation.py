@@ -232,10 +232,27 @@ def test_sdxls_vector_is_told_the_small_size(length, told):
     assert not vector.any()
 
 
-def test_flow_models_are_not_supported_and_a_model_is_known_by_what_it_has():
-    flow = SdModel(Model(sigmas=torch.linspace(0.001, 1, 1000)))
+FLOW = torch.linspace(0.001, 1, 1000)
+
+
+def test_a_flow_model_is_asked_about_the_small_picture_at_its_own_noise_level():
+    """x = (1 - t)·x0 + t·eps with half the noise: the same sum's share of noise, and its scale."""
+    sd_model, t = SdModel(Model(FLOW)), torch.tensor([0.8])
+    with guiding(Sampler(sd_model)):
+        guided = sd_model.denoise(X, t, conds(), conds(0.2))
+    small = sd_model.denoise(reduced(X) / 0.6, torch.tensor([0.4 / 0.6]), conds(), conds(0.2))
+    torch.testing.assert_close(reduced(guided), small)
+
+
+def test_flow_models_are_supported_in_forge_and_a_model_is_known_by_what_it_has():
+    flow = SdModel(Model(FLOW))
     assert host_of(flow) is forge
     assert forge.is_supported(SdModel())
+    assert not forge.is_flow(SdModel())
+    assert forge.is_flow(flow)
+    assert forge.is_supported(flow)
+    model = flow.forge_objects.unet.model
+    model.model_sampling = model.__dict__.pop("predictor")  # as in reForge
     assert not forge.is_supported(flow)
     assert not forge.is_supported(SimpleNamespace(forge_objects=None))
 

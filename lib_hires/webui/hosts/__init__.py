@@ -23,6 +23,9 @@ class Host(Protocol):
     def is_supported(self, sd_model: Any) -> bool:
         """Whether its samplers run in a noise family that guidance knows here."""
 
+    def is_flow(self, sd_model: Any) -> bool:
+        """Whether it is a flow model, such as Stable Diffusion 3 and Flux."""
+
     def unet(self, sd_model: Any) -> Any:
         """The U-Net, with its input, middle and output blocks."""
 

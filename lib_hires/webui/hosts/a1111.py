@@ -22,8 +22,12 @@ asks_in_windows = True
 
 
 def is_supported(sd_model: Any) -> bool:
-    """False for Stable Diffusion 3, a flow model."""
-    return not getattr(sd_model, "is_sd3", False)
+    """False for Stable Diffusion 3."""
+    return not is_flow(sd_model)
+
+
+def is_flow(sd_model: Any) -> bool:
+    return bool(getattr(sd_model, "is_sd3", False))
 
 
 def unet(sd_model: Any) -> Any:

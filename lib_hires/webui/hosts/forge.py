@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_hires.noise import VarianceExploding
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
+from lib_hires.webui import noise
 from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.hosts.forge_conds import call_fitting, shrunk_conds
 from lib_hires.webui.messages import Say
@@ -37,8 +37,14 @@ asks_in_windows = False
 
 
 def is_supported(sd_model: Any) -> bool:
-    """False where no model is loaded yet, and for flow models, whose largest noise level is 1."""
-    return sd_model.forge_objects is not None and float(_sigmas(sd_model)[-1]) > 1
+    """False where no model is loaded yet, and for flow models of reForge."""
+    if sd_model.forge_objects is None:
+        return False
+    return hasattr(sd_model.forge_objects.unet.model, "predictor") or not is_flow(sd_model)
+
+
+def is_flow(sd_model: Any) -> bool:
+    return noise.is_flow(_sigmas(sd_model))
 
 
 def unet(sd_model: Any) -> Any:
@@ -96,7 +102,7 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     guide = partial(
         guided.new_guide,
         settings=guided.settings,
-        family=VarianceExploding(_sigmas(model)),
+        family=noise.family_of_sigmas(_sigmas(model)),
         shrink_cond=partial(
             shrunk_conds,
             large=guided.size,

@@ -1,0 +1,70 @@
+"""An extension for the tests: Forge and reForge know smaller models than they do by themselves.
+
+They take a model's kind from its weights, but the widths and depths of some parts from lists of
+their own. Here these parts are as the tests write them: of SDXL the U-Net's depth and the larger
+text encoder's layers, and in Forge of Flux the transformer's shape and that of T5.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+
+XL_DEPTHS = [0, 1, 1]  # transformers in each of the U-Net's input blocks
+XL_TEXT_LAYERS = 2
+T5 = {"d_model": 64, "d_ff": 128, "d_kv": 64, "num_heads": 1, "num_layers": 2}
+HEAD = 128  # channels of each of Flux's attention heads
+
+
+def know_small_xl(kinds):
+    """kinds: the module with the host's list of models."""
+    small = {**kinds.SDXL.unet_config, "transformer_depth": XL_DEPTHS}
+    kinds.models.insert(0, type("SmallXL", (kinds.SDXL,), {"unet_config": small}))
+
+
+def shorten_text_encoder(owner, name, is_large):
+    """owner.name: makes a configuration from a path, of which is_large tells."""
+    plain = getattr(owner, name)
+
+    def shortened(path, *args, **kwargs):
+        config = plain(path, *args, **kwargs)
+        if is_large(str(path)):
+            config.num_hidden_layers = XL_TEXT_LAYERS
+        return config
+
+    setattr(owner, name, shortened)
+
+
+def know_small_flux(detection, loader):
+    plain, read = detection.detect_unet_config, loader.read_arbitrary_config
+
+    def detect(weights, prefix):
+        config = plain(weights, prefix)
+        if config and config.get("image_model") == "flux":
+            width, told = weights[f"{prefix}txt_in.weight"].shape
+            config |= {"hidden_size": width, "num_heads": width // HEAD, "context_in_dim": told}
+            config |= {"depth": 1, "depth_single_blocks": 1}
+        return config
+
+    def small_t5(path):
+        return read(path) | (T5 if "FLUX" in str(path) else {})
+
+    detection.detect_unet_config = detect
+    loader.read_arbitrary_config = small_t5
+
+
+if find_spec("huggingface_guess"):
+    import transformers
+
+    know_small_xl(import_module("huggingface_guess.model_list"))
+    know_small_flux(import_module("huggingface_guess.detection"), import_module("backend.loader"))
+    shorten_text_encoder(
+        transformers.CLIPTextConfig,
+        "from_pretrained",
+        lambda path: "xl-base" in path and path.endswith("text_encoder_2"),
+    )
+elif find_spec("ldm_patched"):
+    know_small_xl(import_module("ldm_patched.modules.supported_models"))
+    shorten_text_encoder(
+        import_module("ldm_patched.modules.sd1_clip").CLIPTextConfig,
+        "from_json_file",
+        lambda path: path.endswith("clip_config_bigg.json"),
+    )

@@ -14,7 +14,12 @@ from lib_hires.standalone.request import Request
 from lib_hires.standalone.upsampler_training import UpsamplerTraining
 
 if TYPE_CHECKING:
+    import torch
+
     from lib_hires.standalone.generate import Run
+    from lib_hires.standalone.quality_measures import Measurer
+    from lib_hires.standalone.quality_painting import Subject
+    from lib_hires.standalone.techniques import Technique
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -62,20 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     train_upsampler.set_defaults(command=_train_upsampler)
     benchmark = commands.add_parser("benchmark", help="measure quality, speed or memory")
     kinds = benchmark.add_subparsers(required=True, metavar="what")
-    quality = kinds.add_parser("quality", help="objects, classes, colours, Frechet distances")
-    quality.add_argument("--out", type=Path, help="folder (default: benchmark/quality-2x or -4x)")
-    quality.add_argument("--pictures", type=int, default=100, help="per technique (default: 100)")
-    quality.add_argument("--scale", type=int, default=2, choices=(2, 4))
-    quality.add_argument(
-        "--techniques",
-        default="",
-        help="names with commas, or every (default: the best known ones)",
-    )
-    quality.add_argument(
-        "--dtype", default="auto", choices=(*DTYPES, "auto"), help="auto: the CPU's fastest"
-    )
-    quality.add_argument("--first-seed", type=int, help="for choosing settings on other seeds")
-    quality.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    quality = kinds.add_parser("quality", help="what each technique's pictures show")
+    _add_quality_options(quality)
     quality.set_defaults(command=_benchmark_quality)
     speed = kinds.add_parser("speed", help="what each technique costs, beside its bound")
     speed.add_argument(
@@ -122,6 +115,33 @@ def _add_train_upsampler_options(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("Training")
     for name, kind, control, attribute in UpsamplerTraining.rows():
         _add_option(training, name, kind, control, getattr(UpsamplerTraining(), attribute))
+
+
+def _add_quality_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, help="folder (default: benchmark/quality-2x or -4x)")
+    parser.add_argument("--pictures", type=int, default=100, help="per technique (default: 100)")
+    parser.add_argument("--scale", type=int, default=2, choices=(2, 4))
+    parser.add_argument(
+        "--techniques",
+        default="",
+        help="names with commas, or every (default: the best known ones)",
+    )
+    parser.add_argument(
+        "--dtype", default="auto", choices=(*DTYPES, "auto"), help="auto: the device's fastest"
+    )
+    parser.add_argument("--first-seed", type=int, help="for choosing settings on other seeds")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes (default: one a core, with --model one)"
+    )
+    other = parser.add_argument_group("Another model than the bundled one")
+    other.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
+    other.add_argument("--references", metavar="FOLDER", type=Path, help="of true pictures")
+    other.add_argument("--prompts", metavar="FILE", type=Path, help="one a line, taken in turn")
+    other.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    text = "of inception-2015-12-05.pt, for the FID (default: /tmp, where clean-fid keeps it)"
+    other.add_argument("--inception", metavar="FOLDER", type=Path, help=text)
+    text = "folder, or name on the Hub of one that is downloaded, for the CLIP score"
+    other.add_argument("--clip", metavar="MODEL", help=f"{text} (default: ViT-L/14 of OpenAI)")
 
 
 def _add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:
@@ -321,28 +341,73 @@ def _names(text: str) -> list[str]:
 
 
 def _benchmark_quality(options: argparse.Namespace) -> int:
+    _check_together(options)
     from lib_hires.standalone.png import writable_folder
 
-    out = writable_folder(options.out or Path(f"benchmark/quality-{options.scale}x"))
+    kind = f"{options.model.stem}-{options.scale}x" if options.model else f"{options.scale}x"
     import torch
 
     from lib_hires.standalone.benchmark_quality import FINAL_SEEDS, quality
     from lib_hires.standalone.models import fast_dtype
-    from lib_hires.standalone.techniques import STANDARD, chosen
 
-    names = _names(options.techniques)
+    auto = options.dtype == "auto"
+    dtype = fast_dtype(options.device) if auto else getattr(torch, options.dtype)
+    techniques = _chosen_techniques(options)
+    subject, measurer = _measured_model(options, dtype)
     _say(
         quality(
-            out,
+            writable_folder(options.out or Path("benchmark") / f"quality-{kind}"),
+            subject,
+            measurer,
             pictures=options.pictures,
             scale=options.scale,
-            dtype=fast_dtype() if options.dtype == "auto" else getattr(torch, options.dtype),
-            techniques=chosen(names, options.scale) if names else STANDARD,
+            techniques=techniques,
             first_seed=FINAL_SEEDS if options.first_seed is None else options.first_seed,
-            workers=options.workers,
+            workers=options.workers or (1 if options.model else 0),
         )
     )
     return 0
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    """Raises SettingsError where an option of another model lacks those it needs beside it."""
+    needed = {"--model": options.model, "--references": options.references}
+    needed["--prompts"] = options.prompts
+    missing = [name for name, value in needed.items() if value is None]
+    others = {"--inception": options.inception, "--clip": options.clip}
+    given = [name for name, value in {**needed, **others}.items() if value is not None]
+    if given and missing:
+        raise SettingsError(f"{given[0]}: expected {' and '.join(missing)} beside it")
+
+
+def _chosen_techniques(options: argparse.Namespace) -> tuple[Technique, ...]:
+    from lib_hires.standalone.techniques import STANDARD, chosen
+
+    names = _names(options.techniques)
+    techniques = chosen(names, options.scale) if names else STANDARD
+    if options.model and names == ["every"]:  # the bundled upsampler fits the bundled model alone
+        return tuple(each for each in techniques if "refine_upsampler" not in each.settings)
+    return techniques
+
+
+def _measured_model(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Subject, Measurer]:
+    """Whose pictures `hires benchmark quality` measures, and who looks at them."""
+    from lib_hires.standalone.quality_painting import Subject
+
+    if options.model is None:
+        from lib_hires.standalone.quality_judged import Judged
+
+        return Subject(device=options.device, dtype=dtype), Judged()
+    from lib_hires.standalone.quality_references import Referenced, read_prompts
+
+    prompts = read_prompts(options.prompts)
+    subject = Subject(options.model, prompts, options.device, dtype)
+    chosen = {"inception": options.inception, "clip": options.clip}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    measurer = Referenced(options.references, subject, **given)
+    for note in measurer.notes:
+        _complain(note)
+    return subject, measurer
 
 
 def _benchmark_speed(options: argparse.Namespace) -> int:

@@ -147,10 +147,11 @@ def contact_sheet(rows: Sequence[Row], captions: Sequence[str]) -> Image.Image:
         top = 24 + number * CELL
         ink.text((8, top + 8), f"{row.scale}x  {row.pictures[0].width} pixels", FAINT, small)
         ink.text((8, top + 28), row.technique.label, INK, large)
-        objects = ", ".join(str(entry["objects"]) for entry in row.entries)
-        ink.text((8, top + 54), f"objects: {objects}", FAINT, small)
-        ink.text((8, top + 72), f"{_seconds(row):.1f} s a picture", FAINT, small)
-        cells = [*(_reduced(picture) for picture in row.pictures), None]
+        ink.text((8, top + 54), f"{_seconds(row):.1f} s a picture", FAINT, small)
+        if "objects" in row.entries[0]:
+            objects = ", ".join(f"{entry['objects']:.0f}" for entry in row.entries)
+            ink.text((8, top + 72), f"objects: {objects}", FAINT, small)
+        cells = [*(reduced(picture) for picture in row.pictures), None]
         cells = [*cells[:-1], *[None] * (columns - len(cells)), _detail(row.pictures[0])]
         for column, cell in enumerate(cells):
             if cell is not None:
@@ -158,7 +159,8 @@ def contact_sheet(rows: Sequence[Row], captions: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def _reduced(picture: Image.Image) -> Image.Image:
+def reduced(picture: Image.Image) -> Image.Image:
+    """As the sheet shows it."""
     return picture.resize((CELL - 4, CELL - 4), Image.Resampling.LANCZOS)
 
 

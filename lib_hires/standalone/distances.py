@@ -125,6 +125,6 @@ def _as_samples(features: Tensor | np.ndarray) -> np.ndarray:
 
 
 def _covariance_root(samples: np.ndarray) -> np.ndarray:  # (min(n, d), d)
-    """R with R^T R the covariance: the R factor of the centred samples."""
+    """R with R^T R the covariance: the centred samples, their R factor where that is smaller."""
     centred = (samples - samples.mean(0)) / math.sqrt(len(samples) - 1)
-    return np.linalg.qr(centred, mode="r")
+    return centred if len(centred) <= centred.shape[1] else np.linalg.qr(centred, mode="r")

@@ -39,8 +39,13 @@ def load_model(
     return load(path, device, dtype)
 
 
-def fast_dtype() -> torch.dtype:
-    """The dtype in which this CPU computes a model fastest: bfloat16 where it has units for it."""
+def fast_dtype(device: str = "cpu") -> torch.dtype:
+    """The dtype in which a device computes a model fastest.
+
+    Half precision; on a CPU bfloat16, and only where it has units for it.
+    """
+    if device != "cpu":
+        return torch.float16
     supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     return torch.bfloat16 if supported() else torch.float32
 

@@ -1,85 +1,220 @@
-"""The quality benchmark's report for the eye: quality against time, and a page of pictures."""
+"""The quality benchmark's report to read: a table, quality against seconds, a page of pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 Report = Sequence[Mapping[str, Any]]
 
-MEASURES = {  # of a row, and what to write at the axis
-    "one_object": "share with one object",
-    "fd_whole": "Frechet distance, whole",
-    "fd_crop": "Frechet distance, crops",
+MEASURES = {  # of a row: what to write at the axis, and whether more is better
+    "one_object": ("share with one object", True),
+    "fd_whole": ("Frechet distance, whole", False),
+    "fd_crop": ("Frechet distance, crops", False),
+    "fid": ("FID", False),
+    "patch_fid": ("FID of native-size crops", False),
+    "clip_score": ("CLIP score", True),
 }
 
-LOOKS = [
-    {"marker": marker, "color": f"C{colour}"} for marker in "osD^v" for colour in range(10)
-]  # of the marks
+UNITS = {"memory_mib": "memory, MiB", "model_evaluations": "evaluations"}  # other heads than names
 
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem; color-scheme: light dark; }
-table { border-collapse: collapse; display: block; overflow-x: auto; white-space: nowrap; }
-body > img { max-width: 100%; }
-td, th { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #8884; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; }
+td, th { padding: .2rem .35rem; text-align: right; border-bottom: 1px solid #8884; }
+td { white-space: nowrap; }
+small { opacity: .7; }
+th { vertical-align: bottom; }
+tr > :first-child { position: sticky; left: 0; background: Canvas; text-align: left; }
+body > img { max-width: 100%; margin: 1rem 0; }
 section div { display: flex; gap: 4px; overflow-x: auto; }
 section img { width: 192px; height: 192px; }
 """
 
 
-def plot(report: Report, path: Path) -> None:
-    """Each measure against seconds a picture, a mark a technique; the best ones lie to the left.
+# --- table ----------------------------------------------------------------------------------------
 
-    The bars are standard errors. The native pictures are left out, for they are not of the size
-    that is measured.
+
+def table(report: Report) -> Iterator[str]:
+    """The report as text, a line per technique with its settings at the end."""
+    names = _columns(report)
+    lines = [names, *([" ".join(_cell(row, name)) for name in names] for row in report)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line, row in zip(lines, [{}, *report], strict=True):
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
+        yield "  ".join([*cells, _settings_text(row)]).rstrip()
+
+
+def _columns(report: Report) -> list[str]:
+    """Those of the table: an error or an interval stands beside what it belongs to."""
+    beside = ("_error", "_95")
+    return [
+        name
+        for name in report[0]
+        if not name.endswith(beside) and name not in ("sampler", "settings")
+    ]
+
+
+def _cell(row: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """A value, and how sure it is."""
+    value, error = row.get(name), row.get(f"{name}_error")
+    interval = row.get(f"{name}_95")
+    sure = f"({interval})" if interval else "" if error is None else f"± {error}"
+    return "" if value is None else str(value), sure
+
+
+def _settings_text(row: Mapping[str, Any]) -> str:
+    parts = [f"{name}={value}" for name, value in (row.get("settings") or {}).items()]
+    return " ".join([*parts, row.get("sampler") or ""])
+
+
+# --- plot -----------------------------------------------------------------------------------------
+
+
+def plot(report: Report, path: Path) -> bool:
+    """Each measure against seconds a picture, a numbered dot a technique; better ones lie higher.
+
+    The line is the front: no technique on it is beaten in both. The bars are standard errors. The
+    native pictures are left out, for they are not of the size that is measured. Returns whether
+    there is anything to plot.
     """
     rows = [row for row in report if row["technique"] not in ("true", "native")]
-    figure = Figure(figsize=(5.2 * len(MEASURES), 5.2), layout="constrained")
-    every_axes = figure.subplots(1, len(MEASURES))
-    for axes, (measure, name) in zip(every_axes, MEASURES.items(), strict=True):
-        axes.set(xlabel="seconds a picture", ylabel=name)
-        for row, style in zip(rows, cycle(LOOKS)):
-            bar = row.get(f"{measure}_error")
-            axes.errorbar(
-                row["seconds_per_picture"],
-                row[measure],
-                bar,
-                **style,
-                linestyle="",
-                elinewidth=0.6,
-                label=row["technique"],
-            )
-    figure.legend(*every_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    figure.savefig(path, dpi=110)
+    shown = [name for name in MEASURES if any(row.get(name) is not None for row in rows)]
+    if not shown:
+        path.unlink(missing_ok=True)  # of an earlier call
+        return False
+    columns = 5
+    height = 5.6 + 0.2 * -(-len(rows) // columns)
+    figure = Figure(dpi=110, figsize=(5.4 * len(shown), height), layout="constrained")
+    every_axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, name in zip(every_axes, shown, strict=True):
+        _dots(axes, rows, name)
+    handles, labels = every_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.draw_without_rendering()  # places everything, so that the numbers find theirs
+    for axes, name in zip(every_axes, shown, strict=True):
+        _numbers(axes, rows, name, figure.dpi)
+    figure.savefig(path)
+    return True
 
 
-def page(report: Report, pictures: Mapping[str, Sequence[Path]], path: Path) -> None:
+def _dots(axes: Axes, rows: Report, name: str) -> None:
+    title, more_is_better = MEASURES[name]
+    axes.set(xlabel="seconds a picture", ylabel=title)
+    if not more_is_better:
+        axes.invert_yaxis()
+    for number, row in enumerate(rows, start=1):
+        axes.errorbar(
+            row["seconds"],
+            row[name],
+            row.get(f"{name}_error"),
+            marker="o",
+            markersize=5,
+            color=f"C{number % 10}",
+            linestyle="",
+            elinewidth=0.3,
+            label=f"{number} {row['technique']}",
+        )
+    front = _front([(row["seconds"], row[name]) for row in rows], more_is_better)
+    axes.plot(*zip(*front, strict=True), color="gray", linewidth=1, zorder=0)
+
+
+Point = tuple[float, float]  # seconds, measure
+
+
+def _front(points: Sequence[Point], more_is_better: bool) -> list[Point]:
+    """Those that no other beats in both, by seconds."""
+    sign = -1 if more_is_better else 1
+    front: list[Point] = []
+    for seconds, value in sorted(points, key=lambda point: (point[0], sign * point[1])):
+        if not front or sign * value < sign * front[-1][1]:
+            front.append((seconds, value))
+    return front
+
+
+DIRECTIONS = ((0.7, 0.7), (-0.7, 0.7), (0.7, -0.7), (-0.7, -0.7), (1, 0), (-1, 0), (0, 1), (0, -1))
+OFFSETS = [(far * x, far * y) for far in range(8, 64, 8) for x, y in DIRECTIONS]
+"""Of a number from its dot, in points, the nearest first."""
+
+
+def _numbers(axes: Axes, rows: Report, name: str, dpi: float) -> None:
+    """Write each dot's number where it covers neither a dot nor another number."""
+    pixels = dpi / 72  # in a point
+    points = [(row["seconds"], row[name]) for row in rows]
+    dots = [axes.transData.transform(point) for point in points]
+    taken = [_around(dot, 3 * pixels, 3 * pixels) for dot in dots]
+    for number, (point, (x, y)) in enumerate(zip(points, dots, strict=True), start=1):
+        wide = 3 * len(str(number))
+        for offset in OFFSETS:
+            centre = x + offset[0] * pixels, y + offset[1] * pixels
+            box = _around(centre, wide * pixels, 4 * pixels)
+            inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
+            if inside and not box.count_overlaps(taken):
+                break
+        taken.append(box)
+        axes.annotate(
+            str(number),
+            point,
+            offset,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "shrinkA": 0, "shrinkB": 2},
+        )
+
+
+def _around(centre: Sequence[float], wide: float, high: float) -> Bbox:
+    """The box that reaches so far from its centre."""
+    x, y = centre
+    return Bbox.from_extents(x - wide, y - high, x + wide, y + high)
+
+
+# --- page -----------------------------------------------------------------------------------------
+
+
+def page(
+    report: Report,
+    pictures: Sequence[Sequence[Path]],
+    path: Path,
+    notes: Sequence[str] = (),
+) -> None:
     """An HTML page beside the pictures: the table, the plot, and every picture by technique.
 
-    pictures: the files of each technique, below the folder of `path`.
+    pictures: the files of each of the last rows, below the folder of `path`. The plot is shown
+    where it is there, as quality.png.
     """
-    columns = [name for name in report[0] if name != "settings"]
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    lines = ["".join(f"<td>{_text(row[name])}</td>" for name in columns) for row in report]
-    table = f"<table><tr>{head}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
     sections = [
-        f"<section><h2>{escape(name)}</h2><div>{_images(files, path.parent)}</div></section>"
-        for name, files in pictures.items()
+        f"<section><h2>{escape(row['technique'])}</h2><p>{escape(_settings_text(row))}</p>"
+        f"<div>{_images(files, path.parent)}</div></section>"
+        for row, files in zip(report[-len(pictures) :], pictures, strict=True)
     ]
+    plotted = path.with_name("quality.png").is_file()
     path.write_text(
         f"<!doctype html><meta charset=utf-8><title>Quality</title><style>{STYLE}</style>"
-        f'<h1>Quality</h1>{table}<img src="quality.png" alt="quality against seconds">'
+        f"<h1>Quality</h1>{''.join(f'<p>{escape(note)}</p>' for note in notes)}"
+        f"<div class=table>{_table(report)}</div>"
+        + '<img src="quality.png" alt="quality against seconds">' * plotted
         + "".join(sections)
     )
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else escape(str(value))
+def _table(report: Report) -> str:
+    columns = _columns(report)
+    heads = [UNITS.get(name, name).replace("_", " ") for name in columns]
+    lines = [f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>"]
+    for row in report:
+        cells = [_cell(row, name) for name in columns]
+        shown = (f"<td>{escape(value)} <small>{escape(sure)}</small></td>" for value, sure in cells)
+        lines.append(f"<tr>{''.join(shown)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
 
 
 def _images(files: Sequence[Path], folder: Path) -> str:

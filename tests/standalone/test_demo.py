@@ -1,19 +1,15 @@
-"""The contact sheet and the report of the demo, and the quality benchmark, in small."""
+"""The contact sheet and the report of the demo, and the techniques that it shows."""
 
 from __future__ import annotations
 
 import json
-import re
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.standalone import benchmark_quality as benchmark
 from lib_hires.standalone.demo import CELL, LABEL, Row, contact_sheet, demo
 from lib_hires.standalone.models import BUNDLED
 from lib_hires.standalone.png import read_about
@@ -74,65 +70,8 @@ def test_demo_writes_the_sheet_the_pictures_and_the_report(tmp_path: Path) -> No
     assert said.endswith(f"sheet: {tmp_path / 'demo.png'}")
 
 
-@bundled
-def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
-    tmp_path: Path,
-) -> None:
-    def measure(dtype: torch.dtype) -> str:
-        return benchmark.quality(
-            tmp_path,
-            pictures=2,
-            scale=2,
-            techniques=[UG],
-            dtype=dtype,
-            first_seed=50,
-            true_pictures=3,
-            workers=1,
-        )
-
-    text = measure(torch.float32)
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert [(row["technique"], row["n"]) for row in report] == [
-        ("true", 2),
-        ("native", 2),
-        ("ug", 2),
-    ]
-    assert report[0]["one_object"] == 1
-    assert all(row["fd_whole"] > 0 for row in report)
-    assert report[1]["fd_crop"] is None
-    assert report[2]["fd_crop"] > 0
-    assert text.splitlines()[0] == "2 pictures a technique, seeds from 50, torch.float32"
-    assert "one_object" in text.splitlines()[1]
-    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M")
-    assert (tmp_path / "samples.png").is_file()
-    page = (tmp_path / "index.html").read_text()
-    linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}
-    assert linked == {*tmp_path.glob("pictures/*/*.png"), tmp_path / "quality.png"}
-
-    painted = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pictures/*/*.png")}
-    assert len(painted) == 4
-    lost = tmp_path / "pictures" / "2x-ug" / "51.png"
-    before = lost.read_bytes()
-    lost.unlink()
-    note = lost.with_name("made.json")  # as a version without one of the controls has written it
-    made = json.loads(note.read_text())
-    del made["settings"]["refine_upsampler"]
-    note.write_text(json.dumps(made))
-    measure(torch.float32)
-    assert np.array_equal(Image.open(lost), Image.open(BytesIO(before)))
-    del painted[lost]
-    assert all(path.stat().st_mtime_ns == when for path, when in painted.items())
-    with pytest.raises(SettingsError, match="native holds pictures of another model or other"):
-        measure(torch.bfloat16)
-
-
 def test_techniques_are_chosen_by_name() -> None:
     assert chosen(["ug", "naive"], 2) == (UG, NAIVE)
     assert chosen(["every"], 4) == every(4)
     with pytest.raises(SettingsError, match="expected some of naive, lanczos, .*, got 'ugg'"):
         chosen(["ug", "ugg"], 2)
-
-
-def test_quality_refuses_too_few_pictures(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--pictures: expected at least 2, got 1"):
-        benchmark.quality(tmp_path, pictures=1, scale=2)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch import nn
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["!", *LETTERS, *(f"{c}</w>" for c in LETTERS), "re", "red</w>"]
@@ -282,3 +284,47 @@ def _open_clip(text_model: Any, prefix: str) -> dict[str, torch.Tensor]:
         elif "k_proj" not in key and "v_proj" not in key:
             state[name] = value
     return state
+
+
+# ---- the networks of the quality benchmark ------------------------------------------------------
+
+
+def write_inception(file: Path) -> Path:
+    """Random features in the layout of clean-fid's weights: TorchScript with `layers` inside."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 2048))
+    network = nn.ModuleDict({"layers": layers})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # clean-fid's is of this kind
+        torch.jit.script(network).save(str(file))
+    return file
+
+
+def write_clip(folder: Path) -> Path:
+    """A random CLIP as a folder, with its tokenizer and what prepares its pictures of 32x32."""
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPProcessor,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+    )
+
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=96,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=32,
+        patch_size=16,
+    )
+    text = text_config("quick_gelu").to_dict()
+    config = CLIPConfig(text_config=text, vision_config=vision.to_dict(), projection_dim=WIDTH)
+    CLIPModel(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    size = {"height": 32, "width": 32}
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    CLIPProcessor(pictures, CLIPTokenizer.from_pretrained(folder)).save_pretrained(folder)
+    return folder

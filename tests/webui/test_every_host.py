@@ -410,6 +410,7 @@ def test_a_flow_model_with_everything(host, paint):
         made = paint(settings, **(FLUX | {"cfg_scale": 3}))
         assert made.sizes == [(96, 96)]
         assert "note" not in made.info
+    assert "this sampler knows no flow models" in paint(UG, sampler_name="DDIM", **FLUX).info
     assert paint(**FLUX).pixels == plain.pixels
     assert host.state() == state
     assert paint().pixels == before.pixels

@@ -244,6 +244,17 @@ def test_a_flow_model_is_asked_about_the_small_picture_at_its_own_noise_level():
     torch.testing.assert_close(reduced(guided), small)
 
 
+def test_ddim_does_not_guide_a_flow_model():
+    sd_model, said = SdModel(Model(FLOW)), []
+    sampler = Sampler(sd_model)
+    del sampler.model_wrap_cfg.inner_model.sigmas
+    before = sd_model.options
+    with guiding(sampler, said=said):
+        assert sd_model.options is before
+    assert len(said) == 1
+    assert "knows no flow models" in said[0]
+
+
 def test_flow_models_are_supported_in_forge_and_a_model_is_known_by_what_it_has():
     flow = SdModel(Model(FLOW))
     assert host_of(flow) is forge

@@ -99,6 +99,12 @@ def _branches(cond: Mapping[str, Any]) -> Hashable:
 def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     """Adds to the options of the patcher that the model has now."""
     model = denoiser.inner_model.inner_model
+    if is_flow(model) and not hasattr(denoiser.inner_model, "sigmas"):
+        guided.say(
+            "Upsample Guidance was left out, because this sampler knows no flow models; take Euler."
+        )
+        yield
+        return
     guide = partial(
         guided.new_guide,
         settings=guided.settings,

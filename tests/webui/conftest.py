@@ -38,12 +38,15 @@ FOR_THE_CPU = shlex.split(
 )
 PATCHED_FOR_THE_CPU = ["--always-cpu", "--disable-xformers"]
 BACKENDS = "backend", "ldm_patched"  # the folders in which Forge and reForge have theirs
+SOLVERS = "bosh3", "fehlberg2", "adaptive_heun", "dopri5", "custom"
 # A request's own options are put back only where the WebUI has saved ones.
 SAVED_OPTIONS = {
     "always_discard_next_to_last_sigma": False,
     "batch_cond_uncond": True,
     "eta_noise_seed_delta": 0,
     "hires_guidance_native_size": 0,
+    # reForge's adaptive solvers, as short as they may be
+    **{f"ode_{name}_{of}": 0 for name in SOLVERS for of in ("rtol", "atol")},
     "img2img_fix_steps": False,
     "pad_cond_uncond": False,
     "randn_source": "GPU",
@@ -74,16 +77,20 @@ class Answer:
 class WebUI:
     """A running WebUI."""
 
-    native = 128  # what the tests tell it, so that pictures of 256x256 are above it
-
-    def __init__(self, port: int, model: Path, log: Path, controlled: str) -> None:
-        """model: the safetensors file that it has loaded, native size 256x256. controlled: the
-        name of a model that ControlNet's `tiny` is for, "" without ControlNet."""
+    def __init__(self, port: int, model: Path, log: Path, controlled: str, side: int = 256) -> None:
+        """model: the safetensors file that it has loaded. controlled: the name of a model that
+        ControlNet's `tiny` is for, "" without ControlNet. side: of a picture in pixels; the tests
+        tell it half of that as the native size."""
         self.url = f"http://127.0.0.1:{port}"
         self.model = model
         self.log = log
+        self.side, self.native = side, side // 2
         self.controlled = controlled
         self.has_controlnet = bool(controlled)
+
+    def times(self, factor: float) -> tuple[int, int]:
+        """(width, height) of a picture that many times as wide as one of the tests'."""
+        return int(self.side * factor), int(self.side * factor)
 
     def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -117,8 +124,8 @@ class WebUI:
             "prompt": "a red circle on grass",
             "negative_prompt": "blue",
             "steps": 6,
-            "width": 256,
-            "height": 256,
+            "width": self.side,
+            "height": self.side,
             "seed": 1,
             "cfg_scale": 5,
             "sampler_name": "Euler",
@@ -159,12 +166,11 @@ def knows_models_by_shape(folder: Path) -> bool:
     return any((folder / backend).is_dir() for backend in BACKENDS)
 
 
-@pytest.fixture(scope="session")
-def webui(host: WebUI) -> WebUI:
-    """A WebUI that loads models of any shape, so that many pictures take little time."""
+@pytest.fixture
+def any_shape(host: WebUI) -> None:
+    """For tests with models of shapes that no published one has."""
     if knows_models_by_shape(Path(os.environ["HIRES_WEBUI"])):
-        pytest.skip("this WebUI needs a VAE of full size, see test_every_host.py")
-    return host
+        pytest.skip("this WebUI loads models of known shapes alone, see test_every_host.py")
 
 
 @pytest.fixture(scope="session")
@@ -184,13 +190,13 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     put_upsamplers(data / "models" / "hires-guidance", known=known)
     controlled = _install_controlnet(folder, data, model)
     with _running(data, model) as port:
-        yield WebUI(port, model, data / LOG, controlled)
+        yield WebUI(port, model, data / LOG, controlled, side=64 if known else 256)
 
 
 @pytest.fixture(scope="session")
-def plain_url(webui: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def plain_url(host: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the same WebUI without this extension."""
-    with _running(tmp_path_factory.mktemp("plain"), webui.model) as port:
+    with _running(tmp_path_factory.mktemp("plain"), host.model) as port:
         yield f"http://127.0.0.1:{port}"
 
 

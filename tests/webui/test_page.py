@@ -16,7 +16,7 @@ from lib_hires.presets import BUILT_IN
 from lib_hires.schedules import Model, Sampler, Sampling
 from lib_hires.settings import Settings, declarations
 
-NATIVE = 128
+SIDE, NATIVE = 128, 64  # of the pictures that are made, and of what the hosts' sliders begin at
 PATIENCE = 120_000  # milliseconds; a busy machine takes half a minute to build the page
 
 
@@ -30,11 +30,13 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def native_size(webui: Any) -> Iterator[None]:
+def native_size(host: Any) -> Iterator[None]:
+    """Of the model that the pages are about; Forge loads it with the first picture."""
     option = "hires_guidance_native_size"
-    webui.request("/sdapi/v1/options", {option: NATIVE})
+    host.request("/sdapi/v1/options", {option: NATIVE})
+    host.paint(width=NATIVE, height=NATIVE, steps=1, options={option: NATIVE})
     yield
-    webui.request("/sdapi/v1/options", {option: 0})
+    host.request("/sdapi/v1/options", {option: 0})
 
 
 class Page:
@@ -86,6 +88,18 @@ class Page:
         box.blur()
         self.ours("preset_apply").click()
 
+    def wait_for_choice(self, name: str) -> Any:
+        """An upsampler in the list, which is left open; an open list stays as it was."""
+        box = self.ours("refine_upsampler").locator("input")
+        item = self.ours("refine_upsampler").locator("ul li", has_text=name)
+        for _ in range(40):
+            box.click()
+            if item.count():
+                break
+            box.blur()
+            self.page.wait_for_timeout(500)
+        return item
+
     def press(self, button: str) -> None:
         self.page.locator(f"#{self.tab}_{button}").click()
 
@@ -95,6 +109,11 @@ class Page:
         ids += [f"#script_{self.tab}_hires_guidance_{name}" for name in ("plan", "preset")]
         return {each: self.page.locator(each).count() for each in ids}
 
+    def wait_for_picture(self, width: int) -> None:
+        shown = f"#{self.tab}_gallery img:not(.livePreview img)"  # the preview goes a moment later
+        images = f"""[...document.querySelectorAll("{shown}")]"""
+        self.page.wait_for_function(f"{images}.some((image) => image.naturalWidth == {width})")
+
     def drawing(self) -> Any:
         return self.ours("drawing").locator(".hires-guidance")
 
@@ -102,9 +121,12 @@ class Page:
         """What stands under the picture beside its PNG info."""
         return self.page.locator(f"#html_log_{self.tab}").first  # the host's page nests two
 
-    def small(self, steps: int = 4) -> None:
-        for name, value in (("width", 256), ("height", 256), ("steps", steps)):
+    def size(self, width: int, height: int, steps: int = 20) -> None:
+        for name, value in (("width", width), ("height", height), ("steps", steps)):
             self.set(self.host(name), value)
+
+    def small(self, steps: int = 4) -> None:
+        self.size(SIDE, SIDE, steps)
 
     def generate(self) -> str:
         """Makes a picture; returns the PNG info that the page shows."""
@@ -115,7 +137,7 @@ class Page:
 
 
 @pytest.fixture
-def open_page(browser: Any, webui: Any) -> Iterator[Any]:
+def open_page(browser: Any, host: Any) -> Iterator[Any]:
     made = []
 
     def open_(tab: str = "txt2img", words: dict[str, str] | None = None) -> Page:
@@ -123,7 +145,7 @@ def open_page(browser: Any, webui: Any) -> Iterator[Any]:
         made.append(page)
         if words:
             _translate(page, words)
-        return Page(page, f"{webui.url}/", tab)
+        return Page(page, f"{host.url}/", tab)
 
     yield open_
     for page in made:
@@ -139,6 +161,7 @@ def _translate(page: Any, words: dict[str, str]) -> None:
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
 def test_an_accordion_switches_on_by_opening(open_page: Any, tab: str) -> None:
     page = open_page(tab)
+    page.size(512, 512)
     assert not any(page.is_on(group) for group in ("ug", "pfsa", "refine"))
     page.open("ug", "refine")
     assert [page.is_on(group) for group in ("ug", "pfsa", "refine")] == [True, False, True]
@@ -150,12 +173,13 @@ def test_an_accordion_switches_on_by_opening(open_page: Any, tab: str) -> None:
 
 def test_the_keyboard_switches_too(open_page: Any) -> None:
     page = open_page()
+    page.size(512, 512)
     page.ours("ug-visible-checkbox").focus()
     page.page.keyboard.press("Space")
-    page.wait_for_line("20 guided at 128x128")
+    page.wait_for_line(f"20 guided at {NATIVE}x{NATIVE}")
     page.page.keyboard.press("Tab")
-    focused = page.page.evaluate("document.activeElement.id")
-    assert focused == "script_txt2img_hires_guidance_pfsa-visible-checkbox"
+    accordion = "document.activeElement.closest('.input-accordion')"  # in Forge its button
+    assert page.page.evaluate(f"{accordion}.id") == "script_txt2img_hires_guidance_pfsa"
 
 
 def test_a_preset_fills_the_controls(open_page: Any) -> None:
@@ -196,6 +220,7 @@ def test_ones_own_preset_lasts_and_goes(open_page: Any) -> None:
 
 def test_the_line_follows_sliders_and_size(open_page: Any) -> None:
     page = open_page()
+    page.size(512, 512)
     page.open("refine")
     page.wait_for_line("stage 1 1024x1024 in 4 steps")
     page.set(page.host("width"), 256)
@@ -221,16 +246,16 @@ def test_a_picture_is_made_and_its_text_sets_the_page_again(open_page: Any) -> N
     page.open("ug", "refine")
     page.set(page.ours("ug_theta"), 0.8)
     page.set(page.ours("refine_factor"), 1.5)
-    page.wait_for_line("stage 1 384x384")
+    page.wait_for_line("stage 1 192x192")
     info = page.generate()
-    for part in ("Size: 256x256", "HiRes ug: True", "ug theta: 0.8", "refine factor: 1.5"):
+    for part in (f"Size: {SIDE}x{SIDE}", "HiRes ug: True", "ug theta: 0.8", "refine factor: 1.5"):
         assert part in info
-    assert page.page.locator("#txt2img_gallery img").first.evaluate("i => i.naturalWidth") == 384
+    page.wait_for_picture(192)
 
     again = open_page()
     again.page.locator("#txt2img_prompt textarea").fill(info)
     again.page.locator("#txt2img_tools #paste").click()
-    again.wait_for_line("stage 1 384x384")
+    again.wait_for_line("stage 1 192x192")
     assert again.is_on("ug") and again.is_on("refine") and not again.is_on("pfsa")
     assert again.number(again.ours("ug_theta")) == 0.8
     assert again.number(again.ours("refine_factor")) == 1.5
@@ -252,8 +277,8 @@ def test_what_happened_is_a_line_that_opens(open_page: Any) -> None:
     page.page.keyboard.press("Enter")
     lines.first.wait_for()
     told = lines.all_inner_texts()
-    assert told[0].startswith("first pass 256x256: 4 steps, 4 guided, 8 model evaluations (4 at")
-    assert told[1].startswith("stage 1 512x512: 1 step, 1 guided, 2 model evaluations (1 at")
+    assert told[0].startswith("first pass 128x128: 4 steps, 4 guided, 8 model evaluations (4 at")
+    assert told[1].startswith("stage 1 256x256: 1 step, 1 guided, 2 model evaluations (1 at")
     assert "ran" not in info and "4 guided" not in info
     assert "·" not in page.log().inner_text()
 
@@ -263,16 +288,14 @@ def test_stop_in_the_middle_gives_the_last_finished_stage(open_page: Any) -> Non
     page.small(steps=60)
     page.open("refine")
     page.ours("refine_eta2").locator("textarea").fill("1")
-    page.wait_for_line("stage 1 512x512 in 60 steps")
+    page.wait_for_line("stage 1 256x256 in 60 steps")
     page.press("generate")
     page.page.locator(".progressDiv", has_text="stage 1 of 1").first.wait_for(state="attached")
     page.press("interrupt")  # the host would finish what it counts as more than one job ...
     page.press("interrupting")  # ... unless asked again
     page.log().get_by_text("stopped; this is the picture after the first pass").wait_for()
     page.log().get_by_text(re.compile("ran: .*; stopped in stage 1")).wait_for()
-    shown = "#txt2img_gallery img:not(.livePreview img)"  # the preview goes a moment later
-    loaded = f"""[...document.querySelectorAll("{shown}")].some((i) => i.naturalWidth == 256)"""
-    page.page.wait_for_function(loaded)
+    page.wait_for_picture(SIDE)
 
 
 def test_the_drawing_follows_a_slider_as_computed(open_page: Any) -> None:
@@ -282,7 +305,7 @@ def test_the_drawing_follows_a_slider_as_computed(open_page: Any) -> None:
     page.set(page.ours("ug_edge"), 2)
     facts = json.loads(page.drawing().get_attribute("data-facts"))
     model, name = Model(**facts["model"]), page.host("sampling").locator("input").input_value()
-    sampling = Sampling((256, 256), 10, Sampler(**facts["samplers"][name]))
+    sampling = Sampling((SIDE, SIDE), 10, Sampler(**facts["samplers"][name]))
     assert tuple(model.native) == (NATIVE, NATIVE)
     for eta in (1.0, 0.6, 0.25):
         page.set(page.ours("ug_eta"), eta)
@@ -296,10 +319,10 @@ def test_the_drawing_follows_a_slider_as_computed(open_page: Any) -> None:
 
 
 def test_two_tabs_learn_seconds_from_one_run_and_draw_by_themselves(
-    browser: Any, webui: Any
+    browser: Any, host: Any
 ) -> None:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    one, other = (Page(context.new_page(), f"{webui.url}/") for _ in range(2))
+    one, other = (Page(context.new_page(), f"{host.url}/") for _ in range(2))
     for page, group in ((one, "ug"), (other, "refine")):
         page.small()
         page.open(group)
@@ -308,45 +331,40 @@ def test_two_tabs_learn_seconds_from_one_run_and_draw_by_themselves(
     for page in (one, other):
         page.drawing().get_by_text(re.compile(r"about [\d.]+ s \(from 1 run in this")).wait_for()
     assert list(one.page.evaluate("JSON.parse(localStorage['hires-guidance-runs'])"))
-    one.wait_for_line("4 guided at 128x128")
-    other.wait_for_line("stage 1 512x512")
+    one.wait_for_line(f"4 guided at {NATIVE}x{NATIVE}")
+    other.wait_for_line("stage 1 256x256")
     assert one.drawing().locator("rect").count() == 1  # a pass each
     assert other.drawing().locator("rect").count() == 2
     context.close()
 
 
-def test_a_feature_upsampler_is_chosen_from_the_list(open_page: Any, webui: Any) -> None:
+def test_a_feature_upsampler_is_chosen_from_the_list(open_page: Any, host: Any) -> None:
     """The list is read again by the button beside it, and set by PNG info."""
     page = open_page()
     for name, value in (("width", NATIVE), ("height", NATIVE), ("steps", 4)):
         page.set(page.host(name), value)
     page.open("refine")
-    files = webui.model.parents[1] / "hires-guidance"
+    files = host.model.parents[1] / "hires-guidance"
     shutil.copy(files / "mine.safetensors", files / "later.safetensors")
     page.ours("refine_upsampler_refresh").click()
-    box = page.ours("refine_upsampler").locator("input")
-    item = page.ours("refine_upsampler").locator("ul li", has_text="later")
-    for _ in range(40):  # an open list stays as it was when the new one comes
-        box.click()
-        if item.count():
-            break
-        box.blur()
-        page.page.wait_for_timeout(500)
-    item.click()
-    page.wait_for_line("stage 1 256x256")
+    page.wait_for_choice("later").click()
+    page.wait_for_line("stage 1 128x128")
     info = page.generate()
     assert re.search(r"HiRes refine upsampler: later \[[0-9a-f]{10}\]", info)
 
     again = open_page()
+    again.open("refine")
+    again.ours("refine_upsampler_refresh").click()  # Gradio 4 shows no name that it has not listed
+    again.wait_for_choice("later")
     again.page.locator("#txt2img_prompt textarea").fill(info)
     again.page.locator("#txt2img_tools #paste").click()
-    again.wait_for_line("stage 1 256x256")
+    again.wait_for_line("stage 1 128x128")
     assert again.ours("refine_upsampler").locator("input").input_value() == "later"
     (files / "later.safetensors").unlink()
 
 
-def test_every_label_choice_and_help_is_translated(open_page: Any, webui: Any) -> None:
-    schema = webui.request("/hires-guidance/schema")
+def test_every_label_choice_and_help_is_translated(open_page: Any, host: Any) -> None:
+    schema = host.request("/hires-guidance/schema")
     words = {*schema["groups"].values(), "HiRes Guidance preset", "Apply", "Save as", "Delete"}
     for control in schema["controls"]:
         symbol = f" ({control['symbol']})" if control["symbol"] else ""
@@ -378,7 +396,7 @@ def test_the_browsers_console_says_nothing_more(
     plain.on("pageerror", lambda error: plain_messages.append(str(error)))
     plain.goto(plain_url)
     for each in (page.page, plain):
-        for name, value in (("width", "256"), ("height", "256"), ("steps", "2")):
+        for name, value in (("width", str(SIDE)), ("height", str(SIDE)), ("steps", "2")):
             box = each.locator(f"#txt2img_{name} input[type=number]")
             box.wait_for()
             box.fill(value)
@@ -389,16 +407,16 @@ def test_the_browsers_console_says_nothing_more(
     assert set(page.messages) <= set(plain_messages)
 
 
-def test_all_is_there_once_after_the_ui_is_reloaded(open_page: Any, webui: Any) -> None:
+def test_all_is_there_once_after_the_ui_is_reloaded(open_page: Any, host: Any) -> None:
     """The host answers nobody until it has started anew: an early request would end it."""
     page = open_page()
     before = page.parts()
-    started = webui.log.read_text().count("Startup time:")
+    started = host.log.read_text().count("Startup time:")
     page.page.route("**/internal/ping*", lambda route: route.abort())
     page.page.locator("#tabs > .tab-nav button", has_text="Settings").click()
     page.page.locator("#settings_restart_gradio").click()
     for _ in range(PATIENCE // 500):
-        if webui.log.read_text().count("Startup time:") > started:
+        if host.log.read_text().count("Startup time:") > started:
             break
         page.page.wait_for_timeout(500)
     with page.page.expect_navigation():
@@ -409,7 +427,7 @@ def test_all_is_there_once_after_the_ui_is_reloaded(open_page: Any, webui: Any) 
     page.choose_preset(next(each for each in BUILT_IN if "2x, refine" in each.name).name)
     page.wait_for_line("stage 1")
     page.small()
-    page.wait_for_line("First pass 256x256 in 4 steps.*, then stage 1 512x512")
+    page.wait_for_line("First pass 128x128 in 4 steps.*, then stage 1 256x256")
     page.drawing().locator("svg").wait_for()
     assert (page.parts(), page.drawing().count()) == (before, 1)
     page.generate()

@@ -77,5 +77,9 @@ class HostVae:
         return host.scaled(self._model, mean)
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
-        vae = host_of(self._model).autoencoder(self._model)
-        return vae_tiled(function, x, vae=vae, pixels=self._tile, factor=FACTOR, decode=decode)
+        if not self._tile or max(x.shape[-2:]) * (FACTOR if decode else 1) <= self._tile:
+            return function(x)
+        host = host_of(self._model)
+        vae = host.autoencoder(self._model)
+        with host.frugal_attention(self._model):
+            return vae_tiled(function, x, vae=vae, pixels=self._tile, factor=FACTOR, decode=decode)

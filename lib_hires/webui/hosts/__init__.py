@@ -38,6 +38,9 @@ class Host(Protocol):
     def autoencoder(self, sd_model: Any) -> Any:
         """The VAE, ready for pictures of the host's own precision."""
 
+    def frugal_attention(self, sd_model: Any) -> AbstractContextManager[None]:
+        """Inside the block the VAE's attention makes no matrix of all positions by all."""
+
     def scaled(self, sd_model: Any, mean: Tensor) -> Tensor:
         """What the VAE's encoder gives, in the U-Net's scale."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,23 @@ def predicts_v(sd_model: Any) -> bool:
 
 def autoencoder(sd_model: Any) -> Any:
     return sd_model.first_stage_model.to(devices.dtype_vae)
+
+
+@contextmanager
+def frugal_attention(sd_model: Any) -> Iterator[None]:
+    """Some of its optimisations leave the VAE the plain form: 275 GB for a latent of 512x512."""
+    from modules import sd_hijack_optimizations as optimizations  # of no use in Forge
+
+    plain = (
+        optimizations.diffusionmodules_model_AttnBlock_forward,
+        optimizations.sgm_diffusionmodules_model_AttnBlock_forward,
+    )
+    with ExitStack() as stack:
+        for part in autoencoder(sd_model).modules():
+            if type(part).forward in plain:
+                frugal = partial(optimizations.sub_quad_attnblock_forward, part)
+                stack.enter_context(replaced(part, "forward", frugal))
+        yield
 
 
 def scaled(sd_model: Any, mean: Tensor) -> Tensor:

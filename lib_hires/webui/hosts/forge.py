@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -62,6 +62,11 @@ def predicts_v(sd_model: Any) -> bool:
 
 def autoencoder(sd_model: Any) -> Any:
     return sd_model.forge_objects.vae.first_stage_model
+
+
+def frugal_attention(sd_model: Any) -> AbstractContextManager[None]:
+    """The host sees to that itself."""
+    return nullcontext()
 
 
 def scaled(sd_model: Any, mean: Tensor) -> Tensor:

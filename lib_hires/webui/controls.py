@@ -40,10 +40,15 @@ def _list(common: dict[str, Any]) -> Any:
         create_refresh_button(
             component,
             lambda: None,
-            lambda: {"choices": upsamplers.names()},
+            lambda: {"choices": _as_kept(upsamplers.names(), component.choices)},
             f"{common['elem_id']}_refresh",
         )
     return component
+
+
+def _as_kept(names: list[str], choices: list[Any]) -> list[Any]:
+    """In the form of a dropdown's `choices`, which the host's button writes: Gradio 4 has pairs."""
+    return [(name, name) for name in names] if isinstance(choices[0], tuple) else names
 
 
 def _component(row: Declaration, element_id: str) -> Any:

@@ -50,6 +50,7 @@ SAVED_OPTIONS = {
     "img2img_fix_steps": False,
     "pad_cond_uncond": False,
     "randn_source": "GPU",
+    "sd_text_encoder": "None",  # in reForge: the checkpoint's own
     "sgm_noise_multiplier": False,
     "show_progress_type": "Approx cheap",  # the preview of SDXL's latents would want a download
     "skip_early_cond": 0.0,

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 XL_DEPTHS = [0, 1, 1]  # transformers in each of the U-Net's input blocks
-XL_TEXT_LAYERS = 2
+XL_TEXT_LAYERS = 3  # reForge takes what the last but one gives, and wants one more
 T5 = {"d_model": 64, "d_ff": 128, "d_kv": 64, "num_heads": 1, "num_layers": 2}
 HEAD = 128  # channels of each of Flux's attention heads
 

@@ -6,8 +6,6 @@ A preset names the controls that it changes; all others stand at their defaults.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from types import MappingProxyType
 
 from lib_hires.settings import Plain, Settings, SettingsError
 from lib_hires.sizes import Size, size_of_area
+from lib_hires.whole_file import whole_file
 
 LONGEST_NAME = 60
 
@@ -155,10 +154,8 @@ class PresetFile:
         text = _json(presets)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(part).replace(self.path)
+            with whole_file(self.path) as partial:
+                partial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise PresetError(f"{self.path} cannot be written ({error.strerror})") from None
 

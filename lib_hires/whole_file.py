@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
@@ -13,9 +13,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place at the end.
 
     Whoever is ended in between leaves the older file as it was, and an error leaves nothing
-    beside it. The processes that write the same file do not see each other's.
+    beside it. Processes and threads that write the same file do not see each other's.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         yield partial
         partial.replace(path)

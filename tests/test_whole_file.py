@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lib_hires import whole_file as module
 from lib_hires.standalone.png import writable_folder
 from lib_hires.whole_file import whole_file
 
@@ -32,10 +31,9 @@ def test_an_error_leaves_the_older_file_and_nothing_beside_it(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_processes_write_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_write_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     with whole_file(path) as first:
-        monkeypatch.setattr(module.os, "getpid", lambda: 0)
         with whole_file(path) as second:
             first.write_text("first")
             second.write_text("second")

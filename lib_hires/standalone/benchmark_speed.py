@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 from tqdm import tqdm
 
 from lib_hires.attentive_guidance import mix_into_state_
@@ -31,10 +30,10 @@ from lib_hires.feature_upsampler import (
 )
 from lib_hires.settings import AttentiveGuidance, Settings
 from lib_hires.sizes import Size, snap
+from lib_hires.standalone.benchmark_tiles import difference_rows, memory_rows
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import Request
-from lib_hires.tiled_vae import vae_tiled
 from lib_hires.upsampler_file import NamedUpsampler
 
 PROMPT = "a red house under an evening sky"
@@ -81,7 +80,7 @@ def speed(
     for scale in scales:
         rows += _rows_at(model, scale, steps, repeats)
     rows += [_upsampler_row(model, method, steps, repeats) for method in ("AP-LDM", "Pivot")]
-    rows += [_pfsa_row(model, repeats), *_tile_rows(model)]
+    rows += [_pfsa_row(model, repeats), *_tile_rows(model, scales)]
     growth = _growth(model, areas, repeats)
     rows += [
         {"name": f"one evaluation, {area:.2f} times the area", "ratio": ratio, "bound": area}
@@ -272,37 +271,11 @@ def _pfsa_row(model: LatentModel, repeats: int) -> dict[str, Any]:
     return {"name": "PFSA a step, 2x, beside an evaluation", "ratio": mixing / evaluation}
 
 
-def _tile_rows(model: LatentModel) -> list[dict[str, Any]]:
-    """How far decoding and encoding in tiles is from the whole, in 255ths."""
+def _tile_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any]]:
     height, width = (side * 2 // model.factor for side in model.native)
     (painted,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
     latent = torch.nn.functional.interpolate(painted.latent, (height, width), mode="bicubic")
-    whole = model.decode(latent)
-    tile = model.native[0]
-
-    def in_tiles(function: Any, x: Tensor, decode: bool) -> Tensor:
-        options = {"vae": model.vae, "pixels": tile, "factor": model.factor}
-        return vae_tiled(function, x, decode=decode, **options)
-
-    decoded = in_tiles(model.decode, latent, True)
-    again = model.decode(in_tiles(model.encode, whole, False))
-    reference = model.decode(model.encode(whole))
-    rows = []
-    for name, got, wanted in (("decode", decoded, whole), ("encode", again, reference)):
-        difference = (got - wanted).abs() * 127.5
-        rows += [
-            {
-                "name": f"{name} in tiles, mean difference",
-                "ratio": float(difference.mean()),
-                "goal": 2,
-            },
-            {
-                "name": f"{name} in tiles, largest difference",
-                "ratio": float(difference.max()),
-                "goal": 8,
-            },
-        ]
-    return rows
+    return [*difference_rows(model, latent), *memory_rows(model, scales)]
 
 
 def _growth(model: LatentModel, areas: Sequence[int], repeats: int) -> dict[float, float]:

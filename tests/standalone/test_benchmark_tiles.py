@@ -1,0 +1,32 @@
+"""What the speed benchmark says about tiles, of a tiny model."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import pytest
+import torch
+
+from lib_hires.standalone.benchmark_tiles import GOALS, difference_rows, memory_rows
+from lib_hires.standalone.latent_model import LatentModel
+
+
+def test_differences_are_told_beside_their_goals(tiny_model: LatentModel) -> None:
+    torch.manual_seed(0)
+    model = dataclasses.replace(tiny_model, native=(32, 32))  # 16 latent positions
+    rows = {row["name"]: row for row in difference_rows(model, torch.randn(1, 4, 32, 40))}
+    for name in ("decode", "encode"):
+        mean, largest = (rows[f"{name} in tiles, {kind} difference"] for kind in GOALS)
+        assert 0 < mean["ratio"] < largest["ratio"]
+        assert (mean["goal"], largest["goal"]) == (2, 8)
+        assert largest["ratio"] < 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells a peak of memory")
+def test_the_memory_of_tiles_stays_and_that_of_the_whole_grows(tiny_model: LatentModel) -> None:
+    model = dataclasses.replace(tiny_model, native=(128, 128))
+    rows = {row["name"]: row for row in memory_rows(model, (4,))}
+    assert rows["memory of decoding in tiles, 4x"]["ratio"] < 3
+    assert rows["memory of decoding in tiles, 4x"]["bound"] == 1
+    assert rows["memory of decoding whole, 4x"]["ratio"] > 8

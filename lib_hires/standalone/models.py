@@ -34,7 +34,7 @@ def load_model(
     path = Path(BUNDLED if path is None else path)
     if not path.exists():
         raise ModelError(f"{path}: no such model; give a .safetensors file or a diffusers folder")
-    device = _usable(device)
+    device = usable(device)
     load = load_folder if path.is_dir() else load_ldm_file
     return load(path, device, dtype)
 
@@ -50,7 +50,8 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
     return torch.bfloat16 if supported() else torch.float32
 
 
-def _usable(device: str | torch.device) -> torch.device:
+def usable(device: str | torch.device) -> torch.device:
+    """The device. Raises ModelError where there is no such one."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
@@ -103,9 +103,10 @@ class Painting:
 def check(subject: Subject, plan: Sequence[Painting]) -> tuple[int, int]:
     """Load the model and see that it can paint all of these; returns its native (height, width).
 
-    Raises ModelError, and SettingsError with the technique's name.
+    The CPU does for that, so that the processes that paint have the device alone. Raises
+    ModelError, and SettingsError with the technique's name.
     """
-    model = subject.load()
+    model = replace(subject, device="cpu").load()
     for painting in plan:
         technique, scale = painting.technique, painting.scale
         request = technique.request(subject.request(painting.seed), scale, model)

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib_hires.settings import Settings, SettingsError
+from lib_hires.standalone.models import usable
 from lib_hires.standalone.prompts import read_lines
 from lib_hires.standalone.quality_measures import Mark, Names
 from lib_hires.standalone.quality_painting import Subject
@@ -40,7 +41,8 @@ class WeightsMissing(Exception):
 class Referenced:
     """A `Measurer`: FID, KID and their like on crops, and the CLIP score.
 
-    Raises SettingsError for a folder without pictures that can be read, at least two.
+    Raises SettingsError for a folder without pictures that can be read, at least two, and
+    ModelError for a device that is not there.
     """
 
     names = Names("fid", "patch_fid", "kid", "patch_kid")
@@ -55,9 +57,10 @@ class Referenced:
         """inception: the folder of clean-fid's weights. clip: a folder, or a name on the Hub."""
         self._references = _pictures(references)
         self._subject = subject
+        device = usable(subject.device)
         self.notes: list[str] = []
-        self._inception = self._loaded(lambda: load_inception(inception, subject.device))
-        self._clip = self._loaded(lambda: load_clip(clip, subject.device))
+        self._inception = self._loaded(lambda: load_inception(inception, device))
+        self._clip = self._loaded(lambda: load_clip(clip, device))
 
     def _loaded(self, load: Callable[[], Any]) -> Any:
         try:
@@ -124,7 +127,7 @@ def _pictures(folder: Path) -> list[Path]:
 # --- Inception ------------------------------------------------------------------------------------
 
 
-def load_inception(folder: Path, device: str = "cpu") -> Callable[[Tensor], Tensor]:
+def load_inception(folder: Path, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
     """The features of clean-fid (Parmar et al. 2022): (b, 3, H, W) in [-1, 1] -> (b, 2048).
 
     Pictures are resized to 299x299 without aliasing, which large ones need: the FID of others is
@@ -201,7 +204,7 @@ class Clip:
         return 100 * max(float(cos), 0.0)
 
 
-def load_clip(name: str, device: str = "cpu") -> Clip:
+def load_clip(name: str, device: str | torch.device = "cpu") -> Clip:
     """From a folder, or by its name on the Hub where its client keeps it. Raises WeightsMissing."""
     from transformers import CLIPModel, CLIPProcessor
 

@@ -191,6 +191,7 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
         (["--prompts", "{blank}"], "is empty"),
         (["--prompts", "{table}"], "--prompts: table.csv, line 2: expected a prompt alone"),
         (["--model", "/nowhere"], "/nowhere: no such model"),
+        (["--device", "no-such"], "device 'no-such': cannot be used here"),
         (["--pictures", "1"], "--pictures: expected at least 2, got 1"),
         (["--techniques", "refine_upsampled"], "--techniques: refine_upsampled at 2x: refine_up"),
     ],

@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     speed.set_defaults(command=_benchmark_speed)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
     pfsa.set_defaults(command=_benchmark_pfsa)
+    papers = kinds.add_parser("papers", help="AP-LDM's own code beside ours, on one SDXL model")
+    _add_papers_options(papers)
+    papers.set_defaults(command=_benchmark_papers)
     return parser
 
 
@@ -142,6 +145,19 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     other.add_argument("--inception", metavar="FOLDER", type=Path, help=text)
     text = "folder, or name on the Hub of one that is downloaded, for the CLIP score"
     other.add_argument("--clip", metavar="MODEL", help=f"{text} (default: ViT-L/14 of OpenAI)")
+
+
+def _add_papers_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ap-ldm", type=Path, required=True, help="folder of the authors' code")
+    parser.add_argument("--model", type=Path, required=True, help="SDXL as a diffusers folder")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmark/papers"), help="folder (default: %(default)s)"
+    )
+    parser.add_argument("--cases", default="", help="some of 2x, 4x and tiles, with commas")
+    parser.add_argument("--steps", type=int, default=50, help="(default: 50, as published)")
+    parser.add_argument("--repeats", type=int, default=3, help="of which the median is shown")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
 
 
 def _add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:
@@ -428,6 +444,20 @@ def _benchmark_pfsa(options: argparse.Namespace) -> int:
     from lib_hires.standalone.benchmark_pfsa import pfsa_cost
 
     _say(pfsa_cost())
+    return 0
+
+
+def _benchmark_papers(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.png import writable_folder
+
+    out = writable_folder(options.out)
+    from lib_hires.standalone.benchmark_papers import Job, chosen, papers
+
+    jobs = [
+        Job(case, options.model, options.steps, options.device, options.dtype)
+        for case in chosen(_names(options.cases))
+    ]
+    papers(out, options.ap_ldm, jobs, repeats=options.repeats, say=_say)
     return 0
 
 

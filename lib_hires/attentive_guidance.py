@@ -17,15 +17,17 @@ from lib_hires.settings import AttentiveGuidance
 QUERIES = 512  # attended at once, so that memory stays linear also where no fused kernel exists
 
 
-def gamma_at(steps_to_go: int, total_steps: int, settings: AttentiveGuidance) -> float:
-    """gamma_t of eq. 3 with t = `steps_to_go` of T0 = `total_steps`; 0 in the delay.
+def gamma_at(steps_done: int, total_steps: int, settings: AttentiveGuidance) -> float:
+    """gamma_t of eq. 3 for the state after `steps_done` of T0 = `total_steps` steps.
 
-    The paper's algorithm 1 reads its table one step off from eq. 3; this is eq. 3.
+    t numbers the steps downward, T0 being the first, so that the states of k = eta1·T0 steps are
+    left alone, as in algorithm 1 and in the authors' code.
     """
+    t = max(total_steps - steps_done + 1, 0)
     active = total_steps - round(settings.eta1 * total_steps)  # T0 - k
-    if active <= 0 or steps_to_go > active:
+    if active <= 0 or t > active:
         return 0.0
-    wave = (math.cos(math.pi * (active - steps_to_go) / active) + 1) / 2
+    wave = (math.cos(math.pi * (active - t) / active) + 1) / 2
     return float(settings.gamma * wave**settings.beta)
 
 

@@ -269,7 +269,7 @@ class _Planner:
         if not mixes(self.settings, kind):
             return (0.0,) * steps
         pfsa = self.settings.pfsa
-        return tuple(gamma_at(max(of - done, 0), of, pfsa) for done in range(1, steps + 1))
+        return tuple(gamma_at(done, of, pfsa) for done in range(1, steps + 1))
 
     def _small(self, kind: Kind, size: Size) -> Size | None:
         """The size, in pixels, of the native-size question about a picture of `size`."""

@@ -64,18 +64,20 @@ def test_half_precision_is_computed_in_float32(dtype):
 def test_gamma_is_eq_3(total, eta1, beta):
     chosen = AttentiveGuidance(gamma=0.004, beta=beta, eta1=eta1)
     k = round(eta1 * total)
-    for t in range(total + 1):
+    for t in range(1, total + 1):
         expected = 0.0
         if t <= total - k and total > k:
             wave = (math.cos((total - k - t) / (total - k) * math.pi) + 1) / 2
             expected = 0.004 * wave**beta
-        assert gamma_at(t, total, chosen) == pytest.approx(expected, rel=1e-9, abs=1e-15)
+        done = total - t + 1
+        assert gamma_at(done, total, chosen) == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
-def test_gamma_falls_from_gamma_to_nothing_after_the_delay():
-    table = [gamma_at(t, 50, AttentiveGuidance()) for t in range(50, -1, -1)]
-    assert table[:3] == [0, 0, 0] and table[3] == 0.004  # k = 3: the first mix leaves 47 to go
-    assert table[3:] == sorted(table[3:], reverse=True) and table[-1] == 0
+def test_gamma_falls_from_gamma_to_next_to_nothing_after_the_delay():
+    table = [gamma_at(done, 50, AttentiveGuidance()) for done in range(1, 51)]
+    assert table[:3] == [0, 0, 0] and table[3] == 0.004  # k = 3: three steps are left alone
+    assert table[3:] == sorted(table[3:], reverse=True) and 0 < table[-1] < 1e-9
+    assert gamma_at(51, 50, AttentiveGuidance()) == 0  # a host's second evaluation of the last step
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

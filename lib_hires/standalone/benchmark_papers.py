@@ -186,8 +186,8 @@ def _our_picture(job: Job, model: LatentModel) -> Image.Image:
         {
             "pfsa": True,
             "pfsa_gamma": job.gamma,
-            # They mix one step later than eq. 3 says, and spread gamma over one step less.
-            "pfsa_eta1": (job.delay + 1) / job.steps,
+            # They spread gamma over one step less than eq. 3 says.
+            "pfsa_eta1": job.delay / job.steps,
             "refine": True,
             "refine_factor": job.case.factor,
             "refine_eta2": ", ".join(map(str, job.case.eta2)),

@@ -286,7 +286,7 @@ class Painter:
 
         def mix(state: Tensor, done: int) -> None:
             if done:
-                gamma = gamma_at(steps - done, steps, settings.pfsa)
+                gamma = gamma_at(done, steps, settings.pfsa)
                 record.mixed_steps += gamma > 0
                 mix_into_state_(state, gamma, settings.pfsa, levels[done])
 

@@ -52,8 +52,8 @@ def mixing(
     last_time: list[Tensor] = []
 
     def mix(state: Tensor, time: Tensor, done: int) -> None:
-        gamma = gamma_at(max(denoiser.steps - done, 0), denoiser.steps, settings)
-        if gamma == 0:
+        gamma = gamma_at(done, denoiser.steps, settings)
+        if gamma == 0 or done >= denoiser.steps:  # the last state is the finished picture
             return
         on_mixed()
         family, _ = family_of(denoiser.inner_model)

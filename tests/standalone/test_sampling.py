@@ -57,7 +57,7 @@ def test_theta_0_and_gamma_0_are_bit_identical(sampler, sigmas, toy_denoiser):
     steps = len(sigmas) - 1
 
     def mix(state, done):
-        mix_into_state_(state, gamma_at(steps - done, steps, pfsa), pfsa, float(sigmas[done]))
+        mix_into_state_(state, gamma_at(done, steps, pfsa), pfsa, float(sigmas[done]))
 
     plain = run(toy_denoiser, sigmas, sampler)
     assert torch.equal(run(guided(toy_denoiser, sigmas, theta=0), sigmas, sampler), plain)

@@ -289,6 +289,8 @@ def test_png_info_of_a_plain_picture_has_nothing_of_ours(webui):
         UG,
         UG | PFSA | {"ug_eta": 0.6},
         UG | {"refine": True, "refine_eta2": "0.5"},
+        UG | {"ug_windows": "Hann"},
+        UG | {"refine": True, "refine_eta2": "0.5", "ug_windows": "average", "ug_overlap": 0.75},
         UG | {"refine": True, "refine_eta2": "0.5", "refine_upsampler": "mine"},
     ],
 )
@@ -518,6 +520,52 @@ def test_after_a_failure_with_controlnet_the_next_picture_is_as_ever(webui, unit
     webui.paint(UG | REFINE, fault=("raise", 9), **unit())
     assert webui.paint(**CONTROL).pixels == plain.pixels
     assert webui.paint(UG | REFINE, **unit()).pixels[0] == whole.pixels[0]
+
+
+WINDOWS = UG | {"ug_windows": "Hann"}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"sampler_name": "DDIM"},
+        {"sampler_name": "Heun", "batch_size": 2},
+        {"prompt": "a red circle AND a blue house :0.6"},
+        {"options": NATIVE | {"batch_cond_uncond": False}},
+        {"options": NATIVE | {"sd_model_checkpoint": "inpaint"}},
+    ],
+)
+def test_large_pictures_are_asked_about_in_windows(webui, request_):
+    """Of every sampler's own calls; the picture is another, and the next one as it was."""
+    request_ = SMALL | {"options": NATIVE} | request_
+    plain, whole = webui.paint(**request_), webui.paint(UG, **request_)
+    made = webui.paint(WINDOWS, **request_)
+    assert "note" not in made.info
+    assert made.pixels[0] not in (plain.pixels[0], whole.pixels[0])
+    assert made.pixels == webui.paint(WINDOWS, **request_).pixels
+    assert webui.paint(**request_).pixels == plain.pixels
+
+
+def test_windows_in_the_stages(webui):
+    request = SMALL | {"options": NATIVE}
+    whole = webui.paint(UG | REFINE, **request)
+    made = webui.paint(WINDOWS | REFINE, **request)
+    assert "note" not in made.info
+    assert made.sizes == whole.sizes
+    assert made.pixels[0] != whole.pixels[0]
+
+
+def test_controlnet_wants_the_whole_picture(webui, unit):
+    made = webui.paint(WINDOWS, **unit())
+    assert "as a whole, because ControlNet's units see whole pictures only" in made.info
+    assert made.pixels[0] == webui.paint(UG, **unit()).pixels[0]
+
+
+def test_a_feature_upsampler_wants_the_whole_picture(webui):
+    made = webui.paint(UPSAMPLED | WINDOWS, **NATIVE_SIDES)
+    assert "the feature upsampler was left out. mine serves whole pictures only" in made.info
+    without = webui.paint(UPSAMPLED | WINDOWS | {"refine_upsampler": "None"}, **NATIVE_SIDES)
+    assert made.pixels == without.pixels
 
 
 def test_a_lora_with_guidance_and_stages(webui):

@@ -147,6 +147,13 @@ def test_the_last_finished_stage_survives(paint, what):
     assert none.pixels == paint().pixels
 
 
+def test_windows_make_another_picture_or_say_why_not(paint):
+    whole, made = paint(UG), paint(UG | {"ug_windows": "Hann"})
+    told = "windows do not work in this WebUI yet" in made.info
+    assert told == ("note" in made.info)
+    assert told == (made.pixels == whole.pixels)
+
+
 def test_a_batch_gives_each_picture_the_one_it_gives_alone(paint):
     settings = UG | PFSA | REFINE
     batch = paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")

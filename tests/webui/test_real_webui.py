@@ -525,6 +525,7 @@ def test_after_a_failure_with_controlnet_the_next_picture_is_as_ever(webui, unit
 WINDOWS = UG | {"ug_windows": "Hann"}
 
 
+@pytest.mark.usefixtures("any_shape")
 @pytest.mark.parametrize(
     "request_",
     [
@@ -546,6 +547,7 @@ def test_large_pictures_are_asked_about_in_windows(webui, request_):
     assert webui.paint(**request_).pixels == plain.pixels
 
 
+@pytest.mark.usefixtures("any_shape")
 def test_windows_in_the_stages(webui):
     request = SMALL | {"options": NATIVE}
     whole = webui.paint(UG | REFINE, **request)
@@ -555,12 +557,14 @@ def test_windows_in_the_stages(webui):
     assert made.pixels[0] != whole.pixels[0]
 
 
+@pytest.mark.usefixtures("any_shape")
 def test_controlnet_wants_the_whole_picture(webui, unit):
     made = webui.paint(WINDOWS, **unit())
     assert "as a whole, because ControlNet's units see whole pictures only" in made.info
     assert made.pixels[0] == webui.paint(UG, **unit()).pixels[0]
 
 
+@pytest.mark.usefixtures("any_shape")
 def test_a_feature_upsampler_wants_the_whole_picture(webui):
     made = webui.paint(UPSAMPLED | WINDOWS, **NATIVE_SIDES)
     assert "the feature upsampler was left out. mine serves whole pictures only" in made.info

@@ -139,8 +139,7 @@ const hiresGuidance = (() => {
 
     function gammaAt(done, steps, values) {
         const active = steps - roundEven(values.pfsa_eta1 * steps), t = Math.max(steps - done + 1, 0);
-        if (active <= 0 || t > active) return 0;
-        return values.pfsa_gamma * ((Math.cos(Math.PI * (active - t) / active) + 1) / 2) ** values.pfsa_beta;
+        return active <= 0 || t > active ? 0 : values.pfsa_gamma * ((Math.cos(Math.PI * (active - t) / active) + 1) / 2) ** values.pfsa_beta;
     }
 
     function asking(weights, cadence) {
@@ -189,7 +188,8 @@ const hiresGuidance = (() => {
             } else if (small && values.ug_shifted_start && !sampler.timesteps) {
                 times = shiftedSchedule(times, noiseGain(latentOf(run.first, model), latentOf(small, model)));
             }
-            const gammas = times.slice(1).map((_, i) => (mixes ? gammaAt(i + 1, steps, values) : 0));
+            const mixed = (i) => mixes && i + 2 < times.length; // the last state is the finished picture
+            const gammas = times.slice(1).map((_, i) => (mixed(i) ? gammaAt(i + 1, steps, values) : 0));
             return pass(times, run.first, small, strength ?? 1, gammas, of);
         }
 

@@ -98,18 +98,21 @@ def whole_moments(
     small: Taken = {}  # the small picture's own, while they take that
     seen: Taken = {}  # the whole picture's own, while they take that
 
-    def corrected(norm: nn.GroupNorm, x: Tensor) -> Moments:
-        now = Moments.of(norm, x)
-        held[norm] = seen[norm].moved(small[norm], now) if seen else now
-        small[norm] = now
-        return held[norm]
+    def show_and_correct() -> None:
+        before = dict(small)  # a host may compute the small picture twice over
 
-    with norms_take(norms, corrected):
-        show_small()
-    for _ in range(PASSES):
-        seen = _joined(_tile_moments(norms, tile, show_tile, held) for tile in tiles)
+        def corrected(norm: nn.GroupNorm, x: Tensor) -> Moments:
+            small[norm] = Moments.of(norm, x)
+            held[norm] = seen[norm].moved(before[norm], small[norm]) if seen else small[norm]
+            return held[norm]
+
         with norms_take(norms, corrected):
             show_small()
+
+    show_and_correct()
+    for _ in range(PASSES):
+        seen = _joined(_tile_moments(norms, tile, show_tile, held) for tile in tiles)
+        show_and_correct()
     return held
 
 

@@ -72,8 +72,7 @@ class PlannedPass:
 
     @property
     def mixed_steps(self) -> int:
-        """The last step's state is the finished picture and stays as it is."""
-        return sum(gamma > 0 for gamma in self.gammas[:-1])
+        return sum(gamma > 0 for gamma in self.gammas)
 
     @property
     def pixels(self) -> int:
@@ -269,7 +268,8 @@ class _Planner:
         if not mixes(self.settings, kind):
             return (0.0,) * steps
         pfsa = self.settings.pfsa
-        return tuple(gamma_at(done, of, pfsa) for done in range(1, steps + 1))
+        gammas = (gamma_at(done, of, pfsa) for done in range(1, steps))
+        return (*gammas, *[0.0] * min(steps, 1))  # the last state is the finished picture
 
     def _small(self, kind: Kind, size: Size) -> Size | None:
         """The size, in pixels, of the native-size question about a picture of `size`."""

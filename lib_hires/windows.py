@@ -7,6 +7,7 @@ subject (MultiDiffusion, arXiv:2302.08113), so Upsample Guidance holds them toge
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -121,8 +122,8 @@ class Windowed:
             told = dict(self._fit_cond(told, self._window))
         try:
             return self._predict(parts, t.repeat(len(some)), **told)
-        except torch.cuda.OutOfMemoryError:
-            if len(some) == 1:
+        except RuntimeError as error:
+            if len(some) == 1 or not re.search("out of memory|can't allocate memory", str(error)):
                 raise
         return None
 

@@ -116,7 +116,7 @@ def _agree(kept: Any, now: Any, where: str) -> None:
         for index, pair in enumerate(zip(kept, now, strict=True)):
             _agree(*pair, f"{where}[{index}]")
     elif isinstance(now, float):
-        assert kept == pytest.approx(now, rel=1e-5, abs=1e-7), where
+        assert kept == pytest.approx(now, rel=1e-5, abs=1e-12), where
     else:
         assert kept == now, where
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_hires.group_norms import Moments, norms_take, whole_moments
-from lib_hires.tiling import tiles_over
+from lib_hires.tiling import Tile, tiles_over
 
 
 def norm_of(affine: bool = True) -> nn.GroupNorm:
@@ -103,3 +103,25 @@ def test_no_hook_stays_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), norms_take(norms, lambda norm, x: 1 / 0):
         network(uneven(1, 6, 4, 4))
     assert not any(part._forward_hooks for part in network.modules())
+
+
+def test_a_host_that_computes_the_small_picture_twice_changes_nothing() -> None:
+    """As A1111 does, which computes again in float32 what came out as NaN."""
+    network, x = Chain(3), uneven(1, 6, 48, 64)
+    norms = [part for part in network.modules() if isinstance(part, nn.GroupNorm)]
+    tiles, small = tiles_over((48, 64), side=16, halo=1), x[..., ::4, ::4]
+    shown = []
+
+    def show_twice() -> None:
+        shown.append(None)
+        network(small * float("nan") if len(shown) == 2 else small)
+        network(small)
+
+    def show_tile(tile: Tile) -> Tensor:
+        return network(tile.read(x, 1))
+
+    once = whole_moments(norms, tiles, show_tile, lambda: network(small))
+    twice = whole_moments(norms, tiles, show_tile, show_twice)
+    for norm in norms:
+        assert torch.equal(once[norm].mean, twice[norm].mean)
+        assert torch.isfinite(twice[norm].mean).all()

@@ -137,13 +137,21 @@ def test_conditioning_that_is_more_than_a_picture_is_fitted_to_the_window() -> N
     windowed(predict, fit_cond=told_of_the_size)(x, torch.ones(1), told=told)
 
 
-def test_fewer_windows_are_asked_at_once_where_memory_ends() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_fewer_windows_are_asked_at_once_where_memory_ends(error: RuntimeError) -> None:
     asked = []
 
     def predict(parts: Tensor, t: Tensor) -> Tensor:
         asked.append(len(parts))
         if len(parts) > 1:
-            raise torch.cuda.OutOfMemoryError("out of memory")
+            raise error
         return mean_of(parts, t)
 
     x, t = noise(1, 4, 16, 16), torch.ones(1)
@@ -155,12 +163,17 @@ def test_fewer_windows_are_asked_at_once_where_memory_ends() -> None:
     assert asked == [1] * 9  # it is remembered
 
 
-def test_a_window_that_is_more_than_memory_holds_is_an_error() -> None:
-    def predict(parts: Tensor, t: Tensor) -> Tensor:
-        raise torch.cuda.OutOfMemoryError("out of memory")
+@pytest.mark.parametrize("sentence", ["out of memory", "another error"])
+def test_other_errors_and_a_window_too_large_for_memory_are_raised(sentence: str) -> None:
+    asked = []
 
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    def predict(parts: Tensor, t: Tensor) -> Tensor:
+        asked.append(len(parts))
+        raise RuntimeError(sentence)
+
+    with pytest.raises(RuntimeError, match=sentence):
         windowed(predict)(noise(1, 4, 16, 16), torch.ones(1))
+    assert asked == ([4, 2, 1] if sentence == "out of memory" else [4])
 
 
 @pytest.mark.parametrize("blend", ["Hann", "average"])

@@ -15,12 +15,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -29,11 +28,13 @@ from torch import Tensor
 
 from lib_hires.noise import draw, generators
 from lib_hires.settings import AttentiveGuidance, Settings
+from lib_hires.standalone import generate
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel, ModelError
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.peak_memory import peak_memory
 from lib_hires.standalone.png import to_pil
+from lib_hires.standalone.processes import in_fresh_process
 from lib_hires.standalone.request import Request
 
 PIPELINE = "pipeline_apldm_sdxl"
@@ -122,9 +123,9 @@ def papers(
     for job in jobs:
         ours, theirs = [], []
         for _ in range(repeats):
-            ours.append(_alone(paint_ours, job))
-            theirs.append(_alone(paint_theirs, job, folder))
-        alike = theirs[0] if job.case.tile else _alone(paint_theirs, job, folder, True)
+            ours.append(in_fresh_process(paint_ours, job))
+            theirs.append(in_fresh_process(paint_theirs, job, folder))
+        alike = theirs[0] if job.case.tile else in_fresh_process(paint_theirs, job, folder, True)
         rows.append(_row(job, ours, theirs, alike))
         say(_line(rows[-1]))
         for side, painting in (("ours", ours[0]), ("theirs", alike)):
@@ -140,12 +141,6 @@ def pipeline_folder(path: Path) -> Path:
     raise ValueError(
         f"{path}: has no {PIPELINE}.py; give the folder of AP-LDM's code (kmittle/AP-LDM on GitHub)"
     )
-
-
-def _alone(paint: Callable[..., Painting], *arguments: Any) -> Painting:
-    """paint(*arguments) in a fresh process; its errors are raised here."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(paint, *arguments).result()
 
 
 def _measured(device: torch.device, paint: Callable[[], Image.Image], calls: list[Any]) -> Painting:
@@ -186,7 +181,6 @@ def _our_picture(job: Job, model: LatentModel) -> Image.Image:
         {
             "pfsa": True,
             "pfsa_gamma": job.gamma,
-            # They spread gamma over one step less than eq. 3 says.
             "pfsa_eta1": job.delay / job.steps,
             "refine": True,
             "refine_factor": job.case.factor,
@@ -200,9 +194,18 @@ def _our_picture(job: Job, model: LatentModel) -> Image.Image:
         replace(stage, size=(side, side))
         for stage, side in zip(run.stages, _their_sides(job, model.factor), strict=True)
     )
-    for painted in run.paint():
-        last = painted.images[0]
+    with patch.object(generate, "gamma_at", _their_gamma):
+        for painted in run.paint():
+            last = painted.images[0]
     return to_pil(last)
+
+
+def _their_gamma(steps_done: int, total_steps: int, settings: AttentiveGuidance) -> float:
+    """As their code spreads it: over one step less than eq. 3 and algorithm 1 say."""
+    active = total_steps - round(settings.eta1 * total_steps) - 1
+    t = total_steps - steps_done
+    wave = (math.cos(math.pi * (active - t) / active) + 1) / 2
+    return settings.gamma * wave**settings.beta if t <= active else 0.0
 
 
 def _their_sides(job: Job, factor: int) -> list[int]:

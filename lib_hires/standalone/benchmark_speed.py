@@ -7,9 +7,7 @@ nothing else takes time, from the seconds that they took in this very run.
 from __future__ import annotations
 
 import json
-import math
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from lib_hires.attentive_guidance import mix_into_state_
@@ -29,14 +26,22 @@ from lib_hires.feature_upsampler import (
     layout_of,
 )
 from lib_hires.settings import AttentiveGuidance, Settings
-from lib_hires.sizes import Size, snap
+from lib_hires.sizes import Size
+from lib_hires.standalone.benchmark_growth import (
+    PROMPT,
+    evaluation,
+    growth,
+    latent_size,
+    median_of,
+    now,
+    plot_growth,
+)
 from lib_hires.standalone.benchmark_tiles import difference_rows, memory_rows
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import Request
 from lib_hires.upsampler_file import NamedUpsampler
 
-PROMPT = "a red house under an evening sky"
 AREAS = (1, 2, 4, 8)  # times the native one, for how cost grows
 
 
@@ -81,13 +86,10 @@ def speed(
         rows += _rows_at(model, scale, steps, repeats)
     rows += [_upsampler_row(model, method, steps, repeats) for method in ("AP-LDM", "Pivot")]
     rows += [_pfsa_row(model, repeats), *_tile_rows(model, scales)]
-    growth = _growth(model, areas, repeats)
-    rows += [
-        {"name": f"one evaluation, {area:.2f} times the area", "ratio": ratio, "bound": area}
-        for area, ratio in growth.items()
-    ]
+    grown = growth(model, areas, repeats)
+    rows += [row for each in grown for row in each.rows]
     (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
-    _plot_growth(growth, out / "growth.png")
+    plot_growth(grown, out / "growth.png")
     head = f"{steps} steps, median of {repeats}, {torch.get_num_threads()} threads, {model.dtype}"
     return "\n".join([head, *_table(rows)])
 
@@ -128,20 +130,14 @@ class PartTimes:
         begun: list[float] = []
 
         def before(_: Any, inputs: tuple[Any, ...]) -> None:
-            begun[:] = [_now()]
+            begun[:] = [now()]
 
         def after(_: Any, inputs: tuple[Any, ...], __: Any) -> None:
             size = tuple(inputs[0].shape[-2:]) if inputs else ()
-            self.seconds[name, size].append(_now() - begun[0])
+            self.seconds[name, size].append(now() - begun[0])
 
         stack.enter_context(module.register_forward_pre_hook(before))
         stack.enter_context(module.register_forward_hook(after))
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -158,10 +154,10 @@ def time_run(model: LatentModel, settings: Settings, size: Size | None, steps: i
     request = Request(prompt=PROMPT, width=width, height=height, steps=steps)
     run, parts = Run(model, request, settings), PartTimes()
     with parts.watching(model):
-        begun = _now()
+        begun = now()
         for _ in run.paint():
             pass
-        return Timed(_now() - begun, parts)
+        return Timed(now() - begun, parts)
 
 
 # --- the rows -------------------------------------------------------------------------------------
@@ -212,24 +208,6 @@ def _bound(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
     return ideal / statistics.median(run.seconds for run in plain)
 
 
-def _median_of(repeats: int, function: Any) -> float:
-    times = []
-    for _ in range(repeats + 1):
-        begun = _now()
-        function()
-        times.append(_now() - begun)
-    return statistics.median(times[1:])  # the first call is slower
-
-
-def _evaluation(model: LatentModel, latent: Size) -> Any:
-    """A call of the model for one picture, as classifier-free guidance makes it."""
-    cond = model.encode_prompts([PROMPT], [""])
-    context = torch.cat([cond.cond, cond.uncond])
-    x = torch.randn(2, model.latent_channels, *latent, device=model.device)
-    denoise, sigma = model.denoiser(), torch.full((2,), 1.0, device=model.device)
-    return torch.no_grad()(lambda: denoise(x, sigma, context=context))
-
-
 def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) -> dict[str, Any]:
     """What a feature upsampler adds to the stage to 2x; an untrained one costs as much as any.
 
@@ -245,7 +223,7 @@ def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) ->
             first, stage = (painted.seconds for painted in run.paint())
             runs.append(stage - first)
     pairs = zip(seconds[True][1:], seconds[False][1:], strict=True)
-    small = _median_of(repeats, _evaluation(model, _latent_size(model, 1)))
+    small = median_of(repeats, evaluation(model, latent_size(model, 1)))
     return {
         "name": f"feature upsampler, the stage to 2x, {method}",
         "ratio": statistics.median(ours / plain for ours, plain in pairs),
@@ -266,9 +244,9 @@ def _pfsa_row(model: LatentModel, repeats: int) -> dict[str, Any]:
     latent = model.native[0] * 2 // model.factor, model.native[1] * 2 // model.factor
     state = torch.randn(1, model.latent_channels, *latent, device=model.device)
     settings = AttentiveGuidance(enabled=True)
-    mixing = _median_of(repeats, lambda: mix_into_state_(state.clone(), 0.004, settings, 1.0))
-    evaluation = _median_of(repeats, _evaluation(model, latent))
-    return {"name": "PFSA a step, 2x, beside an evaluation", "ratio": mixing / evaluation}
+    mixing = median_of(repeats, lambda: mix_into_state_(state.clone(), 0.004, settings, 1.0))
+    beside = median_of(repeats, evaluation(model, latent))
+    return {"name": "PFSA a step, 2x, beside an evaluation", "ratio": mixing / beside}
 
 
 def _tile_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any]]:
@@ -276,33 +254,6 @@ def _tile_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any]
     (painted,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
     latent = torch.nn.functional.interpolate(painted.latent, (height, width), mode="bicubic")
     return [*difference_rows(model, latent), *memory_rows(model, scales)]
-
-
-def _growth(model: LatentModel, areas: Sequence[int], repeats: int) -> dict[float, float]:
-    """Seconds of an evaluation by area, both as multiples of the native picture's."""
-    native = _median_of(repeats, _evaluation(model, _latent_size(model, 1)))
-    growth = {}
-    for area in tqdm(areas, desc="growth", leave=False):
-        latent = _latent_size(model, area)
-        real_area = math.prod(latent) * model.factor**2 / math.prod(model.native)
-        growth[real_area] = _median_of(repeats, _evaluation(model, latent)) / native
-    return growth
-
-
-def _latent_size(model: LatentModel, area: float) -> Size:
-    """(height, width) of a latent of about `area` times the native area, as the model takes it."""
-    sides = [snap(side * math.sqrt(area), model.multiple) for side in model.native]
-    return sides[0] // model.factor, sides[1] // model.factor
-
-
-def _plot_growth(growth: dict[float, float], path: Path) -> None:
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(list(growth), list(growth), "--", color="gray", label="as the area")
-    axes.plot(list(growth), list(growth.values()), "o-", label="measured")
-    axes.set(xlabel="area, times native", ylabel="one evaluation, times native")
-    axes.legend()
-    figure.savefig(path, dpi=110)
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from lib_hires.sizes import Size
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.peak_memory import peak_memory
+from lib_hires.standalone.processes import in_fresh_process
 from lib_hires.tiled_vae import vae_tiled
 
 GOALS = {"mean": 2, "largest": 8}  # of 255
@@ -72,10 +71,7 @@ def _peak(model: LatentModel, scale: int, pixels: int) -> int | None:
     size = model.native[0] * scale // model.factor, model.native[1] * scale // model.factor
     decoder = dataclasses.replace(model, unet=None, encoders=())
     measure = partial(_peak_of_decoding, decoder, model.latent_channels, size, pixels)
-    if model.device.type != "cpu":
-        return measure()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure).result()
+    return measure() if model.device.type != "cpu" else in_fresh_process(measure)
 
 
 def _peak_of_decoding(model: LatentModel, channels: int, size: Size, pixels: int) -> int | None:

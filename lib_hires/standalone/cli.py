@@ -360,7 +360,10 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
     _check_together(options)
     from lib_hires.standalone.png import writable_folder
 
-    kind = f"{options.model.stem}-{options.scale}x" if options.model else f"{options.scale}x"
+    kind = f"{options.scale}x"
+    if options.model:
+        name = options.model.name if options.model.is_dir() else options.model.stem
+        kind = f"{name}-{kind}"
     import torch
 
     from lib_hires.standalone.benchmark_quality import FINAL_SEEDS, quality

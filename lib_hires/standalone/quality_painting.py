@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from multiprocessing import get_all_start_methods, get_context
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,9 +23,10 @@ from tqdm import tqdm
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
-from lib_hires.standalone.models import BUNDLED, load_model
+from lib_hires.standalone.models import BUNDLED, load_model, usable
 from lib_hires.standalone.peak_memory import peak_memory
 from lib_hires.standalone.png import read_about, save
+from lib_hires.standalone.processes import fresh_processes, in_fresh_process
 from lib_hires.standalone.request import Request
 from lib_hires.standalone.scenes import Scene, random_scene
 from lib_hires.standalone.techniques import Technique, make
@@ -104,8 +103,9 @@ def check(subject: Subject, plan: Sequence[Painting]) -> tuple[int, int]:
     """Load the model and see that it can paint all of these; returns its native (height, width).
 
     The CPU does for that, so that the processes that paint have the device alone. Raises
-    ModelError, and SettingsError with the technique's name.
+    ModelError, also for a device that is not there, and SettingsError with the technique's name.
     """
+    usable(subject.device)
     model = replace(subject, device="cpu").load()
     for painting in plan:
         technique, scale = painting.technique, painting.scale
@@ -158,7 +158,7 @@ def paint_missing(out: Path, subject: Subject, paintings: Sequence[Painting], wo
     threads = max(1, (os.cpu_count() or 1) // workers)
     # Small pictures gain more from a process a core than from a core more a process.
     with (
-        ProcessPoolExecutor(workers, mp_context=_processes()) as pool,
+        ProcessPoolExecutor(workers, mp_context=fresh_processes()) as pool,
         tqdm(total=len(missing), desc="painting", unit="picture") as bar,
     ):
         shares = [missing[number::workers] for number in range(workers)]
@@ -168,15 +168,6 @@ def paint_missing(out: Path, subject: Subject, paintings: Sequence[Painting], wo
             bar.refresh()
         for job in jobs:
             job.result()
-
-
-def _processes() -> BaseContext:
-    """Fresh ones, which need not import everything anew where the system has a way."""
-    if "forkserver" not in get_all_start_methods():
-        return get_context("spawn")
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["lib_hires.standalone.quality_imports"])
-    return context
 
 
 def paint(out: Path, subject: Subject, paintings: Sequence[Painting], threads: int) -> None:
@@ -203,8 +194,7 @@ def measure_memory(out: Path, subject: Subject, plan: Sequence[Painting]) -> Non
     """
     missing = [painting for painting in plan if not _memory_note(out, painting).exists()]
     for painting in tqdm(missing, desc="memory", unit="technique", leave=False):
-        with ProcessPoolExecutor(1, mp_context=_processes()) as pool:
-            peak = pool.submit(_peak_of, subject, painting).result()
+        peak = in_fresh_process(_peak_of, subject, painting)
         _memory_note(out, painting).write_text(json.dumps({"peak_memory": peak}) + "\n")
 
 

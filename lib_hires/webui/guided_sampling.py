@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_hires.passes import Kind, guided_at, in_windows, mixes
+from lib_hires.passes import Kind, guided_at, mixes
 from lib_hires.resample import Reduction
 from lib_hires.run_record import RunRecord
 from lib_hires.settings import Settings
@@ -62,7 +62,6 @@ def guided(
     x: a latent of the pass's size. times: the whole schedule, where the sampler is given a part.
     """
     size = x.shape[-2], x.shape[-1]
-    guidance = _without_windows(sampler, guidance)
     reduction = guidance.reduction(size)
     with ExitStack() as stack:
         stack.enter_context(counting(sampler, guidance.record.current))
@@ -85,17 +84,21 @@ def guided(
 
 def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
     """The same where windows are not asked for or work here; else without, and a sentence."""
-    settings = guidance.settings
-    if not in_windows(settings, guidance.kind):
-        return guidance
-    if guidance.controlnet is not None:
-        reason = "ControlNet's units see whole pictures only"
-    elif not host_of(sampler.model_wrap_cfg.inner_model.inner_model).asks_in_windows:
-        reason = "windows do not work in this WebUI yet"
-    else:
+    sd_model = sampler.model_wrap_cfg.inner_model.inner_model
+    reason = reason_for_whole(sd_model, guidance.controlnet)
+    if guidance.settings.ug.windows == "off" or not reason:
         return guidance
     guidance.say(f"the large picture was asked about as a whole, because {reason}.")
-    return replace(guidance, settings=settings.updated({"ug_windows": "off"}))
+    return replace(guidance, settings=guidance.settings.updated({"ug_windows": "off"}))
+
+
+def reason_for_whole(sd_model: Any, controlnet: ControlNet | None) -> str:
+    """Why a large picture cannot be asked about in windows, "" where it can."""
+    if controlnet is not None:
+        return "ControlNet's units see whole pictures only"
+    if not host_of(sd_model).asks_in_windows:
+        return "windows do not work in this WebUI yet"
+    return ""
 
 
 def _guide(
@@ -112,6 +115,7 @@ def _guide(
     if reason:
         guidance.say(f"Upsample Guidance was left out, because {reason}.")
         return
+    guidance = _without_windows(sampler, guidance)
     if times is None:
         times = _follow_schedule(stack, sampler, reduction, guidance)
     new_guide = partial(

@@ -19,7 +19,7 @@ from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
 from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.controlnet import active_controlnet
-from lib_hires.webui.guided_sampling import Guidance
+from lib_hires.webui.guided_sampling import Guidance, reason_for_whole
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.kept_stages import Kept, keep, save_stage
 from lib_hires.webui.latents import FACTOR
@@ -56,20 +56,23 @@ def announce_stages(p: Any, settings: Settings, say: Say) -> None:
     with suppress(SettingsError):  # said when it comes to refining
         stages = stages_of(p, settings, first)
         shared.state.job_count += p.n_iter * len(stages)
-        usable_upsampler(p.sd_model, settings, first, stages, say)
+        usable_upsampler(p, settings, first, stages, say)
 
 
 def usable_upsampler(
-    sd_model: Any, settings: Settings, first: Size, stages: Sequence[Stage], say: Say
+    p: Any, settings: Settings, first: Size, stages: Sequence[Stage], say: Say
 ) -> NamedUpsampler | None:
     """The feature upsampler that the settings name; None, and a sentence, where it is of no use."""
     if not stages:
         return None
+    sd_model = p.sd_model
     try:
         upsampler = find_upsampler(settings.refine.upsampler)
         if upsampler is not None:
             sizes = [first, *(stage.size for stage in stages)]
-            unet, windows = host_of(sd_model).unet(sd_model), in_windows(settings, "stage")
+            unet = host_of(sd_model).unet(sd_model)
+            whole = reason_for_whole(sd_model, active_controlnet(p))
+            windows = not whole and in_windows(settings, "stage")
             upsampler.check(model_family(sd_model), unet, sizes, windows)
     except (SettingsError, UpsamplerError) as error:
         say(f"the feature upsampler was left out. {error}.")
@@ -114,7 +117,7 @@ def _latents(
     sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
     guidance = Guidance(settings, sizes, "stage", say, record_of(p), controlnet)
 
-    upsampler = usable_upsampler(p.sd_model, settings, _pixels(samples), stages, say)
+    upsampler = usable_upsampler(p, settings, _pixels(samples), stages, say)
 
     def denoise(enlarged: Tensor, stage: Stage, before: Tensor) -> Tensor:
         shared.state.nextjob()

@@ -12,7 +12,7 @@ const {tables, meant} = require(path.join(root, "javascript", "hires_guidance.js
 function agree(given, wanted, where) {
     if (typeof wanted === "number") {
         const difference = Math.abs(given - wanted);
-        assert.ok(difference <= 1e-7 + 1e-5 * Math.abs(wanted), `${where}: ${given}, not ${wanted}`);
+        assert.ok(difference <= 1e-12 + 1e-5 * Math.abs(wanted), `${where}: ${given}, not ${wanted}`);
     } else if (wanted !== null && typeof wanted === "object") {
         assert.deepStrictEqual(Object.keys(given).sort(), Object.keys(wanted).sort(), where);
         for (const key of Object.keys(wanted)) agree(given[key], wanted[key], `${where}.${key}`);

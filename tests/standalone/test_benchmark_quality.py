@@ -182,6 +182,14 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     assert "holds pictures of another model, other prompts or other settings" in said
 
 
+def test_a_device_that_is_not_there_claims_no_folder(tmp_path: Path, capsys) -> None:
+    """Of the bundled model, which has no references to be looked at first."""
+    options = ["--out", str(tmp_path), "--device", "no-such"]
+    assert main(["benchmark", "quality", *options]) == 2
+    assert "device 'no-such': cannot be used here" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

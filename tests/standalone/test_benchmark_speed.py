@@ -50,7 +50,8 @@ def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: 
     for method in ("AP-LDM", "Pivot"):
         added = rows[f"feature upsampler, the stage to 2x, {method}"]
         assert (added["goal"], added["ratio"] > 0, added["bound"] > 1) == (1.1, True, True)
-    assert rows["one evaluation, 4.00 times the area"]["bound"] == 4
+    assert rows["one evaluation whole, 4.00 times the area"]["bound"] == 4
+    assert rows["one evaluation in 9 windows, 4.00 times the area"]["bound"] == 9
     assert rows["decode in tiles, largest difference"]["ratio"] >= 0
     assert (tmp_path / "growth.png").is_file()
     assert said.splitlines()[0] == f"3 steps, median of 1, {torch.get_num_threads()} threads, " + (

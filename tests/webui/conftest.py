@@ -78,14 +78,16 @@ class Answer:
 class WebUI:
     """A running WebUI."""
 
-    def __init__(self, port: int, model: Path, log: Path, controlled: str, side: int = 256) -> None:
+    def __init__(self, port: int, model: Path, log: Path, controlled: str, by_shape: bool) -> None:
         """model: the safetensors file that it has loaded. controlled: the name of a model that
-        ControlNet's `tiny` is for, "" without ControlNet. side: of a picture in pixels; the tests
-        tell it half of that as the native size."""
+        ControlNet's `tiny` is for, "" without ControlNet. by_shape: whether it loads models of
+        known shapes alone, as Forge and its kin."""
         self.url = f"http://127.0.0.1:{port}"
         self.model = model
         self.log = log
-        self.side, self.native = side, side // 2
+        self.by_shape = by_shape
+        self.side = 64 if by_shape else 256  # of a picture in pixels
+        self.native = self.side // 2  # as the tests tell it
         self.controlled = controlled
         self.has_controlnet = bool(controlled)
 
@@ -191,7 +193,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     put_upsamplers(data / "models" / "hires-guidance", known=known)
     controlled = _install_controlnet(folder, data, model)
     with _running(data, model) as port:
-        yield WebUI(port, model, data / LOG, controlled, side=64 if known else 256)
+        yield WebUI(port, model, data / LOG, controlled, known)
 
 
 @pytest.fixture(scope="session")

@@ -36,5 +36,5 @@ def test_the_memory_of_tiles_stays_and_that_of_the_whole_grows(tiny_model: Laten
     rows = {row["name"]: row for row in memory_rows(model, (3,))}
     tiles, whole = (rows[f"memory of decoding {how}, 3x"] for how in ("in tiles", "whole"))
     assert tiles["bound"] == 1
-    assert 3 < whole["ratio"]
+    assert whole["ratio"] > 3
     assert tiles["ratio"] < 0.67 * whole["ratio"]

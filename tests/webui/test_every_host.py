@@ -202,7 +202,7 @@ def test_hires_fix_before_refinement(host, paint):
     "request_",
     [
         {"prompt": "red AND a blue circle:0.5 AND grass"},
-        {"prompt": "a circle, " * 40},
+        {"prompt": "a circle, " * 40} | LARGER,
         {"prompt": "a [red:blue:3] circle [on grass:0.5]"},
         {"cfg_scale": 1},
         {"s_min_uncond": 4} | LARGER,
@@ -374,7 +374,7 @@ def test_a_feature_upsampler_changes_the_stage_alone(host, paint, sampler):
 
 @pytest.mark.parametrize(
     "request_",
-    [{"cfg_scale": 1}, {"prompt": "red AND a blue circle:0.5 " + "on grass " * 40}],
+    [{"cfg_scale": 1}, {"prompt": "red AND a blue circle:0.5 " + "on grass " * 40} | LARGER],
     ids=["cond alone", "parts of other lengths"],
 )
 def test_every_row_has_the_features_of_its_own_image_and_prompt(paint, request_):
@@ -384,6 +384,7 @@ def test_every_row_has_the_features_of_its_own_image_and_prompt(paint, request_)
     assert "note" not in batch.info
     for place, image in enumerate(batch.images[-2:]):
         alone = paint(settings, seed=1 + place, **request_)
+        assert "note" not in alone.info
         assert _distance(image, alone.images[0]) <= 2  # rounding
         assert alone.pixels != paint(TWICE | UG, seed=1 + place, **request_).pixels
 

@@ -2,7 +2,7 @@
 
 (function() {
     const pause = 200; // milliseconds
-    const timers = {};
+    const timers = {}, taken = {};
 
     function element(tab, name) {
         return gradioApp().getElementById(`script_${tab}_hires_guidance_${name}`);
@@ -10,16 +10,27 @@
 
     // Called by every control that the line depends on.
     window.hiresGuidanceChanged = function(tab) {
-        clearTimeout(timers[tab]);
-        timers[tab] = setTimeout(() => {
-            element(tab, 'plan_update').click();
-            element(tab, 'drawing_update').click();
-        }, pause);
+        soon(tab, () => ask(tab));
         return [];
     };
 
-    // Puts the size that img2img's "Resize by" stands for in the place of width and height.
+    function soon(tab, action) {
+        clearTimeout(timers[tab]);
+        timers[tab] = setTimeout(action, pause);
+    }
+
+    // Gradio 3 drops a press while the answer to an earlier one is awaited; that one is pressed again.
+    function ask(tab) {
+        taken[tab] = false;
+        element(tab, 'plan_update').click();
+        element(tab, 'drawing_update').click();
+        soon(tab, () => taken[tab] || ask(tab));
+    }
+
+    // Called for a press that is not dropped. Puts the size that img2img's "Resize by" stands for in
+    // the place of width and height.
     window.hiresGuidanceSizes = function(tab, names, values) {
+        taken[tab] = true;
         const resizeBy = gradioApp().getElementById('img2img_tab_resize_by');
         if (tab != 'img2img' || !resizeBy || resizeBy.style.display == 'none') return values;
         const scale = gradioApp().querySelector('#img2img_scale input[type=number]').value;

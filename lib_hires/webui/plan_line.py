@@ -7,6 +7,7 @@ one presses a hidden button, so that a slider's drag asks once.
 from __future__ import annotations
 
 import html
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,12 @@ from lib_hires.webui.planning import page_plan
 from lib_hires.webui.tab import Tab
 
 UNQUEUED = {"queue": False, "show_progress": False, "api_name": False}
+LATEST = UNQUEUED | (
+    {"trigger_mode": "always_last"}
+    if "trigger_mode" in inspect.signature(gr.Button.click).parameters
+    else {}
+)
+"""For what is asked again and again: Gradio 4 must be told not to drop the last press."""
 
 
 class PlanLine:
@@ -48,7 +55,7 @@ class PlanLine:
             _js=f'(...values) => hiresGuidanceSizes("{self._tab_name}", {names}, values)',
             inputs=followed,
             outputs=[self._line],
-            **UNQUEUED,
+            **LATEST,
         )
 
 

@@ -240,6 +240,29 @@ def test_the_line_follows_sliders_and_size(open_page: Any) -> None:
     page.wait_for_line("Upsample Guidance does nothing here")
 
 
+SLOWLY = """
+    const at_once = window.fetch;
+    window.fetch = async (address, ...rest) => {
+        if (String(address).includes("run/predict")) await new Promise((go) => setTimeout(go, 1500));
+        return at_once(address, ...rest);
+    };
+"""
+
+
+def test_the_line_is_true_also_where_the_server_is_slow(open_page: Any) -> None:
+    """A change while an answer is awaited is not forgotten."""
+    page = open_page()
+    page.page.add_init_script(SLOWLY)
+    page = Page(page.page, page.page.url)
+    page.size(512, 512)
+    page.open("refine")
+    page.wait_for_line("stage 1 1024x1024")
+    for width in (576, 640, 704):
+        page.set(page.host("width"), width)
+        page.page.wait_for_timeout(400)
+    page.wait_for_line("stage 1 1408x1024")
+
+
 def test_a_picture_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:
     page = open_page()
     page.small()

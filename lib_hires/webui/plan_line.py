@@ -7,7 +7,6 @@ one presses a hidden button, so that a slider's drag asks once.
 from __future__ import annotations
 
 import html
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,11 +19,7 @@ from lib_hires.webui.planning import page_plan
 from lib_hires.webui.tab import Tab
 
 UNQUEUED = {"queue": False, "show_progress": False, "api_name": False}
-LATEST = UNQUEUED | (
-    {"trigger_mode": "always_last"}
-    if "trigger_mode" in inspect.signature(gr.Button.click).parameters
-    else {}
-)
+LATEST = UNQUEUED | ({"trigger_mode": "always_last"} if hasattr(gr.Button, "EVENTS") else {})
 """For what is asked again and again: Gradio 4 must be told not to drop the last press."""
 
 

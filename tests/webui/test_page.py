@@ -243,7 +243,8 @@ def test_the_line_follows_sliders_and_size(open_page: Any) -> None:
 SLOWLY = """
     const at_once = window.fetch;
     window.fetch = async (address, ...rest) => {
-        if (String(address).includes("run/predict")) await new Promise((go) => setTimeout(go, 1500));
+        const slow = String(address).includes("run/predict");
+        if (slow) await new Promise((go_on) => setTimeout(go_on, 1500));
         return at_once(address, ...rest);
     };
 """

@@ -63,9 +63,11 @@ def tiles_over(size: Size, side: int, halo: int) -> list[Tile]:
 
 def _spans(length: int, side: int, halo: int) -> Iterator[Span]:
     """Evenly spaced; neighbours meet in the middle of what both read."""
-    side = min(side, length)
+    if length <= side:
+        yield Span(0, length, 0, length)
+        return
     gaps = math.ceil((length - side) / (side - 2 * halo))
-    starts = [gap * (length - side) // max(1, gaps) for gap in range(gaps + 1)]
+    starts = [gap * (length - side) // gaps for gap in range(gaps + 1)]
     meets = [(left + side + right) // 2 for left, right in zip(starts, starts[1:], strict=False)]
     for start, first, last in zip(starts, [0, *meets], [*meets, length], strict=True):
         yield Span(start, start + side, first, last)

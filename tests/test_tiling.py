@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib_hires.tiling import assembled, tiles_over
@@ -20,6 +20,7 @@ def coverings(draw):
 
 @settings(max_examples=80, deadline=None)
 @given(coverings())
+@example(((1, 4), 5, 2))  # a picture shorter than both halos
 def test_every_position_is_owned_by_one_tile(covering):
     size, side, halo = covering
     owners = torch.zeros(size)
@@ -30,6 +31,7 @@ def test_every_position_is_owned_by_one_tile(covering):
 
 @settings(max_examples=80, deadline=None)
 @given(coverings())
+@example(((1, 4), 5, 2))  # a picture shorter than both halos
 def test_a_tile_reads_its_side_and_the_halo_around_its_own(covering):
     size, side, halo = covering
     for tile in tiles_over(size, side, halo):

@@ -11,7 +11,7 @@ from modules import sd_samplers
 from lib_hires import drawing
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.model import is_flow, is_supported, loaded_model
-from lib_hires.webui.plan_line import LATEST
+from lib_hires.webui.plan_line import UNQUEUED
 from lib_hires.webui.planning import model_of, sampler_of
 from lib_hires.webui.tab import Tab
 
@@ -32,7 +32,7 @@ class Drawing:
 
     def connect(self, tab: Tab) -> None:
         """Part of `Tab`: bring the facts of the model that is loaded now."""
-        self._update.click(fn=self.element, inputs=[], outputs=[self._html], **LATEST)
+        self._update.click(fn=self.element, inputs=[], outputs=[self._html], **UNQUEUED)
 
     def element(self) -> str:
         """The element with its facts; nothing where no model is loaded, or none of ours."""

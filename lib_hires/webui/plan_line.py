@@ -19,8 +19,6 @@ from lib_hires.webui.planning import page_plan
 from lib_hires.webui.tab import Tab
 
 UNQUEUED = {"queue": False, "show_progress": False, "api_name": False}
-LATEST = UNQUEUED | ({"trigger_mode": "always_last"} if hasattr(gr.Button, "EVENTS") else {})
-"""For what is asked again and again: Gradio 4 must be told not to drop the last press."""
 
 
 class PlanLine:
@@ -50,7 +48,7 @@ class PlanLine:
             _js=f'(...values) => hiresGuidanceSizes("{self._tab_name}", {names}, values)',
             inputs=followed,
             outputs=[self._line],
-            **LATEST,
+            **UNQUEUED,
         )
 
 

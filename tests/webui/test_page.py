@@ -264,6 +264,7 @@ def test_the_line_is_true_also_where_the_server_is_slow(open_page: Any) -> None:
         page.set(page.host("width"), width)
         page.page.wait_for_timeout(400)
     page.wait_for_line("stage 1 1408x1024")
+    page.page.wait_for_timeout(3000)  # a request that its page leaves keeps a host from restarting
 
 
 def test_a_picture_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:

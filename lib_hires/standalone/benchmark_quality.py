@@ -134,7 +134,7 @@ def _line(
         "technique": painting.technique.name,
         "scale": painting.scale,
         **measures,
-        "seconds": _mean(taken, "seconds", 2),
+        "seconds_per_picture": _mean(taken, "seconds", 2),
         "model_evaluations": _mean(taken, "model_evaluations", 1),
         "memory_mib": None if memory is None else round(memory / 2**20),
         "sampler": painting.technique.sampler,

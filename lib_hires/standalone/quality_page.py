@@ -112,7 +112,7 @@ def _dots(axes: Axes, rows: Report, name: str) -> None:
         axes.invert_yaxis()
     for number, row in enumerate(rows, start=1):
         axes.errorbar(
-            row["seconds"],
+            row["seconds_per_picture"],
             row[name],
             row.get(f"{name}_error"),
             marker="o",
@@ -122,7 +122,7 @@ def _dots(axes: Axes, rows: Report, name: str) -> None:
             elinewidth=0.3,
             label=f"{number} {row['technique']}",
         )
-    front = _front([(row["seconds"], row[name]) for row in rows], more_is_better)
+    front = _front([(row["seconds_per_picture"], row[name]) for row in rows], more_is_better)
     axes.plot(*zip(*front, strict=True), color="gray", linewidth=1, zorder=0)
 
 
@@ -147,7 +147,7 @@ OFFSETS = [(far * x, far * y) for far in range(8, 64, 8) for x, y in DIRECTIONS]
 def _numbers(axes: Axes, rows: Report, name: str, dpi: float) -> None:
     """Write each dot's number where it covers neither a dot nor another number."""
     pixels = dpi / 72  # in a point
-    points = [(row["seconds"], row[name]) for row in rows]
+    points = [(row["seconds_per_picture"], row[name]) for row in rows]
     dots = [axes.transData.transform(point) for point in points]
     taken = [_around(dot, 3 * pixels, 3 * pixels) for dot in dots]
     for number, (point, (x, y)) in enumerate(zip(points, dots, strict=True), start=1):

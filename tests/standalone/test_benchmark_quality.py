@@ -73,6 +73,8 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
     assert text.splitlines()[0] == "2 pictures a technique, seeds from 50, torch.float32"
     assert "one_object" in text.splitlines()[1]
+    promised = "technique scale n one_object class_accuracy colour_accuracy fd_whole fd_crop"
+    assert {*promised.split(), "seconds_per_picture"} <= set(guided)
     assert text.splitlines()[-1].endswith("ug=True DPM++ 2M")
     assert (tmp_path / "samples.png").is_file()
     page = (tmp_path / "index.html").read_text()
@@ -168,7 +170,7 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     assert (native["technique"], guided["technique"], guided["n"]) == ("native", "ug", 2)
     assert all(row["fid"] > 0 and 0 <= row["clip_score"] <= 100 for row in (native, guided))
     assert (native["patch_fid"], guided["patch_fid"] > 0) == (None, True)
-    assert {"kid", "patch_kid", "fid_error", "detail", "seconds"} <= set(guided)
+    assert {"kid", "patch_kid", "fid_error", "detail", "seconds_per_picture"} <= set(guided)
     assert "one_object" not in guided
     assert (native["model_evaluations"], guided["model_evaluations"]) == (20, 40)
     prompts = {read_about(path)["request"]["prompt"] for path in painted}
@@ -309,6 +311,6 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
 
 
 def test_nothing_is_plotted_of_nothing(tmp_path: Path) -> None:
-    report = [{"technique": "ug", "seconds": 1.0, "fid": None}]
+    report = [{"technique": "ug", "seconds_per_picture": 1.0, "fid": None}]
     assert plot(report, tmp_path / "quality.png") is False
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,6 @@ import gradio as gr
 from modules import sd_samplers
 
 from lib_hires import drawing
-from lib_hires.webui.hosts import host_of
 from lib_hires.webui.model import is_flow, is_supported, loaded_model
 from lib_hires.webui.plan_line import UNQUEUED
 from lib_hires.webui.planning import model_of, sampler_of
@@ -46,8 +45,6 @@ class Drawing:
             element_id=self._element_id,
             host=host_elements(self._tab_name),
         )
-        if not host_of(model).asks_in_windows:
-            del facts["controls"]["ug_windows"]  # drawn as if it were off
         return drawing.element(facts)
 
 

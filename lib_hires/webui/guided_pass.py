@@ -15,12 +15,14 @@ from lib_hires.webui.messages import Say
 class GuidedPass:
     """What a host's adapter needs to know of it.
 
-    size: (height, width) of the pass's latents; others are not guided. new_guide: makes one from a
-    predictor, the settings, a noise family, a parametrisation and a function that shrinks conds.
+    size: (height, width) of the pass's latents; others are not guided. small: that of what the
+    small question is about. new_guide: makes one from a predictor, the settings, a noise family, a
+    parametrisation and a function that shrinks conds.
     times: the sampler's schedule in its own times, filled by the first evaluation at latest.
     """
 
     size: Size
+    small: Size
     settings: UpsampleGuidance
     new_guide: Callable[..., UpsampleGuided]
     times: Sequence[float]

@@ -94,10 +94,8 @@ def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
 
 def reason_for_whole(sd_model: Any, controlnet: ControlNet | None) -> str:
     """Why a large picture cannot be asked about in windows, "" where it can."""
-    if controlnet is not None:
+    if controlnet is not None or host_of(sd_model).is_controlled(sd_model):
         return "ControlNet's units see whole pictures only"
-    if not host_of(sd_model).asks_in_windows:
-        return "windows do not work in this WebUI yet"
     return ""
 
 
@@ -123,7 +121,8 @@ def _guide(
         reduction=reduction,
         on_guided=guidance.record.current.guide,
     )
-    pass_ = GuidedPass(size, guidance.settings.ug, new_guide, times, guidance.say)
+    settings = guidance.settings.ug
+    pass_ = GuidedPass(size, reduction.small, settings, new_guide, times, guidance.say)
     stack.enter_context(guiding(denoiser, pass_))
 
 

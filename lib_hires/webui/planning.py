@@ -32,8 +32,6 @@ def page_plan(settings: Settings, host: Mapping[str, Any], sd_model: Any) -> Run
         strength=None if "hr-checkbox" in host else float(host["denoising_strength"]),
         fixed_steps=bool(getattr(shared.opts, "img2img_fix_steps", False)),
     )
-    if not host_of(sd_model).asks_in_windows:
-        settings = settings.updated({"ug_windows": "off"})
     second = _second_pass(host) if host.get("hr-checkbox") else None
     return run_plan(settings, sampling, model_of(sd_model), second)
 

@@ -147,12 +147,35 @@ def test_the_last_finished_stage_survives(paint, what):
     assert none.pixels == paint().pixels
 
 
-def test_windows_make_another_picture_or_say_why_not(host, paint):
-    whole, made = paint(UG), paint(UG | {"ug_windows": "Hann"})
-    cannot = host.by_shape  # Forge and its kin
-    assert cannot == ("windows do not work in this WebUI yet" in made.info)
-    assert cannot == ("note" in made.info)
-    assert cannot == (made.pixels == whole.pixels)
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"sampler_name": "DDIM", "batch_size": 2},
+        {"sampler_name": "Heun", "prompt": "red AND a blue circle:0.5 AND grass"},
+        {"options": NATIVE["options"] | {"sd_model_checkpoint": "inpaint"}},
+        {"options": NATIVE["options"] | {"sd_model_checkpoint": "xl"}},
+    ],
+    ids=str,
+)
+def test_large_pictures_are_asked_about_in_windows(host, paint, request_):
+    """Every call is about a native size; SDXL is told so. The next pictures are as they were."""
+    plain, whole, before = paint(**request_), paint(UG, **request_), host.state()
+    made = paint(UG | {"ug_windows": "Hann"}, fault=("record", 0), **request_)
+    assert "note" not in made.info
+    assert set(_sides(host)) == {4}
+    assert {tuple(told) for _, told in host.asked() if told} <= {(32, 32)}
+    assert made.pixels[0] not in (plain.pixels[0], whole.pixels[0])
+    assert paint(UG | {"ug_windows": "Hann"}, **request_).pixels == made.pixels
+    assert paint(**request_).pixels == plain.pixels
+    assert host.state() == before
+
+
+def test_windows_in_the_stages(host, paint):
+    whole, made = paint(UG | REFINE), paint(UG | REFINE | {"ug_windows": "Hann"})
+    assert "note" not in made.info
+    assert made.sizes == whole.sizes
+    assert made.pixels != whole.pixels
 
 
 def test_a_batch_gives_each_picture_the_one_it_gives_alone(paint):
@@ -342,6 +365,9 @@ def test_controlnet_acts_at_every_size(host, paint):
     assert "note" not in upsampled.info
     assert upsampled.pixels[0] != paint(TWICE, **controlled).pixels[0]
     assert upsampled.pixels[0] != paint(MINE, **options).pixels[0]
+    whole = paint(UG | {"ug_windows": "Hann"}, **controlled)
+    assert "as a whole, because ControlNet's units see whole pictures only" in whole.info
+    assert whole.pixels[0] == paint(UG, **controlled).pixels[0]
     unasked = paint(UG | {"ug_controlnet": False}, **controlled)
     assert "note" not in unasked.info
     assert unasked.pixels[0] != paint(UG, **controlled).pixels[0]

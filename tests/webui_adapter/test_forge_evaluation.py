@@ -8,11 +8,14 @@ after it.
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
+from lib_hires.noise import VarianceExploding
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
 from lib_hires.upsample_guidance import UpsampleGuided
@@ -39,9 +42,9 @@ class Model:
         self.predictor = SimpleNamespace(sigmas=sigmas, prediction_type="epsilon")
         self.asked = []
 
-    def predict(self, x, sigma, parts):
-        self.asked.append((tuple(x.shape[-2:]), {name: part.cond for name, part in parts.items()}))
-        gain = parts["c_crossattn"].cond / (1 + sigma[:, None, None, None] ** 2)
+    def apply_model(self, x, sigma, *, transformer_options, **cond):
+        self.asked.append((tuple(x.shape[-2:]), cond | transformer_options))
+        gain = cond["c_crossattn"] / (1 + sigma[:, None, None, None] ** 2)
         return gain * x + x.mean((-2, -1), keepdim=True)
 
 
@@ -64,7 +67,13 @@ class SdModel:
 
 def evaluated(model, x, sigma, uncond, cond, scale, options, seed):
     positive, negative = (
-        model.predict(x, sigma, branch[0]["model_conds"]) for branch in (cond, uncond)
+        model.apply_model(
+            x,
+            sigma,
+            **{name: part.cond for name, part in branch[0]["model_conds"].items()},
+            transformer_options={"cond_or_uncond": [place], "cond_indices": list(range(len(x)))},
+        )
+        for place, branch in enumerate((cond, uncond))
     )
     told = {
         "denoised": negative + scale * (positive - negative), "cond": cond, "uncond": uncond,
@@ -87,7 +96,11 @@ def backend(monkeypatch):
 class Sampler:
     def __init__(self, sd_model):
         inner = SimpleNamespace(inner_model=sd_model, sigmas=SIGMAS)
-        self.model_wrap_cfg = SimpleNamespace(inner_model=inner, update_inner_model=lambda: None)
+        self.model_wrap_cfg = SimpleNamespace(
+            inner_model=inner,
+            update_inner_model=lambda: None,
+            register_forward_pre_hook=lambda hook: nullcontext(),
+        )
 
     def refine_with(self, sd_model):
         self.model_wrap_cfg.inner_model.inner_model = sd_model
@@ -100,7 +113,7 @@ def guiding(sampler, settings=PLAIN, said=None):
         return UpsampleGuided(predict, reduction=reduction, **more)
 
     say = [].append if said is None else said.append
-    guided = GuidedPass(LARGE, settings, new_guide, [5.0, 2.0, 0.0], say)
+    guided = GuidedPass(LARGE, SMALL, settings, new_guide, [5.0, 2.0, 0.0], say)
     return hosts.guiding(sampler.model_wrap_cfg, guided)
 
 
@@ -124,6 +137,65 @@ def test_the_coarse_part_of_the_answer_is_the_small_answer():
         guided = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
     small = sd_model.denoise(reduced(X), SIGMA / 2, conds(), conds(0.2))
     torch.testing.assert_close(reduced(guided), small)
+
+
+IN_WINDOWS = replace(PLAIN, windows="Hann", overlap=0.5)
+
+
+def test_the_large_question_is_put_in_windows_and_the_small_one_as_a_whole():
+    """Nine windows in calls of four, whose rows the host's extensions can tell apart."""
+    sd_model = SdModel()
+    model = sd_model.forge_objects.unet.model
+    with guiding(Sampler(sd_model), IN_WINDOWS):
+        guided = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
+    assert "apply_model" not in vars(model)
+    assert {size for size, _ in model.asked} == {SMALL}
+    rows = [told["cond_indices"] for _, told in model.asked]
+    assert rows == [*[[0, 1, 2, 3], [0, 1, 2, 3], [0]] * 2, [0], [0]]
+    branches = [told["cond_or_uncond"] for _, told in model.asked]
+    assert branches == [[0] * 4, [0] * 4, [0], [1] * 4, [1] * 4, [1], [0], [1]]
+
+    def plain(x, sigma):
+        return sd_model.denoise(x, sigma, conds(), conds(0.2))
+
+    windowed = UpsampleGuided(
+        plain,
+        IN_WINDOWS,
+        family=VarianceExploding(SIGMAS),
+        reduction=Reduction.between(LARGE, SMALL),
+        times=[5.0, 2.0, 0.0],
+    )
+    torch.testing.assert_close(guided, windowed(X, SIGMA))
+
+
+def test_without_guidance_the_rest_is_asked_about_as_a_whole():
+    sd_model, said = SdModel(), []
+    sampler, model = Sampler(sd_model), sd_model.forge_objects.unet.model
+    plain = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
+    with guiding(sampler, IN_WINDOWS, said):
+        sampler.model_wrap_cfg.need_last_noise_uncond = True
+        assert torch.equal(sd_model.denoise(X, SIGMA, conds(), conds(0.2)), plain)
+    assert {size for size, _ in model.asked} == {LARGE}
+    assert len(said) == 1
+
+
+def test_two_windows_of_a_call_have_the_rows_of_both():
+    told = {}
+
+    def ask(x, t, *, transformer_options, **cond):
+        told.update(transformer_options)
+        return x
+
+    options = {
+        "cond_or_uncond": [1, 0], "uuids": ["u", "c"], "kept": 7,
+        "cond_indices": [2, 3], "uncond_indices": [0, 1],
+    }  # fmt: skip
+    forge_conds.ask_in_rows(ask, torch.zeros(8, 4, 4, 4), None, rows=4, transformer_options=options)
+    assert told == {
+        "cond_or_uncond": [1, 0, 1, 0], "uuids": ["u", "c", "u", "c"], "kept": 7,
+        "cond_indices": [2, 3, 6, 7], "uncond_indices": [0, 1, 4, 5],
+    }  # fmt: skip
+    assert options["cond_or_uncond"] == [1, 0]
 
 
 def test_other_sizes_pass_and_afterwards_the_options_are_as_before():
@@ -161,14 +233,14 @@ def test_the_refiners_model_is_guided_from_then_on():
 
 def test_a_small_question_that_fails_is_told_once_and_not_asked_again():
     sd_model, said = SdModel(), []
-    predict = sd_model.forge_objects.unet.model.predict
+    apply_model = sd_model.forge_objects.unet.model.apply_model
     plain = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
 
-    def failing(x, *more):
+    def failing(x, *more, **cond):
         assert x.shape[-1] == 8, "too small"
-        return predict(x, *more)
+        return apply_model(x, *more, **cond)
 
-    sd_model.forge_objects.unet.model.predict = failing
+    sd_model.forge_objects.unet.model.apply_model = failing
     with guiding(Sampler(sd_model), said=said):
         for _ in range(2):
             assert torch.equal(sd_model.denoise(X, SIGMA, conds(), conds(0.2)), plain)

@@ -17,14 +17,14 @@ from lib_hires.webui.patching import replaced
 class Host(Protocol):
     """A module that knows one kind of WebUI. `sd_model` is the one that the host has loaded."""
 
-    asks_in_windows: bool
-    """Whether `guiding_model` can ask about the large picture in windows."""
-
     def is_supported(self, sd_model: Any) -> bool:
         """Whether its samplers run in a noise family that guidance knows here."""
 
     def is_flow(self, sd_model: Any) -> bool:
         """Whether it is a flow model, such as Stable Diffusion 3 and Flux."""
+
+    def is_controlled(self, sd_model: Any) -> bool:
+        """Whether a ControlNet of the host's own acts on what it samples now."""
 
     def unet(self, sd_model: Any) -> Any:
         """The U-Net, with its input, middle and output blocks."""

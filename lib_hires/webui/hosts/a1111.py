@@ -18,8 +18,6 @@ from lib_hires.webui.noise import family_of
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.placed_model import PlacedModel
 
-asks_in_windows = True
-
 
 def is_supported(sd_model: Any) -> bool:
     """False for Stable Diffusion 3."""
@@ -28,6 +26,11 @@ def is_supported(sd_model: Any) -> bool:
 
 def is_flow(sd_model: Any) -> bool:
     return bool(getattr(sd_model, "is_sd3", False))
+
+
+def is_controlled(sd_model: Any) -> bool:
+    """It has none; that of an extension is found with the run's scripts."""
+    return False
 
 
 def unet(sd_model: Any) -> Any:

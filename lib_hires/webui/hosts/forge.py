@@ -17,10 +17,12 @@ from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui import noise
 from lib_hires.webui.guided_pass import GuidedPass
-from lib_hires.webui.hosts.forge_conds import call_fitting, shrunk_conds
+from lib_hires.webui.hosts.forge_conds import ask_in_rows, call_fitting, shrunk_conds, told_to
 from lib_hires.webui.messages import Say
 from lib_hires.webui.model_calls import ModelCalls
 from lib_hires.webui.patching import replaced
+from lib_hires.webui.placed_model import Denoiser, PlacedModel
+from lib_hires.windows import Windowed
 
 log = logging.getLogger("hires_guidance")
 
@@ -33,8 +35,6 @@ EVALUATION = (
 )
 """Where the host has the function (model, x, sigma, uncond, cond, scale, options, seed) -> x0."""
 
-asks_in_windows = False
-
 
 def is_supported(sd_model: Any) -> bool:
     """False where no model is loaded yet, and for flow models of reForge."""
@@ -45,6 +45,10 @@ def is_supported(sd_model: Any) -> bool:
 
 def is_flow(sd_model: Any) -> bool:
     return noise.is_flow(_sigmas(sd_model))
+
+
+def is_controlled(sd_model: Any) -> bool:
+    return sd_model.forge_objects.unet.controlnet_linked_list is not None
 
 
 def unet(sd_model: Any) -> Any:
@@ -128,7 +132,46 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         reaches_all=lambda: not getattr(denoiser, "need_last_noise_uncond", False),
     )
     patcher = model.forge_objects.unet
-    with replaced(patcher, "model_options", evaluation.added_to(patcher.model_options)):
+    with (
+        replaced(patcher, "model_options", evaluation.added_to(patcher.model_options)),
+        _asking_in_windows(denoiser, guided, evaluation),
+    ):
+        yield
+
+
+@contextmanager
+def _asking_in_windows(
+    denoiser: Any, guided: GuidedPass, evaluation: GuidedEvaluation
+) -> Iterator[None]:
+    """Where the settings say so; in each of the host's calls about the large picture, for as long
+    as guidance holds the windows together."""
+    if guided.settings.windows == "off":
+        yield
+        return
+    calls = model_calls(denoiser)
+    ask: Denoiser = getattr(calls.owner, calls.name)
+
+    def windowed(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Denoiser:
+        return Windowed(
+            partial(ask_in_rows, ask, rows=len(x)),
+            window=guided.small,
+            overlap=guided.settings.overlap,
+            blend=guided.settings.windows,
+            fit_cond=partial(told_to, large=guided.size, sd_model=denoiser.inner_model.inner_model),
+        )
+
+    model = PlacedModel(
+        ask, windowed, size=guided.size, technique="windows", say=guided.say, branches=_branches
+    )
+
+    def asked(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        denoised: Tensor = (ask if evaluation.failed else model)(x, t, **cond)
+        return denoised
+
+    with (
+        replaced(calls.owner, calls.name, asked),
+        denoiser.register_forward_pre_hook(lambda *_: model.begin_evaluation()),
+    ):
         yield
 
 
@@ -151,7 +194,7 @@ class GuidedEvaluation:
         self._reaches_all = reaches_all
         self._guide: UpsampleGuided | None = None
         self._asked: _Question | None = None  # what the host is being asked
-        self._failed = False
+        self.failed = False  # then the rest of the sampling is not guided
 
     def added_to(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """A patcher's options with this behind every other extension's part in them."""
@@ -160,12 +203,12 @@ class GuidedEvaluation:
 
     def ask(self, model: Any, x: Tensor, sigma: Tensor, *rest: Any) -> tuple[Any, ...]:
         """One of `BEFORE`: the question as it is to be put about the large picture."""
-        if self._asked is not None and not self._failed:
+        if self._asked is not None and not self.failed:
             self._give_up("this sampler puts a function of its own in the place of guidance")
-        if not self._failed and not self._reaches_all():
+        if not self.failed and not self._reaches_all():
             self._give_up("this sampler goes on from uncond alone, which guidance does not reach")
         self._asked = None
-        if self._failed or tuple(x.shape[-2:]) != self._size:
+        if self.failed or tuple(x.shape[-2:]) != self._size:
             return model, x, sigma, *rest
         if self._guide is None:
             self._guide = self._new_guide(self._predict_small)
@@ -192,7 +235,7 @@ class GuidedEvaluation:
             return denoised
 
     def _give_up(self, reason: str) -> None:
-        self._failed = True
+        self.failed = True
         self._say(f"the rest of the picture was made without Upsample Guidance, because {reason}.")
 
     def _predict_small(

@@ -46,9 +46,7 @@ def call_fitting(
     ControlNet's units are asked again; what they have said is about the large picture, and the
     model takes it out of the lists that it gets.
     """
-    small = x.shape[-2], x.shape[-1]
-    changes = _changes(small, large, sd_model)
-    fitting = {**cond, **{name: changes[name](cond[name]) for name in changes if name in cond}}
+    fitting = told_to(cond, (x.shape[-2], x.shape[-1]), large=large, sd_model=sd_model)
     if cond.get("control") is not None:
         units = sd_model.forge_objects.unet.controlnet_linked_list
         options = cond["transformer_options"]
@@ -56,6 +54,38 @@ def call_fitting(
         told = () if knows_options else (options,)
         fitting["control"] = units.get_control(x, t, fitting, len(options["cond_or_uncond"]), *told)
     return fitting
+
+
+def told_to(cond: Mapping[str, Any], small: Size, *, large: Size, sd_model: Any) -> dict[str, Any]:
+    """The keyword arguments of a call about latents of size `small`, but for ControlNet's."""
+    changes = _changes(small, large, sd_model)
+    return {**cond, **{name: changes[name](cond[name]) for name in changes if name in cond}}
+
+
+PER_PART = "cond_or_uncond", "uuids"
+ROW_NUMBERS = "cond_indices", "uncond_indices"
+"""Of a call's options those with an entry for each of its parts, and those with numbers of rows."""
+
+
+def ask_in_rows(
+    ask: Callable[..., Tensor],
+    x: Tensor,
+    t: Tensor,
+    *,
+    rows: int,
+    transformer_options: Mapping[str, Any],
+    **cond: Any,
+) -> Tensor:
+    """A call about some windows, one after another, each with the `rows` of the whole call, with
+    whose options the host's extensions tell cond's rows from uncond's."""
+    count, options = len(x) // rows, dict(transformer_options)
+    options |= {name: options[name] * count for name in PER_PART if name in options}
+    options |= {
+        name: [window * rows + row for window in range(count) for row in options[name]]
+        for name in ROW_NUMBERS
+        if name in options
+    }
+    return ask(x, t, transformer_options=options, **cond)
 
 
 def _changes(small: Size, large: Size, sd_model: Any) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -32,6 +32,7 @@ from lib_hires.standalone.quality_painting import (
     memory_of,
     paint_missing,
 )
+from lib_hires.standalone.request import Request
 from lib_hires.standalone.techniques import NATIVE, STANDARD, Technique
 
 FINAL_SEEDS = 10_000  # pictures are reported on seeds from here; settings were chosen on others
@@ -68,12 +69,16 @@ def quality(
     measure_memory(out, subject, plan)
 
     files = [[replace(each, seed=seed).path(out) for seed in seeds] for each in plan]
-    report, samples = _measured(out, plan, files, measurer, native)
+    report, samples = _measured(out, plan, files, measurer, native, subject.sampling)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     contact_sheet(samples, captions=()).save(out / "samples.png")
     plot(report, out / "quality.png")
     page(report, files, out / "index.html", measurer.notes)
-    head = f"{pictures} pictures a technique, seeds from {first_seed}, {subject.dtype}"
+    sampling = subject.sampling
+    head = (
+        f"{pictures} pictures a technique, seeds from {first_seed}, {sampling.steps} steps, "
+        f"{sampling.schedule}, CFG {sampling.cfg:g}, {subject.dtype}"
+    )
     return "\n".join([head, *measurer.notes, *table(report)])
 
 
@@ -83,6 +88,7 @@ def _measured(
     files: Sequence[Sequence[Path]],
     measurer: Measurer,
     native: Size,
+    sampling: Request,
 ) -> tuple[list[dict[str, Any]], list[Row]]:
     """The report's rows and the sheet's; the first one of the report, where there is one, of other
     true pictures."""
@@ -98,7 +104,8 @@ def _measured(
         measures = row(seen, true, measurer.names)
         if each.scale != scale:
             measures |= dict.fromkeys(only_of_the_size(measurer.names))
-        report.append(_line(each, measures, taken, memory_of(out, each)))
+        sampler = each.technique.sampled(sampling).sampler
+        report.append(_line(each, sampler, measures, taken, memory_of(out, each)))
         samples.append(Row(each.technique, each.scale, *_shown(paths[:SHOWN], seen, taken)))
     empty = dict.fromkeys(report[-1])
     return [empty | line for line in report], samples
@@ -125,6 +132,7 @@ def _shown(
 
 def _line(
     painting: Painting,
+    sampler: str,
     measures: dict[str, Any],
     taken: Sequence[dict[str, Any]],
     memory: int | None,
@@ -137,7 +145,7 @@ def _line(
         "seconds_per_picture": _mean(taken, "seconds", 2),
         "model_evaluations": _mean(taken, "model_evaluations", 1),
         "memory_mib": None if memory is None else round(memory / 2**20),
-        "sampler": painting.technique.sampler,
+        "sampler": sampler,
         "settings": painting.technique.settings_at(painting.scale).changed(),
     }
 

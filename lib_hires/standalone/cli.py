@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lib_hires.standalone.techniques import Technique
 
 DTYPES = ("float32", "float16", "bfloat16")
+SAMPLED = ("negative", "steps", "sampler", "schedule", "cfg")
+"""The controls of a request that `hires benchmark quality` leaves to the user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,9 +97,7 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
     picture = parser.add_argument_group("Picture")
-    for name, kind, control, attribute in Request.rows():
-        if name != "prompt":
-            _add_option(picture, name, kind, control, getattr(Request(), attribute))
+    _add_request_options(picture, [name for name, *_ in Request.rows() if name != "prompt"])
     groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
     for row in declarations():
         if not row.control.webui_only:
@@ -136,6 +136,8 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, help="processes (default: one a core, with --model one)"
     )
+    sampling = parser.add_argument_group("How every picture is sampled, as few-step models want it")
+    _add_request_options(sampling, SAMPLED)
     other = parser.add_argument_group("Another model than the bundled one")
     other.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
     other.add_argument("--references", metavar="FOLDER", type=Path, help="of true pictures")
@@ -158,6 +160,12 @@ def _add_papers_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of which the median is shown")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
+
+
+def _add_request_options(group: Any, names: Sequence[str]) -> None:
+    for name, kind, control, attribute in Request.rows():
+        if name in names:
+            _add_option(group, name, kind, control, getattr(Request(), attribute))
 
 
 def _add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:
@@ -413,14 +421,16 @@ def _measured_model(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Su
     """Whose pictures `hires benchmark quality` measures, and who looks at them."""
     from lib_hires.standalone.quality_painting import Subject
 
+    given = {name: value for name, value in vars(options).items() if name in SAMPLED}
+    sampling = Request.from_values(given)
     if options.model is None:
         from lib_hires.standalone.quality_judged import Judged
 
-        return Subject(device=options.device, dtype=dtype), Judged()
+        return Subject(device=options.device, dtype=dtype, sampling=sampling), Judged()
     from lib_hires.standalone.quality_references import Referenced, read_prompts
 
     prompts = read_prompts(options.prompts)
-    subject = Subject(options.model, prompts, options.device, dtype)
+    subject = Subject(options.model, prompts, options.device, dtype, sampling)
     chosen = {"inception": options.inception, "clip": options.clip}
     given = {name: value for name, value in chosen.items() if value is not None}
     measurer = Referenced(options.references, subject, **given)

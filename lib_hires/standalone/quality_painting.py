@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from random import Random
@@ -40,15 +40,15 @@ class Subject:
     prompts: tuple[str, ...] = ()  # cycled over the seeds; none: captions of the bundled world
     device: str = "cpu"
     dtype: torch.dtype = torch.float32
+    sampling: Request = field(default_factory=Request)  # but for prompt, size and seed
 
     def load(self) -> LatentModel:
         return load_model(self.model, device=self.device, dtype=self.dtype)
 
     def request(self, seed: int) -> Request:
         """What is asked for with a seed, whatever the technique."""
-        if self.prompts:
-            return Request(prompt=self.prompts[seed % len(self.prompts)], seed=seed)
-        return Request(prompt=scene_of(seed).caption, seed=seed)
+        cycled = self.prompts and self.prompts[seed % len(self.prompts)]
+        return replace(self.sampling, prompt=cycled or scene_of(seed).caption, seed=seed)
 
     def note(self) -> dict[str, Any]:
         """What tells its pictures from those of another."""
@@ -128,7 +128,7 @@ def claim(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
         technique = painting.technique
         made = {
             "settings": technique.settings_at(painting.scale).values(),
-            "request": Request(sampler=technique.sampler).values(),
+            "request": technique.sampled(subject.sampling).values(),
             **note,
         }
         path = painting.path(out).with_name("made.json")

@@ -15,11 +15,13 @@ class Sampler:
     function: str
     evaluations: int = 1  # of the model, in every step but the last
     noise: Literal["none", "white", "brownian"] = "none"
+    eta: float | None = None  # how much of the noise is new in each step; None: its own default
 
 
 SAMPLERS = {
     "Euler": Sampler("sample_euler"),
     "Euler a": Sampler("sample_euler_ancestral", noise="white"),
+    "LCM": Sampler("sample_euler_ancestral", noise="white", eta=1e6),  # all that there can be
     "Heun": Sampler("sample_heun", evaluations=2),
     "DPM2": Sampler("sample_dpm_2", evaluations=2),
     "DPM2 a": Sampler("sample_dpm_2_ancestral", evaluations=2, noise="white"),

@@ -81,7 +81,7 @@ def sample(
 
     if len(sigmas) == 2:
         sampler = SAMPLERS[ONE_STEP_SAMPLER]
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = {} if sampler.eta is None else {"eta": sampler.eta}
     if sampler.noise == "white":
         extra["noise_sampler"] = lambda *_: draw(streams, tuple(x.shape[1:])).to(x)
     elif sampler.noise == "brownian":

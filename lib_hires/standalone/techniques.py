@@ -30,13 +30,17 @@ class Technique:
     settings_4x: Mapping[str, Plain] | None = None  # where 4x wants others
     starts_large: bool = False
     lanczos: bool = False
-    sampler: str = "DPM++ 2M"
+    sampler: str = ""  # where it is not the request's own
 
     def request(self, base: Request, scale: int, model: LatentModel) -> Request:
         """`base` with the first picture's size and this technique's sampler."""
         times = scale if self.starts_large else 1
         width, height = model.native[1] * times, model.native[0] * times
-        return replace(base, width=width, height=height, sampler=self.sampler)
+        return replace(self.sampled(base), width=width, height=height)
+
+    def sampled(self, base: Request) -> Request:
+        """`base` with this technique's sampler."""
+        return replace(base, sampler=self.sampler or base.sampler)
 
     def settings_at(self, scale: int) -> Settings:
         """The controls for a final picture of `scale` times the native sides."""

@@ -71,7 +71,8 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     assert (true["model_evaluations"], native["model_evaluations"]) == (None, 20)
     assert guided["model_evaluations"] == 40
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
-    assert text.splitlines()[0] == "2 pictures a technique, seeds from 50, torch.float32"
+    first = "2 pictures a technique, seeds from 50, 20 steps, Karras, CFG 5, torch.float32"
+    assert text.splitlines()[0] == first
     assert "one_object" in text.splitlines()[1]
     promised = "technique scale n one_object class_accuracy colour_accuracy fd_whole fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
@@ -96,6 +97,20 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     assert all(path.stat().st_mtime_ns == painted[path] for path in unchanged)
     with pytest.raises(SettingsError, match="native holds pictures of another model, other promp"):
         measure(torch.bfloat16)
+
+
+@bundled
+def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
+    """CFG 1 halves the rows of an evaluation, and UG asks twice in each of its steps."""
+    options = "--sampler LCM --steps 3 --cfg 1 --techniques ug,ug_eta0.6_edge4_euler --pictures 2"
+    out = ["--out", str(tmp_path), "--dtype", "bfloat16", "--workers", "1"]
+    assert main(["benchmark", "quality", *options.split(), *out]) == 0
+    report = {row["technique"]: row for row in json.loads((tmp_path / "report.json").read_text())}
+    assert (report["native"]["sampler"], report["native"]["model_evaluations"]) == ("LCM", 3)
+    assert (report["ug"]["sampler"], report["ug"]["model_evaluations"]) == ("LCM", 6)
+    assert report["ug_eta0.6_edge4_euler"]["sampler"] == "Euler"
+    made = read_about(next(tmp_path.glob("pictures/2x-ug/*.png")))["request"]
+    assert (made["sampler"], made["steps"], made["cfg"]) == ("LCM", 3, 1)
 
 
 def test_quality_refuses_too_few_pictures(tmp_path: Path) -> None:

@@ -53,14 +53,17 @@ def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     return attended[:, 0, :, :c].transpose(1, 2).reshape(b, c, h, w).to(z.dtype)
 
 
-def mix_into_state_(state: Tensor, gamma: float, settings: AttentiveGuidance, sigma: float) -> None:
+def mix_into_state_(
+    state: Tensor, gamma: float, settings: AttentiveGuidance, sigma: float | Tensor
+) -> None:
     """Mix PFSA into a VE sampler's state, in place, for the state is the sampler's own tensor.
 
-    state: (b, c, h, w) at noise deviation `sigma` over an unscaled signal. With settings.space
-    "VP" the attention is computed on the state scaled to unit variance. gamma 0 touches nothing.
+    state: (b, c, h, w) at noise deviation `sigma` over an unscaled signal: a number, or a tensor
+    (1,) on the state's device, which is not read. With settings.space "VP" the attention is
+    computed on the state scaled to unit variance. gamma 0 touches nothing.
     """
     if gamma == 0:
         return
-    scale = 1.0 if settings.space == "VE" else 1 / math.sqrt(1 + sigma**2)
+    scale = 1.0 if settings.space == "VE" else 1 / (1 + sigma**2) ** 0.5
     attended = pfsa(state.float() * scale, settings.lambda_) / scale
     state.copy_(gamma * attended + (1 - gamma) * state.float())

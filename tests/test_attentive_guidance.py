@@ -111,6 +111,14 @@ def test_vp_space_mixes_the_state_of_a_timestep_sampler(sigma):
     torch.testing.assert_close(state, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("space", ["VE", "VP"])
+def test_sigma_may_be_a_tensor(space):
+    told, read = noise(2, 4, 6, 5), noise(2, 4, 6, 5)
+    mix_into_state_(told, 0.3, AttentiveGuidance(space=space), torch.tensor([1.7]))
+    mix_into_state_(read, 0.3, AttentiveGuidance(space=space), 1.7)
+    torch.testing.assert_close(told, read)
+
+
 def test_a_half_precision_state_stays_one():
     state = noise(1, 4, 6, 5).half()
     expected = 0.3 * pfsa(state.float()) + 0.7 * state.float()

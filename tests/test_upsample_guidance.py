@@ -1,12 +1,11 @@
 import math
-from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
+from meta_device import OnDevice
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lib_hires.noise import Flow, VarianceExploding, VariancePreserving
 from lib_hires.resample import Reduction
@@ -514,22 +513,6 @@ def test_shifted_start_gives_the_coarse_part_its_full_contrast():
 
 
 # --- nothing waits for the device -----------------------------------------------------------------
-
-
-class OnDevice(TorchDispatchMode):
-    """Refuses whatever makes a tensor on the CPU; the meta device has no values to wait for."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else [made]:
-            assert not isinstance(tensor, Tensor) or tensor.is_meta, function
-        return made
-
-
-@pytest.fixture
-def without_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which the meta device does not know."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
 
 
 @pytest.mark.parametrize("windows", ["off", "Hann"])

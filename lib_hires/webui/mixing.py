@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -47,8 +48,12 @@ def mixing(
 
     The state is the tensor that the CFG denoiser gets in the evaluation that begins a step; with
     UniPC, which evaluates predictions of the state, the one that its callback gets.
+
+    A step waits for nothing that is on the device; the model's noise levels are read once, and
+    anew where the refiner takes another model in the middle.
     """
     denoiser = sampler.model_wrap_cfg
+    family_once = lru_cache(maxsize=1)(family_of)
     last_time: list[Tensor] = []
 
     def mix(state: Tensor, time: Tensor, done: int) -> None:
@@ -56,15 +61,15 @@ def mixing(
         if gamma == 0 or done >= denoiser.steps:  # the last state is the finished picture
             return
         on_mixed()
-        family, _ = family_of(denoiser.inner_model)
+        family, _ = family_once(denoiser.inner_model)
         mix_scaled_(state, time, gamma, settings, family)
 
     def before_evaluation(_: Any, inputs: tuple[Tensor, ...]) -> None:
         state, times = inputs[:2]
-        last_time[:] = [times[0]]
+        last_time[:] = [times[:1]]
         done = steps_done(sampler.config, denoiser.step)
         if done:
-            mix(state, times[0], done)
+            mix(state, times[:1], done)
 
     def after_update(step: dict[str, Any]) -> None:
         mix(step["x"], last_time[0], step["i"] + 1)
@@ -95,8 +100,11 @@ def steps_done(config: Any, evaluations: int) -> int | None:
 def mix_scaled_(
     state: Tensor, time: Tensor, gamma: float, settings: AttentiveGuidance, family: NoiseFamily
 ) -> None:
-    """Mix into a state of any family, in place; it is brought to VE's scale and back."""
-    signal, noise = float(family.signal(time)), float(family.noise(time))
-    scaled = state / signal
+    """Mix into a state of any family, in place; it is brought to VE's scale and back.
+
+    time: (1,), for an index without dimensions would be read from the device.
+    """
+    signal, noise = family.signal(time.float()), family.noise(time.float())
+    scaled = state.float() / signal
     mix_into_state_(scaled, gamma, settings, noise / signal)
     state.copy_(scaled * signal)

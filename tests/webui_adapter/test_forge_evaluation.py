@@ -51,6 +51,7 @@ class Model:
 class SdModel:
     def __init__(self, model=None):
         unet = SimpleNamespace(model=model or Model(), model_options={"kept": 1})
+        unet.load_device = "cpu"
         self.forge_objects = SimpleNamespace(unet=unet)
 
     @property
@@ -280,7 +281,11 @@ def test_a_mask_beside_the_latent_shrinks_and_controlnet_stays_where_it_is_wante
     cond = {"cond": conds(), "uncond": None}
     for controlled, control in ((True, "hint"), (False, None)):
         fitting = forge_conds.shrunk_conds(
-            cond, SMALL, large=LARGE, controlled=controlled, sd_model=sd_model
+            cond,
+            SMALL,
+            large=LARGE,
+            controlled=controlled,
+            sizes=forge_conds.size_embeddings(sd_model),
         )
         assert fitting["cond"][0]["control"] == control
         assert fitting["uncond"] is None
@@ -297,11 +302,26 @@ def test_sdxls_vector_is_told_the_small_size(length, told):
     sd_model = SdModel()
     sd_model.embedder = embed
     vector = torch.zeros(1, length)
-    made = forge_conds.told(vector, (32, 32), sd_model)
+    made = forge_conds.size_embeddings(sd_model).with_size(vector, (32, 32))
     numbers = made[0, 1280:].view(-1, 256)[:, 0]
     assert tuple(numbers[: len(told)].tolist()) == told
     assert made[0, :1280].eq(0).all()
     assert not vector.any()
+
+
+def test_sdxls_sizes_are_embedded_once_a_sampling():
+    sd_model, embedded = SdModel(), []
+
+    def embed(numbers):
+        embedded.append(tuple(numbers.tolist()))
+        return numbers[:, None].repeat(1, 256)
+
+    sd_model.embedder = embed
+    vector = torch.zeros(1, 2816)
+    with guiding(Sampler(sd_model)):
+        for _ in range(3):
+            sd_model.denoise(X, SIGMA, conds(y=vector), conds(0.2, y=vector))
+    assert embedded == [(32, 32)] * 2
 
 
 FLOW = torch.linspace(0.001, 1, 1000)

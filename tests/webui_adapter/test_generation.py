@@ -315,7 +315,7 @@ def test_image_conditioning_shrinks_along(host):
     """The toy asserts that it gets it in the latent's own size. Masks stay hard."""
     from modules.processing import StableDiffusionProcessing
 
-    from lib_hires.webui.conditioning import shrink_cond
+    from lib_hires.webui.conditioning import SizeEmbeddings, shrink_cond
 
     def conditioning(p, x, width=None, height=None):
         return torch.rand(len(x), 5, *x.shape[-2:], generator=torch.Generator().manual_seed(0))
@@ -327,7 +327,7 @@ def test_image_conditioning_shrinks_along(host):
     part = torch.cat([mask, torch.rand(2, 4, 16, 24)], 1)
     kept = torch.rand(2, 4, 8, 8)
     cond = {"cond": {"c_concat": [part, kept], "c_crossattn": [None]}, "more": 1}
-    shrunk = shrink_cond(cond, (8, 12), large=(16, 24))
+    shrunk = shrink_cond(cond, (8, 12), large=(16, 24), sizes=SizeEmbeddings.of(None))
     assert shrunk["more"] == 1
     assert shrunk["cond"]["c_concat"][1] is kept
     assert set(shrunk["cond"]["c_concat"][0][:, 0].unique().tolist()) <= {0.0, 1.0}
@@ -551,6 +551,22 @@ def test_sdxl_is_told_the_size_it_is_asked_about(sdxl):
         assert torch.equal(told, expected(width * 8, height * 8))
     plain = sdxl.paint()
     assert same(plain, sdxl.paint(UG | {"ug_theta": 0}))
+
+
+@pytest.mark.parametrize("batch_cond_uncond", [True, False])
+def test_sdxls_sizes_are_embedded_once_a_sampling(sdxl, batch_cond_uncond):
+    """The original and the target size of the small picture, whatever the number of steps."""
+    from modules import shared
+
+    shared.opts.batch_cond_uncond = batch_cond_uncond
+    embedded = []
+    for embedder in shared.loaded.sd_model.embedders():
+        embedder.register_forward_hook(lambda embedder, *_: embedded.append(embedder.input_key))
+    sdxl.paint()
+    by_the_host = len(embedded)
+    embedded.clear()
+    assert sdxl.paint(UG, steps=7).said == []
+    assert embedded[by_the_host:] == ["target_size_as_tuple", "original_size_as_tuple"]
 
 
 @pytest.mark.parametrize("kind", ["ToyModel", "ToySDXL"])

@@ -11,7 +11,7 @@ from modules import devices
 from torch import Tensor
 
 from lib_hires.sizes import Size
-from lib_hires.webui.conditioning import shrink_cond
+from lib_hires.webui.conditioning import SizeEmbeddings, shrink_cond
 from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.model_calls import ModelCalls
 from lib_hires.webui.noise import family_of
@@ -80,11 +80,11 @@ def reason_not_to_guide(config: Any) -> str:
 def model_calls(denoiser: Any) -> ModelCalls:
     """Each call has all conds of an image, then those of the next, and uncond last."""
     inner = denoiser.inner_model
-    conditioner = getattr(inner.inner_model, "conditioner", None)
+    sizes = SizeEmbeddings.of(inner.inner_model)
 
     def fitting(cond: Mapping[str, Any], x: Tensor, t: Tensor, large: Size) -> Mapping[str, Any]:
         small = x.shape[-2], x.shape[-1]
-        return shrink_cond(cond, small, large=large, conditioner=conditioner)
+        return shrink_cond(cond, small, large=large, sizes=sizes)
 
     return ModelCalls(
         inner, "forward", fitting=fitting, images_of=images_of, branches=lambda cond: None
@@ -102,7 +102,7 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     """Stands in for the inner denoiser that the model has now."""
     inner = denoiser.inner_model
     family, prediction = family_of(inner)
-    conditioner = getattr(inner.inner_model, "conditioner", None)
+    sizes = SizeEmbeddings.of(inner.inner_model)
     new_guide = partial(
         guided.new_guide,
         inner.forward,
@@ -110,7 +110,7 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         family=family,
         times=guided.times,
         prediction=prediction,
-        shrink_cond=partial(shrink_cond, large=guided.size, conditioner=conditioner),
+        shrink_cond=partial(shrink_cond, large=guided.size, sizes=sizes),
     )
     model = PlacedModel(
         inner.forward,

@@ -17,7 +17,13 @@ from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui import noise
 from lib_hires.webui.guided_pass import GuidedPass
-from lib_hires.webui.hosts.forge_conds import ask_in_rows, call_fitting, shrunk_conds, told_to
+from lib_hires.webui.hosts.forge_conds import (
+    ask_in_rows,
+    call_fitting,
+    shrunk_conds,
+    size_embeddings,
+    told_to,
+)
 from lib_hires.webui.messages import Say
 from lib_hires.webui.model_calls import ModelCalls
 from lib_hires.webui.patching import replaced
@@ -94,7 +100,7 @@ def model_calls(denoiser: Any) -> ModelCalls:
     return ModelCalls(
         sd_model.forge_objects.unet.model,
         "apply_model",
-        fitting=partial(call_fitting, sd_model=sd_model),
+        fitting=partial(call_fitting, sd_model=sd_model, sizes=size_embeddings(sd_model)),
         images_of=lambda x, state: torch.arange(len(x)) % len(state),
         branches=_branches,
     )
@@ -114,15 +120,16 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         )
         yield
         return
+    patcher = model.forge_objects.unet
     guide = partial(
         guided.new_guide,
         settings=guided.settings,
-        family=noise.family_of_sigmas(_sigmas(model)),
+        family=noise.family_of_sigmas(_sigmas(model).to(patcher.load_device)),
         shrink_cond=partial(
             shrunk_conds,
             large=guided.size,
             controlled=guided.settings.controlnet,
-            sd_model=model,
+            sizes=size_embeddings(model),
         ),
     )
     evaluation = GuidedEvaluation(
@@ -131,7 +138,6 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         guided.say,
         reaches_all=lambda: not getattr(denoiser, "need_last_noise_uncond", False),
     )
-    patcher = model.forge_objects.unet
     with (
         replaced(patcher, "model_options", evaluation.added_to(patcher.model_options)),
         _asking_in_windows(denoiser, guided, evaluation),
@@ -150,6 +156,7 @@ def _asking_in_windows(
         return
     calls = model_calls(denoiser)
     ask: Denoiser = getattr(calls.owner, calls.name)
+    sizes = size_embeddings(denoiser.inner_model.inner_model)
 
     def windowed(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Denoiser:
         return Windowed(
@@ -157,7 +164,7 @@ def _asking_in_windows(
             window=guided.small,
             overlap=guided.settings.overlap,
             blend=guided.settings.windows,
-            fit_cond=partial(told_to, large=guided.size, sd_model=denoiser.inner_model.inner_model),
+            fit_cond=partial(told_to, large=guided.size, sizes=sizes),
         )
 
     model = PlacedModel(

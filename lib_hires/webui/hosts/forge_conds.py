@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from lib_hires.sizes import Size
-from lib_hires.webui.conditioning import NUMBERS, shrunk, with_size
+from lib_hires.webui.conditioning import NUMBERS, SizeEmbeddings, shrunk
 from lib_hires.webui.latents import FACTOR
 
 POOLED, NUMBER_CHANNELS = 1280, 256
@@ -20,13 +20,13 @@ BRANCHES = ("cond", "uncond")
 
 
 def shrunk_conds(
-    conds: Mapping[str, Any], small: Size, *, large: Size, controlled: bool, sd_model: Any
+    conds: Mapping[str, Any], small: Size, *, large: Size, controlled: bool, sizes: SizeEmbeddings
 ) -> Mapping[str, Any]:
     """Both lists of conds for latents of size `small` in place of `large`, (height, width).
 
     controlled: with ControlNet, whose hints the host resizes itself.
     """
-    changes = _changes(small, large, sd_model)
+    changes = _changes(small, large, sizes)
 
     def fitting(cond: dict[str, Any]) -> dict[str, Any]:
         parts = dict(cond["model_conds"])
@@ -39,14 +39,20 @@ def shrunk_conds(
 
 
 def call_fitting(
-    cond: Mapping[str, Any], x: Tensor, t: Tensor, large: Size, *, sd_model: Any
+    cond: Mapping[str, Any],
+    x: Tensor,
+    t: Tensor,
+    large: Size,
+    *,
+    sd_model: Any,
+    sizes: SizeEmbeddings,
 ) -> Mapping[str, Any]:
     """The keyword arguments of a call of the model about x (n, c, h, w) at t, not about `large`.
 
     ControlNet's units are asked again; what they have said is about the large picture, and the
     model takes it out of the lists that it gets.
     """
-    fitting = told_to(cond, (x.shape[-2], x.shape[-1]), large=large, sd_model=sd_model)
+    fitting = told_to(cond, (x.shape[-2], x.shape[-1]), large=large, sizes=sizes)
     if cond.get("control") is not None:
         units = sd_model.forge_objects.unet.controlnet_linked_list
         options = cond["transformer_options"]
@@ -56,9 +62,11 @@ def call_fitting(
     return fitting
 
 
-def told_to(cond: Mapping[str, Any], small: Size, *, large: Size, sd_model: Any) -> dict[str, Any]:
+def told_to(
+    cond: Mapping[str, Any], small: Size, *, large: Size, sizes: SizeEmbeddings
+) -> dict[str, Any]:
     """The keyword arguments of a call about latents of size `small`, but for ControlNet's."""
-    changes = _changes(small, large, sd_model)
+    changes = _changes(small, large, sizes)
     return {**cond, **{name: changes[name](cond[name]) for name in changes if name in cond}}
 
 
@@ -88,12 +96,14 @@ def ask_in_rows(
     return ask(x, t, transformer_options=options, **cond)
 
 
-def _changes(small: Size, large: Size, sd_model: Any) -> dict[str, Callable[[Tensor], Tensor]]:
+def _changes(
+    small: Size, large: Size, sizes: SizeEmbeddings
+) -> dict[str, Callable[[Tensor], Tensor]]:
     """Of the tensors beside the latent those that have a size or tell one, and how they change."""
     pixels = small[0] * FACTOR, small[1] * FACTOR
     return {
         "c_concat": lambda part: shrunk(part, large, small),
-        "y": lambda vector: told(vector, pixels, sd_model),
+        "y": lambda vector: sizes.with_size(vector, pixels),
     }
 
 
@@ -102,20 +112,19 @@ def _with(cond: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return type(cond)(change(cond.cond))
 
 
-def told(vector: Tensor, size: Size, sd_model: Any) -> Tensor:
-    """SDXL's vector with the size (height, width) in it replaced; another model's as it is."""
-    conditioner = getattr(sd_model, "conditioner", None)
-    if conditioner is None and hasattr(sd_model, "embedder"):
-        conditioner = _conditioner(sd_model.embedder, vector.shape[1])
-    return vector if conditioner is None else with_size(vector, size, conditioner)
+def size_embeddings(sd_model: Any) -> SizeEmbeddings:
+    """reForge's SDXL has the original's conditioner, Forge's a function that embeds."""
+    if hasattr(sd_model, "embedder"):
+        return SizeEmbeddings(partial(_embedders, sd_model.embedder))
+    return SizeEmbeddings.of(sd_model)
 
 
-def _conditioner(embed: Any, length: int) -> Any:
+def _embedders(embed: Any, length: int) -> list[_Embedder]:
     """What Forge's SDXL puts behind the pooled text, as the original's conditioner names it."""
     keys = ["original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"]
     if length == POOLED + 5 * NUMBER_CHANNELS:  # the refiner
         keys[2] = "aesthetic_score"
-    return SimpleNamespace(embedders=[_Embedder(key, embed) for key in keys])
+    return [_Embedder(key, embed) for key in keys]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ pixels, latents are in the model's scaled space, images are (b, 3, H, W) in [-1,
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -163,7 +163,7 @@ class LatentModel:
             if pooled is None:
                 raise ValueError("pooled: expected SDXL's pooled text embeddings, got None")
             height, width = size or (x.shape[-2] * self.factor, x.shape[-1] * self.factor)
-            time_ids = _time_ids(height, width, x.device, self.dtype)
+            time_ids = self._time_ids(height, width, x.device)
             added = {
                 "text_embeds": pooled.to(self.dtype),
                 "time_ids": time_ids.expand(x.shape[0], -1),
@@ -172,6 +172,11 @@ class LatentModel:
             x.to(self.dtype), t, context.to(self.dtype), added_cond_kwargs=added, return_dict=False
         )
         return out[0].to(x.dtype)
+
+    @cached_property
+    def _time_ids(self) -> Callable[[int, int, torch.device], torch.Tensor]:
+        """`size_numbers`, brought to the device once for each size."""
+        return lru_cache(maxsize=16)(partial(size_numbers, dtype=self.dtype))
 
     @torch.no_grad()
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -201,9 +206,10 @@ class LatentModel:
         return config.scaling_factor / deviation, shift
 
 
-@lru_cache(maxsize=16)
-def _time_ids(height: int, width: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """(1, 6) what SDXL is told of a picture's size, brought to the device once."""
+def size_numbers(
+    height: int, width: int, device: torch.device, *, dtype: torch.dtype
+) -> torch.Tensor:
+    """(1, 6) what SDXL is told of a picture's size in pixels."""
     ids = [height, width, 0, 0, height, width]  # original size, crop, target size
     return torch.tensor([ids], device=device, dtype=dtype)
 

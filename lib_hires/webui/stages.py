@@ -183,7 +183,7 @@ def _latent_of(samples: Any, vae: HostVae) -> Tensor:
     """The first picture's latent; after Hires. fix the host has kept the images alone."""
     if not getattr(samples, "already_decoded", False):
         return samples
-    images = torch.stack(list(samples)).to(shared.device).float()
+    images = torch.stack(list(samples)).to(shared.device).float().clamp(-1, 1)
     latent = vae.encode(images).float()
     vae.remember(latent, images)
     return latent

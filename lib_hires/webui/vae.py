@@ -29,9 +29,13 @@ class HostVae:
         self._last = latent, images
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latents (b, 4, h, w) to images (b, 3, H, W) around [-1, 1], float32."""
+        """Latents (b, 4, h, w) to images (b, 3, H, W) in [-1, 1], float32.
+
+        Cut to that range as Forge and reForge do by themselves, so that all enlarge the same.
+        """
         if self._last is None or self._last[0] is not latent:
-            self.remember(latent, self._in_tiles(self._decode, latent, decode=True))
+            images = self._in_tiles(self._decode, latent, decode=True)
+            self.remember(latent, images.clamp(-1, 1))
         assert self._last is not None
         return self._last[1]
 

@@ -593,6 +593,24 @@ def test_pictures_are_encoded_to_the_posteriors_mode(kind):
     assert leftovers() == 0
 
 
+@pytest.mark.parametrize("hires", [False, True], ids=["first pass", "Hires. fix"])
+def test_a_host_that_leaves_pictures_beyond_their_range_refines_them_as_one_that_cuts_them(hires):
+    from host import Host
+    from modules.toy_model import ToyModel
+
+    class Beyond(ToyModel):
+        def decode_first_stage(self, z):
+            return 2 * super().decode_first_stage(z)
+
+    class Cut(Beyond):
+        def decode_first_stage(self, z):
+            return super().decode_first_stage(z).clamp(-1, 1)
+
+    beyond, cut = (Host(model=kind).paint(REFINE, enable_hr=hires) for kind in (Beyond, Cut))
+    assert beyond.said == []
+    assert same(beyond, cut)
+
+
 HINT = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
 
 

@@ -1,8 +1,9 @@
 """A real WebUI for the tests: started in a data folder of its own, driven through its API, stopped.
 
 HIRES_WEBUI: the WebUI's folder, AUTOMATIC1111's, Forge's or reForge's, with its `repositories`.
-HIRES_WEBUI_PYTHON: the Python that runs
-it; without it `venv/bin/python` in that folder. The folder itself is not written to.
+HIRES_WEBUI_PYTHON: the Python that runs it; without it `venv/bin/python` in that folder.
+HIRES_WEBUIS: for test_hosts_agree.py, several WebUIs, each as FOLDER or FOLDER=PYTHON, with the
+system's path separator between them (`:`, on Windows `;`). The folders are not written to.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +40,16 @@ FOR_THE_CPU = shlex.split(
 )
 PATCHED_FOR_THE_CPU = ["--always-cpu", "--disable-xformers"]
 BACKENDS = "backend", "ldm_patched"  # the folders in which Forge and reForge have theirs
+TOKENIZERS = (  # and CLIP's tokenizer
+    "backend/huggingface/runwayml/stable-diffusion-v1-5/tokenizer",
+    "ldm_patched/modules/sd1_tokenizer",
+)
 SOLVERS = "bosh3", "fehlberg2", "adaptive_heun", "dopri5", "custom"
 # A request's own options are put back only where the WebUI has saved ones.
 SAVED_OPTIONS = {
     "always_discard_next_to_last_sigma": False,
     "batch_cond_uncond": True,
+    "enable_quantization": False,
     "eta_noise_seed_delta": 0,
     "hires_guidance_native_size": 0,
     # reForge's adaptive solvers, as short as they may be
@@ -164,57 +171,119 @@ def _answer(answer: dict[str, Any]) -> Answer:
     return Answer(tuple(image.convert("RGB") for image in images), infos[0], encoded, infos)
 
 
-def knows_models_by_shape(folder: Path) -> bool:
-    """Forge and reForge load models of the usual shapes alone."""
-    return any((folder / backend).is_dir() for backend in BACKENDS)
+@dataclass(frozen=True)
+class Installation:
+    """A WebUI's folder and the Python that runs it, "" for that of the folder's own environment."""
+
+    folder: Path
+    python: str = ""
+
+    @classmethod
+    def named(cls, text: str) -> Installation:
+        """text: FOLDER or FOLDER=PYTHON."""
+        folder, _, python = text.partition("=")
+        return cls(Path(folder), python)
+
+    @property
+    def by_shape(self) -> bool:
+        """Forge and reForge load models of the usual shapes alone."""
+        return any((self.folder / backend).is_dir() for backend in BACKENDS)
 
 
 @pytest.fixture
 def any_shape(host: WebUI) -> None:
     """For tests with models of shapes that no published one has."""
-    if knows_models_by_shape(Path(os.environ["HIRES_WEBUI"])):
+    if host.by_shape:
         pytest.skip("this WebUI loads models of known shapes alone, see test_every_host.py")
 
 
 @pytest.fixture(scope="session")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """The WebUI, whichever it is."""
+def installation() -> Installation:
+    """Of HIRES_WEBUI."""
     if "HIRES_WEBUI" not in os.environ:
         pytest.skip("HIRES_WEBUI names no WebUI folder")
+    python = os.environ.get("HIRES_WEBUI_PYTHON", "")
+    return Installation(Path(os.environ["HIRES_WEBUI"]), python)
+
+
+@pytest.fixture(scope="session")
+def host(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
+    """The WebUI, whichever it is."""
     from tiny_checkpoints import put_known_models, put_lora, put_models, put_upsamplers
 
-    folder = Path(os.environ["HIRES_WEBUI"])
     data = tmp_path_factory.mktemp("webui")
     _install_extension(data / "extensions")
-    known = knows_models_by_shape(folder)
+    known = installation.by_shape
     put = put_known_models if known else put_models
     model = put(data / "models" / "Stable-diffusion")
     put_lora(model, data / "models" / "Lora" / "tiny.safetensors")
     put_upsamplers(data / "models" / "hires-guidance", known=known)
-    controlled = _install_controlnet(folder, data, model)
-    with _running(data, model) as port:
+    controlled = _install_controlnet(installation.folder, data, model)
+    with _running(installation, data, model) as port:
         yield WebUI(port, model, data / LOG, controlled, known)
 
 
 @pytest.fixture(scope="session")
-def plain_url(host: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def plain_url(
+    installation: Installation, host: WebUI, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """The address of the same WebUI without this extension."""
-    with _running(tmp_path_factory.mktemp("plain"), host.model) as port:
+    with _running(installation, tmp_path_factory.mktemp("plain"), host.model) as port:
         yield f"http://127.0.0.1:{port}"
 
 
+@pytest.fixture(scope="session")
+def webuis(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Callable[[], AbstractContextManager[WebUI]]]:
+    """What starts each WebUI of HIRES_WEBUIS, by its folder. All have the same models."""
+    if "HIRES_WEBUIS" not in os.environ:
+        pytest.skip("HIRES_WEBUIS names no WebUIs")
+    from tiny_checkpoints import put_known_models, put_upsamplers
+
+    names = os.environ["HIRES_WEBUIS"].split(os.pathsep)
+    assert len(names) > 1, f"HIRES_WEBUIS: expected several WebUIs, got {names}"
+    installations = [Installation.named(name) for name in names]
+    models = tmp_path_factory.mktemp("shared") / "models"
+    model = put_known_models(models / "Stable-diffusion")
+    _put_tokenizer(installations, model)
+    put_upsamplers(models / "hires-guidance", known=True)
+    return {
+        str(one.folder): partial(_started, one, tmp_path_factory.mktemp("one"), model)
+        for one in installations
+    }
+
+
 @contextmanager
-def _running(data: Path, model: Path) -> Iterator[int]:
+def _started(installation: Installation, data: Path, model: Path) -> Iterator[WebUI]:
+    """A WebUI whose models are those around `model`, without ControlNet."""
+    _install_extension(data / "extensions")
+    (data / "models").symlink_to(model.parents[1])
+    with _running(installation, data, model) as port:
+        yield WebUI(port, model, data / LOG, "", installation.by_shape)
+
+
+def _put_tokenizer(installations: list[Installation], model: Path) -> None:
+    """A1111 reads the tokenizer that lies beside the model; the others have their own."""
+    from lib_hires.standalone.demo_model import CLIP_FOLDER
+
+    folders = [one.folder / place for one in installations for place in TOKENIZERS]
+    for folder in filter(Path.is_dir, folders):
+        shutil.copytree(folder, model.with_name(CLIP_FOLDER), dirs_exist_ok=True)
+
+
+@contextmanager
+def _running(installation: Installation, data: Path, model: Path) -> Iterator[int]:
     """Starts the WebUI in a data folder, gives its port, and ends it."""
-    folder = Path(os.environ["HIRES_WEBUI"])
-    python = os.environ.get("HIRES_WEBUI_PYTHON", str(folder / "venv/bin/python"))
+    folder = installation.folder
+    python = installation.python or str(folder / "venv/bin/python")
     (data / "config.json").write_text(json.dumps(SAVED_OPTIONS))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     places = {"--port": port, "--data-dir": data, "--ckpt": model}
     places["--gradio-allowed-path"] = folder  # for Forge's own scripts, with such a data folder
-    on_cpu = PATCHED_FOR_THE_CPU if knows_models_by_shape(folder) else FOR_THE_CPU
+    on_cpu = PATCHED_FOR_THE_CPU if installation.by_shape else FOR_THE_CPU
     command = [python, "launch.py", *AS_IT_IS, *on_cpu]
     command += [str(part) for option in places.items() for part in option]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -1,8 +1,9 @@
 """An extension for the tests: Forge and reForge know smaller models than they do by themselves.
 
 They take a model's kind from its weights, but the widths and depths of some parts from lists of
-their own. Here these parts are as the tests write them: of SDXL the U-Net's depth and the larger
-text encoder's layers, and in Forge of Flux the transformer's shape and that of T5.
+their own. Here these parts are as the tests write them: of SDXL the U-Net's depth, the layers of
+the larger text encoder that it shares with Stable Diffusion 3, and in Forge the shapes of Flux's
+transformer and of T5.
 """
 
 from importlib import import_module
@@ -33,8 +34,8 @@ def shorten_text_encoder(owner, name, is_large):
     setattr(owner, name, shortened)
 
 
-def know_small_flux(detection, loader):
-    plain, read = detection.detect_unet_config, loader.read_arbitrary_config
+def know_small_flux(detection):
+    plain = detection.detect_unet_config
 
     def detect(weights, prefix):
         config = plain(weights, prefix)
@@ -44,22 +45,25 @@ def know_small_flux(detection, loader):
             config |= {"depth": 1, "depth_single_blocks": 1}
         return config
 
-    def small_t5(path):
-        return read(path) | (T5 if "FLUX" in str(path) else {})
-
     detection.detect_unet_config = detect
-    loader.read_arbitrary_config = small_t5
+
+
+def know_small_t5(loader):
+    """loader: reads the configurations of T5 alone by this function."""
+    read = loader.read_arbitrary_config
+    loader.read_arbitrary_config = lambda path: read(path) | T5
 
 
 if find_spec("huggingface_guess"):
     import transformers
 
     know_small_xl(import_module("huggingface_guess.model_list"))
-    know_small_flux(import_module("huggingface_guess.detection"), import_module("backend.loader"))
+    know_small_flux(import_module("huggingface_guess.detection"))
+    know_small_t5(import_module("backend.loader"))
     shorten_text_encoder(
         transformers.CLIPTextConfig,
         "from_pretrained",
-        lambda path: "xl-base" in path and path.endswith("text_encoder_2"),
+        lambda path: path.endswith("text_encoder_2"),
     )
 elif find_spec("ldm_patched"):
     know_small_xl(import_module("ldm_patched.modules.supported_models"))

@@ -8,11 +8,11 @@
 | inpaint | the same, told a mask and a masked picture beside the latent |
 | control | SD1's twelve input blocks, which ControlNet counts on |
 | xl | SDXL's layout: told the picture's size, its VAE draws a sample inside |
-| flux | Flux's layout, for Forge |
+| flux, sd3 | the layouts of Flux and Stable Diffusion 3, for Forge |
 
 Forge and reForge know a model by its shapes. For them the text encoder, the VAE and the U-Net's
-widths are those of Stable Diffusion 1.5, and the U-Net has fewer layers: `put_known_models`. xl
-and flux are of shapes that they know with the extension small_shapes.py.
+widths are those of Stable Diffusion 1.5, and the U-Net has fewer layers: `put_known_models`. xl,
+flux and sd3 are of shapes that they know with the extension small_shapes.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 from small_shapes import HEAD, T5, XL_TEXT_LAYERS
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
 
 from lib_hires.feature_upsampler import (
     FeatureUpsampler,
@@ -50,6 +56,7 @@ SD15_SHAPE = {
 NUMBER_CHANNELS = 256  # SDXL's embedding of one number
 XL_CONTEXT, XL_POOLED = 2048, 1280  # of SDXL's text encoders
 FLUX_WIDTH = 128
+SD3_WIDTH, SD3_CONTEXT, SD3_PATCHES = 64, 4096, 16  # 64 for each block; patches along a side
 SIZES = "original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"
 
 
@@ -66,16 +73,22 @@ def put_models(folder: Path) -> Path:
 
 
 def put_known_models(folder: Path) -> Path:
-    """hires-demo, other, inpaint, xl and flux in shapes that Forge knows; returns the first one."""
+    """hires-demo, other, v, inpaint and xl in shapes that Forge knows; returns the first one."""
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     file = _export(folder, demo_model.NAME, SD15_SHAPE, text_encoder=_sd15_text_encoder())
     config, weights = yaml.safe_load(file.with_suffix(".yaml").read_text()), load_file(file)
     _put_variants(folder, weights, config)
-    kept = {key: value for key, value in weights.items() if key.startswith((VAE, TEXT))}
-    save_file(_known_xl_weights(kept), folder / "xl.safetensors")
-    save_file(_flux_weights(kept), folder / "flux.safetensors")
+    save_file(_known_xl_weights(_beside_unet(weights)), folder / "xl.safetensors")
     return file
+
+
+def put_flow_models(model: Path) -> None:
+    """flux and sd3. model: the first one that `put_known_models` wrote; they lie beside it."""
+    torch.manual_seed(2)
+    beside = _beside_unet(load_file(model))
+    save_file(_flux_weights(beside), model.with_name("flux.safetensors"))
+    save_file(_sd3_weights(beside), model.with_name("sd3.safetensors"))
 
 
 def put_controlnet(model: Path, file: Path) -> None:
@@ -137,6 +150,10 @@ def put_upsampler(
         weight.copy_(torch.randn(weight.shape) / 2)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_upsampler(file, upsampler, upsampler.info)
+
+
+def _beside_unet(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in weights.items() if key.startswith((VAE, TEXT))}
 
 
 def _sd15_text_encoder() -> CLIPTextModel:
@@ -247,17 +264,50 @@ def _open_clip(prefix: str) -> dict[str, Tensor]:
 
 
 def _flux_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Flux of two blocks and a narrow T5. beside: the VAE and SD 1.5's text encoder."""
+    """Flux of two blocks. beside: the VAE and SD 1.5's text encoder."""
+    told = _flow_text_encoders(beside)
+    transformer = _half(_flux_transformer(FLUX_WIDTH, T5["d_model"]))
+    return _renamed(_flow_vae(beside), VAE, "vae.") | told | transformer
+
+
+def _sd3_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stable Diffusion 3 of one block. beside: the VAE and SD 1.5's text encoder."""
+    clip_g = _renamed(_larger_clip().state_dict(), "", "text_encoders.clip_g.transformer.")
+    told = _flow_text_encoders(beside) | _half(clip_g)
+    return _flow_vae(beside) | told | _half(_sd3_transformer(SD3_WIDTH))
+
+
+def _flow_vae(beside: dict[str, Tensor]) -> dict[str, Tensor]:
+    """That of SD 1.5 for latents of 16 channels, without the layers next to the latent."""
+    vae = {key: value for key, value in beside.items() if key.startswith(VAE)}
+    vae = {key: value for key, value in vae.items() if "quant" not in key}
+    for end in ("weight", "bias"):
+        last = f"{VAE}encoder.conv_out.{end}"
+        vae[last] = torch.cat([vae[last]] * 4)
+    first = f"{VAE}decoder.conv_in.weight"
+    vae[first] = vae[first].repeat(1, 4, 1, 1) / 2
+    return vae
+
+
+def _flow_text_encoders(beside: dict[str, Tensor]) -> dict[str, Tensor]:
+    """SD 1.5's and a narrow T5."""
     config = T5Config(**T5, feed_forward_proj="gated-gelu")
-    told = T5EncoderModel(config).state_dict()
-    told.pop("encoder.embed_tokens.weight", None)  # the same as shared.weight
-    vae = {key: value for key, value in _renamed(beside, VAE, "vae.").items() if "quant" not in key}
-    vae["vae.encoder.conv_out.weight"] = vae["vae.encoder.conv_out.weight"].repeat(4, 1, 1, 1)
-    vae["vae.encoder.conv_out.bias"] = vae["vae.encoder.conv_out.bias"].repeat(4)
-    vae["vae.decoder.conv_in.weight"] = vae["vae.decoder.conv_in.weight"].repeat(1, 4, 1, 1) / 2
-    text = _renamed(beside, TEXT, "text_encoders.clip_l.")
-    t5 = {f"text_encoders.t5xxl.transformer.{key}": value for key, value in told.items()}
-    return vae | text | _half(t5 | _flux_transformer(FLUX_WIDTH, T5["d_model"]))
+    t5 = T5EncoderModel(config).state_dict()
+    t5.pop("encoder.embed_tokens.weight", None)  # the same as shared.weight
+    clip_l = _renamed(beside, TEXT, "text_encoders.clip_l.")
+    return clip_l | _half(_renamed(t5, "", "text_encoders.t5xxl.transformer."))
+
+
+def _larger_clip() -> CLIPTextModelWithProjection:
+    """SD3's larger text encoder, that of SDXL, with fewer layers."""
+    config = CLIPTextConfig(
+        hidden_size=XL_POOLED,
+        intermediate_size=4 * XL_POOLED,
+        projection_dim=XL_POOLED,
+        num_hidden_layers=XL_TEXT_LAYERS,
+        num_attention_heads=20,
+    )
+    return CLIPTextModelWithProjection(config)
 
 
 def _flux_transformer(width: int, told: int) -> dict[str, Tensor]:
@@ -292,7 +342,32 @@ def _flux_transformer(width: int, told: int) -> dict[str, Tensor]:
         state |= _linear(name, before, after)
     for name in norms:
         state |= {f"{name}.{of}_norm.scale": torch.ones(HEAD) for of in ("query", "key")}
-    return {UNET + key: value for key, value in state.items()}
+    return _renamed(state, "", UNET)
+
+
+def _sd3_transformer(width: int) -> dict[str, Tensor]:
+    """Of one block and one attention head."""
+    layers = {
+        "t_embedder.mlp.0": (256, width),
+        "t_embedder.mlp.2": (width, width),
+        "y_embedder.mlp.0": (768 + XL_POOLED, width),
+        "y_embedder.mlp.2": (width, width),
+        "context_embedder": (SD3_CONTEXT, width),
+        "joint_blocks.0.context_block.adaLN_modulation.1": (width, 2 * width),
+        "joint_blocks.0.context_block.attn.qkv": (width, 3 * width),
+        "joint_blocks.0.x_block.adaLN_modulation.1": (width, 6 * width),
+        "joint_blocks.0.x_block.attn.qkv": (width, 3 * width),
+        "joint_blocks.0.x_block.attn.proj": (width, width),
+        "joint_blocks.0.x_block.mlp.fc1": (width, 4 * width),
+        "joint_blocks.0.x_block.mlp.fc2": (4 * width, width),
+        "final_layer.adaLN_modulation.1": (width, 2 * width),
+        "final_layer.linear": (width, 64),
+    }
+    state = _convolution("x_embedder.proj", 16, width, side=2)
+    state["pos_embed"] = torch.randn(1, SD3_PATCHES**2, width)
+    for name, (before, after) in layers.items():
+        state |= _linear(name, before, after)
+    return _renamed(state, "", UNET)
 
 
 def _xl_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class UpsampleGuided:
     on_guided: told of every guided evaluation, with whether the small call was made for it.
     Call it like the model, which may be asked about the large picture in windows; where a host
     makes the large call, use `asked` and `guide` around it.
-    Guidance is computed in float32; the model's dtype and device return. Only eta below 1 and a
+    Guidance is computed in float32; the model's dtype and device return, and the small call has the
+    large one's layout in memory. Only eta below 1 and a
     cadence above 1 wait for the device, to read the time of the step.
     """
 
@@ -157,7 +158,8 @@ class UpsampleGuided:
         if self._shrink_cond is not None:
             cond = self._shrink_cond(cond, (small.shape[-2], small.shape[-1]))
         tau = tau if t.is_floating_point() else tau.round()
-        output = self._predict(small.to(x.dtype), tau.to(t.dtype), **cond)
+        small_x = small.to(x.dtype, memory_format=_layout(x))
+        output = self._predict(small_x, tau.to(t.dtype), **cond)
         return to_denoised(self._prediction, small, output.float(), *self._scales(tau))
 
     def _is_time_to_ask(self, t: Tensor) -> bool:
@@ -175,6 +177,13 @@ class UpsampleGuided:
         """a(t) and s(t), (b, 1, 1, 1)."""
         t = t.float()
         return _per_image(self._family.signal(t)), _per_image(self._family.noise(t))
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """How x (b, c, h, w) lies in memory."""
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _per_image(values: Tensor) -> Tensor:

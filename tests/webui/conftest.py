@@ -146,6 +146,10 @@ class WebUI:
         answer = self.request(f"/sdapi/v1/{kind}", body | request)
         return _answer(answer)
 
+    def scripts(self) -> set[str]:
+        """The titles of all scripts, in lower case."""
+        return {info["name"] for info in self.request("/sdapi/v1/script-info")}
+
     def state(self) -> Any:
         return self.request("/hires-test/state")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.error
+from contextlib import nullcontext, suppress
 
 import pytest
 
@@ -48,7 +49,8 @@ def test_after_a_failure_the_next_picture_is_as_ever(webui, where):
     plain, guided, before = webui.paint().pixels, webui.paint(settings).pixels, webui.state()
     with pytest.raises(urllib.error.HTTPError):
         webui.paint({}, fault=("raise", 2))
-    webui.paint(UG, fault=("raise", where))
+    with suppress(urllib.error.HTTPError) if webui.by_shape else nullcontext():
+        webui.paint(UG, fault=("raise", where))  # Forge and its kin ask the large question alone
     assert webui.paint().pixels == plain
     with pytest.raises(urllib.error.HTTPError):
         webui.paint(PFSA, fault=("raise", 3))
@@ -66,11 +68,11 @@ def test_a_small_call_that_fails_leaves_a_picture_and_a_sentence(webui):
 @pytest.mark.parametrize("what", ["raise", "interrupt", "skip"])
 def test_the_last_finished_stage_survives(webui, what):
     """6 steps of the first pass, 3 of the first stage, then the second stage is stopped."""
-    two = REFINE | {"refine_eta2": "0.5, 0.5"}
+    two = REFINE | {"refine_factor": 2, "refine_eta2": "0.5, 0.5"}
     first = webui.paint().pixels
     one_stage = webui.paint(two, fault=(what, 11))
     assert "after stage 1 of 2" in one_stage.info
-    assert webui.times(1) < one_stage.sizes[0] < webui.times(1.5)
+    assert webui.times(1) < one_stage.sizes[0] < webui.times(2)
     none = webui.paint(two, fault=(what, 8))
     assert "after the first pass" in none.info
     assert none.pixels == first
@@ -591,6 +593,8 @@ def test_inpainting_with_a_mask(webui, soft, only_masked, sampler):
     """Guided inside the mask; without soft edges the picture stays what it was outside it."""
     from PIL import Image
 
+    if soft and "soft inpainting" not in webui.scripts():
+        pytest.skip("this WebUI has no Soft Inpainting")
     start = webui.paint(seed=7, **SMALL)
     mask = Image.new("L", (128, 128))
     mask.paste(255, (40, 40, 100, 100))

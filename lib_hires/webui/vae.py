@@ -29,13 +29,9 @@ class HostVae:
         self._last = latent, images
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latents (b, 4, h, w) to images (b, 3, H, W) in [-1, 1], float32.
-
-        Cut to that range as Forge and reForge do by themselves, so that all enlarge the same.
-        """
+        """Latents (b, 4, h, w) to images (b, 3, H, W) around [-1, 1], float32."""
         if self._last is None or self._last[0] is not latent:
-            images = self._in_tiles(self._decode, latent, decode=True)
-            self.remember(latent, images.clamp(-1, 1))
+            self.remember(latent, self._in_tiles(self._decode, latent, decode=True))
         assert self._last is not None
         return self._last[1]
 
@@ -52,7 +48,16 @@ class HostVae:
         return decoded
 
     def _decode(self, latent: Tensor) -> Tensor:
-        return torch.stack(decode_latent_batch(self._model, latent, check_for_nans=True)).float()
+        """What the decoder gives, which Forge and its kin cut to [-1, 1]; where they decode in
+        tiles, or otherwise than by the decoder, what they make of that."""
+        heard: list[Tensor] = []
+        decoder = host_of(self._model).autoencoder(self._model).decoder
+        with decoder.register_forward_hook(lambda *call: heard.append(call[2])):
+            images = torch.stack(decode_latent_batch(self._model, latent, check_for_nans=True))
+        sizes = {part.shape[1:] for part in heard}
+        if sizes == {images.shape[1:]} and sum(map(len, heard)) == len(images):
+            images = torch.cat(heard).to(images)
+        return images.float()
 
     def _encode(self, images: Tensor) -> Tensor:
         if shared.opts.sd_vae_encode_method != "Full":

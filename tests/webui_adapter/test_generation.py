@@ -594,13 +594,16 @@ def test_pictures_are_encoded_to_the_posteriors_mode(kind):
 
 
 @pytest.mark.parametrize("hires", [False, True], ids=["first pass", "Hires. fix"])
-def test_a_host_that_leaves_pictures_beyond_their_range_refines_them_as_one_that_cuts_them(hires):
+def test_a_host_that_cuts_decoded_pictures_to_their_range_refines_them_as_one_that_does_not(hires):
+    """Forge and its kin do. After the first pass the whole picture is enlarged, as AP-LDM does;
+    after Hires. fix the host has kept the cut one alone."""
     from host import Host
     from modules.toy_model import ToyModel
 
     class Beyond(ToyModel):
-        def decode_first_stage(self, z):
-            return 2 * super().decode_first_stage(z)
+        def __init__(self):
+            super().__init__()
+            self.first_stage_model.decoder.gain = 2
 
     class Cut(Beyond):
         def decode_first_stage(self, z):
@@ -609,6 +612,26 @@ def test_a_host_that_leaves_pictures_beyond_their_range_refines_them_as_one_that
     beyond, cut = (Host(model=kind).paint(REFINE, enable_hr=hires) for kind in (Beyond, Cut))
     assert beyond.said == []
     assert same(beyond, cut)
+
+
+def test_what_a_host_decodes_in_tiles_is_taken_as_it_gives_it(host):
+    from modules import shared
+
+    from lib_hires.webui.vae import HostVae
+
+    class InTiles:
+        def __init__(self, model):
+            self.first_stage_model = model.first_stage_model
+            self.scale_factor = model.scale_factor
+
+        def decode_first_stage(self, z):
+            halves = [
+                shared.loaded.sd_model.decode_first_stage(part) for part in z.chunk(2, dim=-1)
+            ]
+            return torch.cat(halves, dim=-1)
+
+    latent, model = torch.randn(1, 4, 8, 8), InTiles(shared.loaded.sd_model)
+    assert torch.equal(HostVae(model, 0).decode(latent), model.decode_first_stage(latent))
 
 
 HINT = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))

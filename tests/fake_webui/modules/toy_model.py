@@ -35,15 +35,27 @@ class UNet(nn.Module):
         return x * 0.8 + self.out(torch.tanh(self.into(x) + told[:, :, None, None]))
 
 
-class FirstStage(nn.Module):
+class Decoder(nn.Module):
+    gain = 1
+
     def __init__(self):
         super().__init__()
         self.colours = nn.Parameter(torch.randn(3, 4) / 3)
+
+    def forward(self, z):
+        colours = torch.einsum("dc,bchw->bdhw", self.colours, z)
+        return F.interpolate(self.gain * torch.tanh(colours), scale_factor=8, mode="bilinear")
+
+
+class FirstStage(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.decoder = Decoder()
         self.quant_conv = nn.Identity()
 
     def encode(self, images):
         means = torch.atanh(F.avg_pool2d(images, 8).clamp(-0.999, 0.999))
-        back = torch.linalg.pinv(self.colours)
+        back = torch.linalg.pinv(self.decoder.colours)
         mean = torch.einsum("cd,bdhw->bchw", back, means)
         return Posterior(self.quant_conv(torch.cat([mean, torch.full_like(mean, -3)], dim=1)))
 
@@ -82,9 +94,7 @@ class ToyModel(nn.Module):
         return torch.randn(6 if len(prompt) > 40 else 3, 6, generator=stream)
 
     def decode_first_stage(self, z):
-        z = z / self.scale_factor
-        colours = torch.einsum("dc,bchw->bdhw", self.first_stage_model.colours, z)
-        return F.interpolate(torch.tanh(colours), scale_factor=8, mode="bilinear")
+        return self.first_stage_model.decoder(z / self.scale_factor)
 
     def encode_first_stage(self, images):
         return self.first_stage_model.encode(images)

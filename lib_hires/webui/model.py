@@ -20,15 +20,18 @@ class ModelSizes:
 
     native: int  # side of the square that the model was trained on
     multiple: int  # of which sides should be multiples, for the model halves them
+    step: int  # of which sides must be multiples
 
     @classmethod
     def of(cls, sd_model: Any) -> ModelSizes:
         """The loaded model's sizes; the native one as the user has set it, if so."""
+        native = chosen_native() or _native_side(sd_model)
+        if is_flow(sd_model):
+            patch = 2 * FACTOR  # transformers, which know no half patches
+            return cls(native, patch, patch)
         unet = host_of(sd_model).unet(sd_model)
         halvings = len(getattr(unet, "channel_mult", (1, 2, 4, 4))) - 1
-        if is_flow(sd_model):
-            halvings = 1  # transformers, of patches of 2x2
-        return cls(chosen_native() or _native_side(sd_model), FACTOR * 2**halvings)
+        return cls(native, FACTOR * 2**halvings, FACTOR)
 
     @property
     def native_latent(self) -> Size:

@@ -44,8 +44,8 @@ def stages_of(p: Any, settings: Settings, first: Size) -> tuple[Stage, ...]:
         return ()
     if getattr(p, "image_mask", None) is not None:
         raise SettingsError("refine: an inpainted picture keeps the size of its mask")
-    multiple = ModelSizes.of(p.sd_model).multiple
-    return plan(settings.refine, first, multiple=multiple, factor=FACTOR)
+    sizes = ModelSizes.of(p.sd_model)
+    return plan(settings.refine, first, multiple=sizes.multiple, factor=sizes.step)
 
 
 def announce_stages(p: Any, settings: Settings, say: Say) -> None:

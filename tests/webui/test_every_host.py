@@ -501,8 +501,8 @@ def test_a_flow_model_with_everything(host, paint, flow):
         assert "note" not in made.info
         assert made.pixels != plain.pixels
     for settings in (REFINE, UG | PFSA | REFINE | {"refine_method": "Pivot"}):
-        made = paint(settings, **(flow | {"cfg_scale": 3}))
-        assert made.sizes == [(96, 96)]
+        made = paint(settings, width=80, **(flow | {"cfg_scale": 3}))
+        assert made.sizes == [(128, 96)]  # 120 would be seven patches and a half
         assert "note" not in made.info
     assert "this sampler knows no flow models" in paint(UG, sampler_name="DDIM", **flow).info
     assert paint(**flow).pixels == plain.pixels

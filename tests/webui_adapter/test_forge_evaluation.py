@@ -17,11 +17,12 @@ import torch
 
 from lib_hires.noise import VarianceExploding
 from lib_hires.resample import Reduction
-from lib_hires.settings import UpsampleGuidance
+from lib_hires.settings import ProgressiveRefinement, Settings, UpsampleGuidance
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui import hosts
 from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.hosts import forge, forge_conds, host_of
+from lib_hires.webui.stages import stages_of
 
 LARGE, SMALL = (8, 8), (4, 4)
 SIGMAS = torch.linspace(0.03, 14.6, 1000)
@@ -345,6 +346,13 @@ def test_ddim_does_not_guide_a_flow_model():
         assert sd_model.options is before
     assert len(said) == 1
     assert "knows no flow models" in said[0]
+
+
+def test_a_flow_models_stages_are_of_whole_patches():
+    p = SimpleNamespace(sd_model=SdModel(Model(FLOW)))
+    refine = ProgressiveRefinement(enabled=True, factor=1.5, eta2="0.5")
+    (stage,) = stages_of(p, Settings(refine=refine), (80, 64))
+    assert stage.size == (128, 96)  # not 120
 
 
 def test_flow_models_are_supported_in_forge_and_a_model_is_known_by_what_it_has():

@@ -242,7 +242,8 @@ class UpsampleGuidance(Declared):
         "Ask in windows",
         "Ask about the large picture in overlapping windows of native size, at a cost and in a "
         "memory that its size does not drive up. Hann: blended so that no seam shows; average: as "
-        "MultiDiffusion does; off: as a whole. Not with ControlNet.",
+        "MultiDiffusion does; off: as a whole. Windows go on behind η's end, where nothing holds "
+        "them together. Not with ControlNet.",
         choices=("off", "Hann", "average"),
     )
     overlap: float = control(

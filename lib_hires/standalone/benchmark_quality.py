@@ -104,8 +104,8 @@ def _measured(
         measures = row(seen, true, measurer.names)
         if each.scale != scale:
             measures |= dict.fromkeys(only_of_the_size(measurer.names))
-        sampler = each.technique.sampled(sampling).sampler
-        report.append(_line(each, sampler, measures, taken, memory_of(out, each)))
+        sampled = each.technique.sampled(sampling)
+        report.append(_line(each, sampled, measures, taken, memory_of(out, each)))
         samples.append(Row(each.technique, each.scale, *_shown(paths[:SHOWN], seen, taken)))
     empty = dict.fromkeys(report[-1])
     return [empty | line for line in report], samples
@@ -132,7 +132,7 @@ def _shown(
 
 def _line(
     painting: Painting,
-    sampler: str,
+    sampled: Request,
     measures: dict[str, Any],
     taken: Sequence[dict[str, Any]],
     memory: int | None,
@@ -145,7 +145,10 @@ def _line(
         "seconds_per_picture": _mean(taken, "seconds", 2),
         "model_evaluations": _mean(taken, "model_evaluations", 1),
         "memory_mib": None if memory is None else round(memory / 2**20),
-        "sampler": sampler,
+        "sampler": sampled.sampler,
+        "schedule": sampled.schedule,
+        "steps": sampled.steps,
+        "cfg": sampled.cfg,
         "settings": painting.technique.settings_at(painting.scale).changed(),
     }
 

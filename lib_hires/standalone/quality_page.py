@@ -52,14 +52,14 @@ def table(report: Report) -> Iterator[str]:
         yield "  ".join([*cells, _settings_text(row)]).rstrip()
 
 
+HOW = ("settings", "sampler", "schedule", "steps", "cfg")
+"""Of a row, what its pictures were made with; it stands at the end of a line."""
+
+
 def _columns(report: Report) -> list[str]:
     """Those of the table: an error or an interval stands beside what it belongs to."""
     beside = ("_error", "_95")
-    return [
-        name
-        for name in report[0]
-        if not name.endswith(beside) and name not in ("sampler", "settings")
-    ]
+    return [name for name in report[0] if not name.endswith(beside) and name not in HOW]
 
 
 def _cell(row: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -71,8 +71,11 @@ def _cell(row: Mapping[str, Any], name: str) -> tuple[str, str]:
 
 
 def _settings_text(row: Mapping[str, Any]) -> str:
-    parts = [f"{name}={value}" for name, value in (row.get("settings") or {}).items()]
-    return " ".join([*parts, row.get("sampler") or ""])
+    if not row.get("sampler"):
+        return ""
+    parts = [f"{name}={value}" for name, value in row["settings"].items()]
+    sampling = "{sampler}, {schedule}, {steps} steps, CFG {cfg:g}".format(**row)
+    return " ".join([*parts, sampling])
 
 
 # --- plot -----------------------------------------------------------------------------------------

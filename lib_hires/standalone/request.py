@@ -33,7 +33,7 @@ SAMPLERS = {
     "DPM++ 3M SDE": Sampler("sample_dpmpp_3m_sde", noise="brownian"),
 }
 
-SCHEDULES = ("Karras", "Exponential", "Uniform")
+SCHEDULES = ("Karras", "Exponential", "Uniform", "SGM Uniform")
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,14 @@ StateHook = Callable[[Tensor, int], None]
 
 
 def schedule_sigmas(denoiser: Any, name: str, steps: int) -> Tensor:
-    """(steps + 1,) sigmas from the model's largest to its smallest and 0."""
+    """(steps + 1,) sigmas from the model's largest downward, and 0."""
     sampling = import_k_diffusion().sampling
 
     if name == "Uniform":
         return denoiser.get_sigmas(steps)
+    if name == "SGM Uniform":  # the smallest sigma left out
+        sigmas = denoiser.get_sigmas(steps + 1)
+        return torch.cat([sigmas[:-2], sigmas[-1:]])
     function = {
         "Karras": sampling.get_sigmas_karras,
         "Exponential": sampling.get_sigmas_exponential,

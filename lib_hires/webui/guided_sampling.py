@@ -23,6 +23,7 @@ from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
 from lib_hires.webui.mixing import WITHOUT_STEPS, mixing, reason_not_to_mix
 from lib_hires.webui.model import ModelSizes
+from lib_hires.webui.model_calls import CONTROLNET_SEES_WHOLE
 from lib_hires.webui.noise import is_flow
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.recording import counting
@@ -94,9 +95,9 @@ def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
 
 def reason_for_whole(sd_model: Any, controlnet: ControlNet | None) -> str:
     """Why a large picture cannot be asked about in windows, "" where it can."""
-    if controlnet is not None or host_of(sd_model).is_controlled(sd_model):
-        return "ControlNet's units see whole pictures only"
-    return ""
+    if controlnet is not None:
+        return CONTROLNET_SEES_WHOLE
+    return host_of(sd_model).reason_for_whole(sd_model)
 
 
 def _guide(

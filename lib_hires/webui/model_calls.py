@@ -10,6 +10,9 @@ from torch import Tensor
 
 from lib_hires.sizes import Size
 
+CONTROLNET_SEES_WHOLE = "ControlNet's units see whole pictures only"
+"""Why such calls are not made in windows."""
+
 
 @dataclass(frozen=True)
 class ModelCalls:

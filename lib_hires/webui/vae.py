@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -48,15 +49,22 @@ class HostVae:
         return decoded
 
     def _decode(self, latent: Tensor) -> Tensor:
-        """What the decoder gives, which Forge and its kin cut to [-1, 1]; where they decode in
-        tiles, or otherwise than by the decoder, what they make of that."""
-        heard: list[Tensor] = []
+        """What the decoder gives, where the host does nothing but cut it to [-1, 1], as Forge and
+        its kin do; else, in tiles or changed by an extension, what the host gives."""
+        size = tuple(side * FACTOR for side in latent.shape[-2:])
+        here, heard = threading.get_ident(), list[Tensor]()
+
+        def hear(_: Any, __: Any, made: Tensor) -> None:
+            if threading.get_ident() == here and made.shape[-2:] == size:  # not a live preview's
+                heard.append(made)
+
         decoder = host_of(self._model).autoencoder(self._model).decoder
-        with decoder.register_forward_hook(lambda *call: heard.append(call[2])):
+        with decoder.register_forward_hook(hear):
             images = torch.stack(decode_latent_batch(self._model, latent, check_for_nans=True))
-        sizes = {part.shape[1:] for part in heard}
-        if sizes == {images.shape[1:]} and sum(map(len, heard)) == len(images):
-            images = torch.cat(heard).to(images)
+        if sum(map(len, heard)) == len(images):
+            whole = torch.cat(heard).to(images)
+            if torch.allclose(whole.clamp(-1, 1), images, atol=0.01):
+                images = whole
         return images.float()
 
     def _encode(self, images: Tensor) -> Tensor:

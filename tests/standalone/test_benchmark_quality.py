@@ -76,7 +76,7 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     assert "one_object" in text.splitlines()[1]
     promised = "technique scale n one_object class_accuracy colour_accuracy fd_whole fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
-    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M")
+    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 20 steps, CFG 5")
     assert (tmp_path / "samples.png").is_file()
     page = (tmp_path / "index.html").read_text()
     linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}
@@ -109,6 +109,7 @@ def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
     assert (report["native"]["sampler"], report["native"]["model_evaluations"]) == ("LCM", 3)
     assert (report["ug"]["sampler"], report["ug"]["model_evaluations"]) == ("LCM", 6)
     assert report["ug_eta0.6_edge4_euler"]["sampler"] == "Euler"
+    assert {(row["steps"], row["cfg"]) for row in report.values() if row["sampler"]} == {(3, 1)}
     made = read_about(next(tmp_path.glob("pictures/2x-ug/*.png")))["request"]
     assert (made["sampler"], made["steps"], made["cfg"]) == ("LCM", 3, 1)
 

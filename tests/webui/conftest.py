@@ -31,6 +31,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 CONTROLNET, BUILT_IN = "sd-webui-controlnet", "sd_forge_controlnet"
 LOG = "log.txt"
+PLOT = "x/y/z plot"
 AS_IT_IS = shlex.split(
     "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test "
     "--skip-version-check --no-download-sd-model --api"
@@ -146,6 +147,29 @@ class WebUI:
         answer = self.request(f"/sdapi/v1/{kind}", body | request)
         return _answer(answer)
 
+    def plot_axes(self) -> list[str]:
+        """What an axis of the X/Y/Z plot can be."""
+        choices = self._plot_args()[0]["choices"]
+        return [choice if isinstance(choice, str) else choice[0] for choice in choices]  # Gradio 4
+
+    def plot(self, *axes: tuple[str, str]) -> dict[str, Any]:
+        """Of a request, the part for a plot with its single pictures. axes: X, Y and Z, each as
+        what it is and its values with commas between them."""
+        names = self.plot_axes()
+        chosen = {f"{letter} type": 0 for letter in "XYZ"}
+        chosen |= {"Include Sub Images": True, "Use text inputs instead of dropdowns": True}
+        values = [chosen.get(arg["label"], arg["value"]) for arg in self._plot_args()]
+        for place, (name, text) in enumerate(axes):
+            values[3 * place : 3 * place + 2] = names.index(name), text
+        return {"script_name": PLOT, "script_args": values}
+
+    def _plot_args(self) -> list[dict[str, Any]]:
+        infos = self.request("/sdapi/v1/script-info")
+        args: list[dict[str, Any]] = next(
+            info["args"] for info in infos if info["name"] == PLOT and not info["is_img2img"]
+        )
+        return args
+
     def scripts(self) -> set[str]:
         """The titles of all scripts, in lower case."""
         return {info["name"] for info in self.request("/sdapi/v1/script-info")}
@@ -246,8 +270,9 @@ def webuis(
     from tiny_checkpoints import put_known_models, put_upsamplers
 
     names = os.environ["HIRES_WEBUIS"].split(os.pathsep)
-    assert len(names) > 1, f"HIRES_WEBUIS: expected several WebUIs, got {names}"
     installations = [Installation.named(name) for name in names]
+    folders = {each.folder for each in installations}
+    assert len(folders) == len(names) > 1, f"HIRES_WEBUIS: expected several folders, got {names}"
     models = tmp_path_factory.mktemp("shared") / "models"
     model = put_known_models(models / "Stable-diffusion")
     _put_tokenizer(installations, model)

@@ -51,6 +51,10 @@ def fail(what):
     {"interrupt": shared.state.interrupt, "skip": shared.state.skip}[what]()
 
 
+def is_of_a_fault(function):
+    return getattr(function, "is_of_a_fault", False)
+
+
 class Faults(scripts.Script):
     def title(self):
         return "HiRes test faults"
@@ -63,7 +67,8 @@ class Faults(scripts.Script):
 
     def process(self, p, what, at):  # the request's own model is loaded by now
         model = evaluated(p.sd_model)
-        vars(model).pop("apply_model", None)
+        if is_of_a_fault(vars(model).get("apply_model")):
+            del model.apply_model
         if not what:
             return
         plain, counted, sizes = model.apply_model, [0], []
@@ -83,6 +88,7 @@ class Faults(scripts.Script):
                 asked[-1] |= {"t": t.tolist(), "x": x.tolist(), "answer": denoised.tolist()}
             return denoised
 
+        apply_model.is_of_a_fault = True
         model.apply_model = apply_model
 
 
@@ -93,6 +99,12 @@ def hooks(module):
         "forwards": sum("forward" in vars(part) for part in parts),
         "hooks": sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts),
     }
+
+
+def is_replaced(model):
+    """Whether anybody but a fault has put a function in the place of the model's own."""
+    function = vars(model).get("apply_model")
+    return function is not None and not is_of_a_fault(function)
 
 
 def options_of(sd_model):
@@ -119,6 +131,7 @@ def add_route(_demo, app):
         callbacks = script_callbacks.callback_map
         return {
             **hooks(evaluated(shared.sd_model)),
+            "asks": is_replaced(evaluated(shared.sd_model)),
             "options": options_of(shared.sd_model),
             "sampler_methods": sorted(name for name in methods if not name.startswith("__")),
             "callbacks": {name: len(found) for name, found in callbacks.items()},

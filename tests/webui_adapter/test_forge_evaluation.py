@@ -182,22 +182,36 @@ def test_without_guidance_the_rest_is_asked_about_as_a_whole():
 
 
 def test_two_windows_of_a_call_have_the_rows_of_both():
-    told = {}
-
-    def ask(x, t, *, transformer_options, **cond):
-        told.update(transformer_options)
-        return x
-
     options = {
-        "cond_or_uncond": [1, 0], "uuids": ["u", "c"], "kept": 7,
-        "cond_indices": [2, 3], "uncond_indices": [0, 1],
+        "cond_or_uncond": [1, 0], "uuids": ["u", "c"], "kept": 7, "sigmas": torch.ones(2),
+        "cond_indices": [2, 3], "uncond_indices": [0, 1], "cond_mark": torch.tensor([1, 1, 0, 0]),
     }  # fmt: skip
-    forge_conds.ask_in_rows(ask, torch.zeros(8, 4, 4, 4), None, rows=4, transformer_options=options)
+    told = forge_conds.options_in_windows(options, 4, 2)
+    assert told.pop("cond_mark").tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
+    assert told.pop("sigmas") is options["sigmas"]
     assert told == {
         "cond_or_uncond": [1, 0, 1, 0], "uuids": ["u", "c", "u", "c"], "kept": 7,
         "cond_indices": [2, 3, 6, 7], "uncond_indices": [0, 1, 4, 5],
     }  # fmt: skip
     assert options["cond_or_uncond"] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("controlnet", "options", "reason"),
+    [
+        (None, {}, ""),
+        (None, {"conditioning_modifiers": [], "transformer_options": {"patches_replace": {}}}, ""),
+        (object(), {}, "ControlNet"),
+        (None, {"conditioning_modifiers": [print]}, "attention"),
+        (None, {"transformer_options": {"patches_replace": {"attn1": {}}}}, "attention"),
+    ],
+)
+def test_what_goes_by_the_whole_pictures_attention_is_asked_as_a_whole(controlnet, options, reason):
+    sd_model = SdModel()
+    patcher = sd_model.forge_objects.unet
+    patcher.controlnet_linked_list, patcher.model_options = controlnet, options
+    assert reason in forge.reason_for_whole(sd_model)
+    assert bool(reason) == bool(forge.reason_for_whole(sd_model))
 
 
 def test_other_sizes_pass_and_afterwards_the_options_are_as_before():

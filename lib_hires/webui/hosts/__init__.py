@@ -23,8 +23,8 @@ class Host(Protocol):
     def is_flow(self, sd_model: Any) -> bool:
         """Whether it is a flow model, such as Stable Diffusion 3 and Flux."""
 
-    def is_controlled(self, sd_model: Any) -> bool:
-        """Whether a ControlNet of the host's own acts on what it samples now."""
+    def reason_for_whole(self, sd_model: Any) -> str:
+        """Why what it samples now cannot be asked about in windows, "" where it can."""
 
     def unet(self, sd_model: Any) -> Any:
         """The U-Net, with its input, middle and output blocks."""

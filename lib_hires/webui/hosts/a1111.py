@@ -28,9 +28,9 @@ def is_flow(sd_model: Any) -> bool:
     return bool(getattr(sd_model, "is_sd3", False))
 
 
-def is_controlled(sd_model: Any) -> bool:
-    """It has none; that of an extension is found with the run's scripts."""
-    return False
+def reason_for_whole(sd_model: Any) -> str:
+    """ControlNet, an extension here, is found with the run's scripts."""
+    return ""
 
 
 def unet(sd_model: Any) -> Any:

@@ -18,14 +18,14 @@ from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui import noise
 from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.hosts.forge_conds import (
-    ask_in_rows,
     call_fitting,
+    options_in_windows,
     shrunk_conds,
     size_embeddings,
     told_to,
 )
 from lib_hires.webui.messages import Say
-from lib_hires.webui.model_calls import ModelCalls
+from lib_hires.webui.model_calls import CONTROLNET_SEES_WHOLE, ModelCalls
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.placed_model import Denoiser, PlacedModel
 from lib_hires.windows import Windowed
@@ -53,8 +53,17 @@ def is_flow(sd_model: Any) -> bool:
     return noise.is_flow(_sigmas(sd_model))
 
 
-def is_controlled(sd_model: Any) -> bool:
-    return sd_model.forge_objects.unet.controlnet_linked_list is not None
+def reason_for_whole(sd_model: Any) -> str:
+    """Beside ControlNet's models, whatever goes by the self-attention of the whole picture:
+    reference units, StyleAlign, Self-Attention Guidance."""
+    patcher = sd_model.forge_objects.unet
+    if patcher.controlnet_linked_list is not None:
+        return CONTROLNET_SEES_WHOLE
+    options = patcher.model_options
+    replaced_parts = options.get("transformer_options", {}).get("patches_replace", {})
+    if options.get(BEFORE) or "attn1" in replaced_parts:
+        return "another extension acts on the attention of whole pictures"
+    return ""
 
 
 def unet(sd_model: Any) -> Any:
@@ -149,8 +158,8 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
 def _asking_in_windows(
     denoiser: Any, guided: GuidedPass, evaluation: GuidedEvaluation
 ) -> Iterator[None]:
-    """Where the settings say so; in each of the host's calls about the large picture, for as long
-    as guidance holds the windows together."""
+    """Where the settings say so; in each of the host's calls about the large picture, unless the
+    small question has failed."""
     if guided.settings.windows == "off":
         yield
         return
@@ -159,13 +168,26 @@ def _asking_in_windows(
     sizes = size_embeddings(denoiser.inner_model.inner_model)
 
     def windowed(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Denoiser:
-        return Windowed(
-            partial(ask_in_rows, ask, rows=len(x)),
+        rows, options = len(x), dict[str, Any]()  # of the call that is going on
+
+        def ask_some(parts: Tensor, t: Tensor, **told: Any) -> Tensor:
+            told["transformer_options"] = options_in_windows(options, rows, len(parts) // rows)
+            return ask(parts, t, **told)
+
+        windows = Windowed(
+            ask_some,
             window=guided.small,
             overlap=guided.settings.overlap,
             blend=guided.settings.windows,
             fit_cond=partial(told_to, large=guided.size, sizes=sizes),
         )
+
+        def ask_all(x: Tensor, t: Tensor, **told: Any) -> Tensor:
+            options.clear()
+            options.update(told.pop("transformer_options"))
+            return windows(x, t, **told)
+
+        return ask_all
 
     model = PlacedModel(
         ask, windowed, size=guided.size, technique="windows", say=guided.say, branches=_branches

@@ -72,28 +72,24 @@ def told_to(
 
 PER_PART = "cond_or_uncond", "uuids"
 ROW_NUMBERS = "cond_indices", "uncond_indices"
-"""Of a call's options those with an entry for each of its parts, and those with numbers of rows."""
+MARKS = "cond_mark"
+"""Of a call's options those with an entry for each of its parts, those with numbers of rows, and
+the tensor with a mark for each row."""
 
 
-def ask_in_rows(
-    ask: Callable[..., Tensor],
-    x: Tensor,
-    t: Tensor,
-    *,
-    rows: int,
-    transformer_options: Mapping[str, Any],
-    **cond: Any,
-) -> Tensor:
-    """A call about some windows, one after another, each with the `rows` of the whole call, with
-    whose options the host's extensions tell cond's rows from uncond's."""
-    count, options = len(x) // rows, dict(transformer_options)
-    options |= {name: options[name] * count for name in PER_PART if name in options}
-    options |= {
-        name: [window * rows + row for window in range(count) for row in options[name]]
+def options_in_windows(options: Mapping[str, Any], rows: int, windows: int) -> dict[str, Any]:
+    """What a call of `rows` rows is told beside its conds, for the same rows of each of `windows`
+    windows, one after another; extensions tell cond's rows from uncond's by it."""
+    told = dict(options)
+    told |= {name: options[name] * windows for name in PER_PART if name in options}
+    told |= {
+        name: [window * rows + row for window in range(windows) for row in options[name]]
         for name in ROW_NUMBERS
         if name in options
     }
-    return ask(x, t, transformer_options=options, **cond)
+    if MARKS in options:
+        told[MARKS] = options[MARKS].repeat(windows)
+    return told
 
 
 def _changes(

@@ -81,8 +81,8 @@ class UpsampleGuided:
     Call it like the model, which may be asked about the large picture in windows; where a host
     makes the large call, use `asked` and `guide` around it.
     Guidance is computed in float32; the model's dtype and device return, and the small call has the
-    large one's layout in memory. Only eta below 1 and a
-    cadence above 1 wait for the device, to read the time of the step.
+    large one's layout in memory. Only eta below 1 and a cadence above 1 wait for the device, to
+    read the time of the step.
     """
 
     def __init__(

@@ -421,8 +421,9 @@ def _measured_model(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Su
     """Whose pictures `hires benchmark quality` measures, and who looks at them."""
     from lib_hires.standalone.quality_painting import Subject
 
-    given = {name: value for name, value in vars(options).items() if name in SAMPLED}
-    sampling = Request.from_values(given)
+    sampling = Request.from_values(
+        {name: value for name, value in vars(options).items() if name in SAMPLED}
+    )
     if options.model is None:
         from lib_hires.standalone.quality_judged import Judged
 

@@ -186,7 +186,7 @@ def test_two_windows_of_a_call_have_the_rows_of_both():
         "cond_or_uncond": [1, 0], "uuids": ["u", "c"], "kept": 7, "sigmas": torch.ones(2),
         "cond_indices": [2, 3], "uncond_indices": [0, 1], "cond_mark": torch.tensor([1, 1, 0, 0]),
     }  # fmt: skip
-    told = forge_conds.options_in_windows(options, 4, 2)
+    told = forge_conds.options_in_windows(options, 4, 8)
     assert told.pop("cond_mark").tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
     assert told.pop("sigmas") is options["sigmas"]
     assert told == {

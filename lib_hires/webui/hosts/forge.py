@@ -22,7 +22,6 @@ from lib_hires.webui.hosts.forge_conds import (
     options_in_windows,
     shrunk_conds,
     size_embeddings,
-    told_to,
 )
 from lib_hires.webui.messages import Say
 from lib_hires.webui.model_calls import CONTROLNET_SEES_WHOLE, ModelCalls
@@ -165,32 +164,33 @@ def _asking_in_windows(
         return
     calls = model_calls(denoiser)
     ask: Denoiser = getattr(calls.owner, calls.name)
-    sizes = size_embeddings(denoiser.inner_model.inner_model)
 
-    def windowed(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Denoiser:
-        rows, options = len(x), dict[str, Any]()  # of the call that is going on
+    def ask_some(
+        parts: Tensor, t: Tensor, *, options_of: Callable[[int], Mapping[str, Any]], **told: Any
+    ) -> Tensor:
+        told["transformer_options"] = options_of(len(parts))
+        return ask(parts, t, **calls.fitting(told, parts, t, guided.size))
 
-        def ask_some(parts: Tensor, t: Tensor, **told: Any) -> Tensor:
-            told["transformer_options"] = options_in_windows(options, rows, len(parts) // rows)
-            return ask(parts, t, **told)
+    windows = Windowed(
+        ask_some,
+        window=guided.small,
+        overlap=guided.settings.overlap,
+        blend=guided.settings.windows,
+    )
 
-        windows = Windowed(
-            ask_some,
-            window=guided.small,
-            overlap=guided.settings.overlap,
-            blend=guided.settings.windows,
-            fit_cond=partial(told_to, large=guided.size, sizes=sizes),
-        )
-
-        def ask_all(x: Tensor, t: Tensor, **told: Any) -> Tensor:
-            options.clear()
-            options.update(told.pop("transformer_options"))
-            return windows(x, t, **told)
-
-        return ask_all
+    def ask_all(
+        x: Tensor, t: Tensor, *, transformer_options: Mapping[str, Any], **cond: Any
+    ) -> Tensor:
+        options_of = partial(options_in_windows, transformer_options, len(x))
+        return windows(x, t, options_of=options_of, **cond)
 
     model = PlacedModel(
-        ask, windowed, size=guided.size, technique="windows", say=guided.say, branches=_branches
+        ask,
+        lambda *_: ask_all,
+        size=guided.size,
+        technique="windows",
+        say=guided.say,
+        branches=_branches,
     )
 
     def asked(x: Tensor, t: Tensor, **cond: Any) -> Tensor:

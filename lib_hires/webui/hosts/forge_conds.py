@@ -52,7 +52,8 @@ def call_fitting(
     ControlNet's units are asked again; what they have said is about the large picture, and the
     model takes it out of the lists that it gets.
     """
-    fitting = told_to(cond, (x.shape[-2], x.shape[-1]), large=large, sizes=sizes)
+    changes = _changes((x.shape[-2], x.shape[-1]), large, sizes)
+    fitting = {**cond, **{name: changes[name](cond[name]) for name in changes if name in cond}}
     if cond.get("control") is not None:
         units = sd_model.forge_objects.unet.controlnet_linked_list
         options = cond["transformer_options"]
@@ -62,14 +63,6 @@ def call_fitting(
     return fitting
 
 
-def told_to(
-    cond: Mapping[str, Any], small: Size, *, large: Size, sizes: SizeEmbeddings
-) -> dict[str, Any]:
-    """The keyword arguments of a call about latents of size `small`, but for ControlNet's."""
-    changes = _changes(small, large, sizes)
-    return {**cond, **{name: changes[name](cond[name]) for name in changes if name in cond}}
-
-
 PER_PART = "cond_or_uncond", "uuids"
 ROW_NUMBERS = "cond_indices", "uncond_indices"
 MARKS = "cond_mark"
@@ -77,10 +70,10 @@ MARKS = "cond_mark"
 the tensor with a mark for each row."""
 
 
-def options_in_windows(options: Mapping[str, Any], rows: int, windows: int) -> dict[str, Any]:
-    """What a call of `rows` rows is told beside its conds, for the same rows of each of `windows`
-    windows, one after another; extensions tell cond's rows from uncond's by it."""
-    told = dict(options)
+def options_in_windows(options: Mapping[str, Any], rows: int, made_of: int) -> dict[str, Any]:
+    """What a call of `rows` rows is told beside its conds, for one of `made_of` rows: the same rows
+    of each of some windows, one after another. Extensions tell cond's rows from uncond's by it."""
+    windows, told = made_of // rows, dict(options)
     told |= {name: options[name] * windows for name in PER_PART if name in options}
     told |= {
         name: [window * rows + row for window in range(windows) for row in options[name]]

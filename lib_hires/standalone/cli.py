@@ -130,6 +130,14 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
         help="names with commas, or every (default: the best known ones)",
     )
     parser.add_argument(
+        "--variant",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "SETTING=VALUE"),
+        help="one of them with other settings; repeatable",
+    )
+    parser.add_argument(
         "--dtype", default="auto", choices=(*DTYPES, "auto"), help="auto: the device's fastest"
     )
     parser.add_argument("--first-seed", type=int, help="for choosing settings on other seeds")
@@ -408,10 +416,12 @@ def _check_together(options: argparse.Namespace) -> None:
 
 
 def _chosen_techniques(options: argparse.Namespace) -> tuple[Technique, ...]:
-    from lib_hires.standalone.techniques import STANDARD, chosen
+    from lib_hires.standalone.techniques import STANDARD, chosen, varied
 
     names = _names(options.techniques)
-    techniques = chosen(names, options.scale) if names else STANDARD
+    variants = tuple(varied(words, options.scale) for words in options.variant)
+    named = chosen(names, options.scale) if names else () if variants else STANDARD
+    techniques = (*named, *variants)
     if options.model and names == ["every"]:  # the bundled upsampler fits the bundled model alone
         return tuple(each for each in techniques if "refine_upsampler" not in each.settings)
     return techniques

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -135,11 +136,26 @@ PUBLISHED = (
         {"pfsa": True, "refine": True, "refine_eta2": "0.1, 0.2"},
     ),
 )
+
+
+def variant(technique: Technique, changes: Mapping[str, Plain]) -> Technique:
+    """The same with other values of some settings, which its name and label tell."""
+    named = {name.partition("_")[2] or name: str(value) for name, value in changes.items()}
+    told = "_".join(f"{name}={value}" for name, value in named.items())
+    values_4x = technique.settings_4x and {**technique.settings_4x, **changes}
+    return replace(
+        technique,
+        name=f"{technique.name}_{re.sub('[^a-zA-Z0-9_=.-]+', '+', told)}",  # also a folder's name
+        label=", ".join((technique.label, *(" ".join(each) for each in named.items()))),
+        settings={**technique.settings, **changes},
+        settings_4x=values_4x,
+    )
+
+
 UG_GRID = tuple(
-    replace(UG, name=f"ug_{name}{value}", label=f"UG, {name} {value}", settings=settings)
+    variant(replace(UG, label="UG"), {f"ug_{name}": value})
     for name, values in (("theta", (0.5, 0.8, 1.3)), ("eta", (0.4, 0.6, 0.8)))
     for value in values
-    for settings in ({"ug": True, f"ug_{name}": value},)
 )
 UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.settings})
 
@@ -193,6 +209,23 @@ def chosen(names: Sequence[str], scale: int) -> tuple[Technique, ...]:
         if name not in known:
             raise SettingsError(f"--techniques: expected some of {', '.join(known)}, got {name!r}")
     return tuple(known[name] for name in names)
+
+
+def varied(words: Sequence[str], scale: int) -> Technique:
+    """A technique's name and then settings as NAME=VALUE. Raises SettingsError."""
+    name, *settings = words
+    if not settings or not all("=" in each for each in settings):
+        raise SettingsError(
+            f"--variant: expected NAME SETTING=VALUE, got {' '.join(words)!r}; such as "
+            "ug_refine refine_eta2=0.4"
+        )
+    given = dict(each.split("=", 1) for each in settings)
+    try:
+        (technique,) = chosen([name], scale)
+        values = Settings.from_values(given).values()
+    except SettingsError as error:
+        raise SettingsError(f"--variant: {error}") from None
+    return variant(technique, {name: values[name] for name in given})
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from lib_hires.standalone.techniques import (
     UG,
     chosen,
     every,
+    varied,
 )
 
 bundled = pytest.mark.skipif(not BUNDLED.is_file(), reason="the bundled model is not there")
@@ -75,3 +76,30 @@ def test_techniques_are_chosen_by_name() -> None:
     assert chosen(["every"], 4) == every(4)
     with pytest.raises(SettingsError, match="expected some of naive, lanczos, .*, got 'ugg'"):
         chosen(["ug", "ugg"], 2)
+
+
+def test_a_variant_has_other_settings_and_tells_them() -> None:
+    made = varied(["ug_refine", "refine_eta2=0.2, 0.4", "refine_colour_match=on"], 4)
+    assert made.name == "ug_refine_eta2=0.2+0.4_colour_match=True"
+    assert made.label == "UG in refinement, eta2 0.2, 0.4, colour_match True"
+    for scale in (2, 4):
+        plain = next(each for each in every(scale) if each.name == "ug_refine")
+        values = {"refine_eta2": "0.2, 0.4", "refine_colour_match": True}
+        expected = plain.settings_at(scale).updated(values)
+        assert made.settings_at(scale) == expected
+    assert varied(["ug", "ug_theta=0.5"], 2).settings_at(2).ug.theta == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["ug"], "--variant: expected NAME SETTING=VALUE, got 'ug'"),
+        (["ug", "ug_theta"], "--variant: expected NAME SETTING=VALUE, got 'ug ug_theta'"),
+        (["ugg", "ug_theta=1"], "got 'ugg'"),
+        (["ug", "ug_thet=1"], "--variant: ug_thet: there is no such setting"),
+        (["ug", "ug_theta=many"], "--variant: ug_theta"),
+    ],
+)
+def test_bad_variants_are_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        varied(words, 2)

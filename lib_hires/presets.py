@@ -67,6 +67,7 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
         {"pfsa": True, "refine": True, "refine_factor": 4.0, "refine_eta2": "0.1, 0.2"},
     ),
 )
+PURPOSES = tuple(purpose for purpose, *_ in _RECIPES)
 _FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024}
 _TILES = {"refine_tile": 1024}  # for final pictures that few cards decode whole
 _LARGE = 2048  # sides from which on they are decoded in tiles
@@ -83,6 +84,18 @@ def _built_in(family: str, native: int, recipe: tuple[str, float, dict[str, Plai
 BUILT_IN = tuple(
     _built_in(family, native, recipe) for family, native in _FAMILIES.items() for recipe in _RECIPES
 )
+
+
+def preset_for(purpose: str, native: int = 0) -> Preset:
+    """The built-in preset of one of PURPOSES for a model of that native side in pixels.
+
+    Raises PresetError where there is no such purpose.
+    """
+    for recipe in _RECIPES:
+        if recipe[0].casefold() == purpose.casefold():
+            return _built_in("any model", native, recipe)
+    known = ", ".join(f'"{known}"' for known in PURPOSES)
+    raise PresetError(f"expected one of {known}, got {purpose!r}")
 
 
 def first_offered(native: int) -> Preset:

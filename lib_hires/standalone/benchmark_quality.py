@@ -142,8 +142,8 @@ def _line(
         "technique": painting.technique.name,
         "scale": painting.scale,
         **measures,
-        "seconds_per_picture": _mean(taken, "seconds", 2),
-        "model_evaluations": _mean(taken, "model_evaluations", 1),
+        "seconds_per_picture": _middle(taken, "seconds", 2),
+        "model_evaluations": _middle(taken, "model_evaluations", 1),
         "memory_mib": None if memory is None else round(memory / 2**20),
         "sampler": sampled.sampler,
         "schedule": sampled.schedule,
@@ -153,7 +153,7 @@ def _line(
     }
 
 
-def _mean(taken: Sequence[dict[str, Any]], name: str, digits: int) -> float | None:
-    """None where one of the pictures does not tell."""
+def _middle(taken: Sequence[dict[str, Any]], name: str, digits: int) -> float | None:
+    """The median, which no other work of the machine moves; None where a picture does not tell."""
     values = [cost[name] for cost in taken]
-    return None if None in values else round(float(np.mean(values)), digits)
+    return None if None in values else round(float(np.median(values)), digits)

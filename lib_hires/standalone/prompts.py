@@ -20,10 +20,11 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from lib_hires.settings import Settings, SettingsError, declarations, meant_hint
+from lib_hires.sizes import Size
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import read_about
-from lib_hires.standalone.request import Request
+from lib_hires.standalone.request import Request, fitted
 from lib_hires.standalone.results import save_stage, what_happened
 
 HASH = 16  # digits in a picture's name
@@ -38,6 +39,10 @@ class Line:
     number: int
     request: Request
     settings: Settings
+
+    def fitted(self, purpose: str, native: Size, multiple: int) -> Line:
+        """With what a preset leaves to the model."""
+        return Line(self.number, *fitted(purpose, native, multiple, self.request, self.settings))
 
 
 def read_lines(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import isqrt
 from typing import Any, Literal
 
-from lib_hires.settings import Declared, SettingsError, control
+from lib_hires.presets import preset_for
+from lib_hires.settings import Declared, Settings, SettingsError, control
+from lib_hires.sizes import Size
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,20 @@ class Request(Declared):
     def values(self) -> dict[str, Any]:
         """Plain values, as from_values takes them."""
         return asdict(self)
+
+
+def fitted(
+    purpose: str, native: Size, multiple: int, request: Request, settings: Settings
+) -> tuple[Request, Settings]:
+    """What a preset leaves to the model, filled in where it is automatic: first size and tiles.
+
+    native: (height, width) in pixels, and of what the model takes multiples. Raises PresetError.
+    """
+    preset = preset_for(purpose, isqrt(native[0] * native[1]))
+    tile = preset.values.get("refine_tile")
+    if tile and not settings.refine.tile:
+        settings = settings.updated({"refine_tile": tile})
+    if not request.width and not request.height:
+        height, width = preset.first_size(native, multiple)
+        request = replace(request, width=width, height=height)
+    return request, settings

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib_hires.presets import PURPOSES, preset_for
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.generate import Painter
 from lib_hires.standalone.png import read_about
+from lib_hires.standalone.request import Request, fitted
 
 
 @pytest.fixture
@@ -77,6 +79,43 @@ def test_a_picture_of_another_model_is_not_repeated_with_the_bundled_one(hires, 
 
     if not cli.main(["generate", "--from", out.strip(), "--out", str(Path(out.strip()).parent)]):
         pytest.fail("repeated with another model")
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_a_preset_reaches_its_size(hires, purpose: str) -> None:
+    code, out, said = hires("x", "--preset", purpose.upper(), "--pfsa-gamma", "0.1")
+    assert (code, said) == (0, "")
+    side = 16 * (4 if purpose.startswith("4x") else 2)
+    assert pixels(out.strip()).shape == (side, side, 3)
+    settings = read_about(Path(out.strip()))["settings"]
+    expected = preset_for(purpose).settings().updated({"pfsa_gamma": 0.1}).changed()
+    assert settings == expected
+
+
+def test_what_is_given_goes_before_the_preset(hires) -> None:
+    _, out, _ = hires("x", "--preset", "2x, UG alone", "--width", "48", "--height", "16")
+    assert pixels(out.strip()).shape == (16, 48, 3)
+    _, out, _ = hires("x", "--preset", "2x, refinement with UG", "--refine-eta2", "1", "--no-ug")
+    assert read_about(Path(out.strip()))["settings"] == {"refine": True, "refine_eta2": "1.0"}
+
+
+def test_presets_that_do_not_fit_are_refused(hires) -> None:
+    code, out, said = hires("x", "--preset", "3x")
+    assert (code, out) == (2, "")
+    assert said.startswith('--preset: expected one of "2x, refinement with UG", ')
+    _, out, _ = hires("x")
+    code, _, said = hires("--preset", PURPOSES[0], "--from", out.strip())
+    assert (code, said) == (2, "--preset: expected no --from beside it")
+
+
+def test_large_pictures_of_a_preset_are_decoded_in_tiles() -> None:
+    settings = preset_for("4x, refinement with UG").settings()
+    for native, tile in ((512, 0), (1024, 1024)):
+        _, made = fitted("4x, refinement with UG", (native, native), 64, Request(), settings)
+        assert made.refine.tile == tile
+        own = settings.updated({"refine_tile": 256})
+        _, made = fitted("4x, refinement with UG", (native, native), 64, Request(), own)
+        assert made.refine.tile == 256
 
 
 def test_the_plan_is_said_before_the_run(hires, capsys: pytest.CaptureFixture[str]) -> None:

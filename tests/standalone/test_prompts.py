@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from launched import in_two_processes
+from PIL import Image
 
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.png import read_about, read_run, save
@@ -58,6 +59,16 @@ def test_a_table_sets_what_its_cells_say(hires) -> None:
     first, second = map(read_run, paths)
     assert (first["request"]["prompt"], first["request"]["seed"]) == ("a house, red", 7)
     assert (second["request"]["seed"], second["settings"]["refine_eta2"]) == (3, "0.5, 0.5")
+
+
+def test_a_preset_serves_every_line_and_cells_change_it(hires) -> None:
+    table = "prompt,width,height\nx,,\nx,48,16\n"
+    _, paths, _ = hires(table, "--preset", "2x, UG alone", name="prompts.csv")
+    sizes = []
+    for path in paths:
+        with Image.open(path) as picture:
+            sizes.append(picture.size)
+    assert sizes == [(32, 32), (48, 16)]
 
 
 def test_a_bad_line_is_told_and_the_rest_is_painted(hires) -> None:

@@ -18,7 +18,7 @@ from lib_hires.run_record import RunRecord
 from lib_hires.standalone.generate import Painted, Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import to_pil
-from lib_hires.standalone.results import picture_paths, save_stage, what_happened
+from lib_hires.standalone.results import free_paths, save_stage, what_happened
 
 log = logging.getLogger("hires_guidance")
 
@@ -85,8 +85,9 @@ class Job:
 
     def _paint(self) -> None:
         try:
-            paths = picture_paths(self._run, self._folder)
+            paths: dict[int, Path] = {}
             for painted in self._run.paint(self._after_step):
+                paths = paths or free_paths(self._run, self._folder)
                 save_stage(self._run, painted, paths)
                 self._events.put(self._saved(painted, tuple(paths.values())))
                 self._stage = painted.stage + 1

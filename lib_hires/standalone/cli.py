@@ -216,26 +216,30 @@ def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
     """
     from tqdm import tqdm
 
-    from lib_hires.standalone.results import picture_paths, save_stage, what_happened
+    from lib_hires.standalone.results import free_paths, save_stage, what_happened
 
-    paths = picture_paths(run, folder, only)
-    names = "\n".join(map(str, paths.values()))
+    paths: dict[int, Path] = {}
     sys.stderr.write(run.planned().sentence() + "\n")
     finished = -1
     try:
         with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
             for painted in run.paint(on_step=lambda *_: bar.update()):
+                paths = paths or free_paths(run, folder, only)
                 save_stage(run, painted, paths)
                 finished = painted.stage
     except (KeyboardInterrupt, RuntimeError, FloatingPointError, OSError) as error:
         _say_what_ran(run)
         message = what_happened(error, run, finished + 1)
         if finished >= 0:
-            message += f"; stage {finished} is kept:\n{names}"
+            message += f"; stage {finished} is kept:\n{_names(paths)}"
         return complain(message, 130 if isinstance(error, KeyboardInterrupt) else 2)
     _say_what_ran(run)
-    say(names)
+    say(_names(paths))
     return 0
+
+
+def _names(paths: Mapping[int, Path]) -> str:
+    return "\n".join(map(str, paths.values()))
 
 
 def _say_what_ran(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from lib_hires.run_record import RunRecord
@@ -11,21 +12,38 @@ from lib_hires.standalone import png
 from lib_hires.standalone.generate import Painted, Run
 
 
-def picture_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Path]:
-    """The files of a run's images by their place in the batch; only: the one to write."""
+def free_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Path]:
+    """New files for a run's images by their place in the batch; only: the one to write.
+
+    They are there from now on, empty, so that no other process writes its pictures into them.
+    """
     number = png.next_number(folder)
-    chosen = range(run.request.batch) if only is None else [only]
-    return {
-        image: folder / f"{number + place:05d}-{run.request.seeds[image]}.png"
-        for place, image in enumerate(chosen)
-    }
+    paths = {}
+    for image in range(run.request.batch) if only is None else [only]:
+        while image not in paths:
+            path = folder / f"{number:05d}-{run.request.seeds[image]}.png"
+            with suppress(FileExistsError):
+                path.touch(exist_ok=False)
+                paths[image] = path
+            number += 1
+    return paths
 
 
 def save_stage(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:
     """One PNG per image of the batch, each with what repeats it; over an earlier stage's.
 
-    Where every stage is to be kept, those before the last get a file of their own beside it.
+    Where every stage is to be kept, those before the last get a file of their own beside it. No
+    empty file stays behind an error.
     """
+    try:
+        _save_stage(run, painted, paths)
+    finally:
+        for path in paths.values():
+            if path.is_file() and not path.stat().st_size:
+                path.unlink()
+
+
+def _save_stage(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:
     kept = run.settings.refine.keep_stages and painted.stage < painted.stages
     for image, path in paths.items():
         about = run.about() | {"stage": painted.stage, "stages": painted.stages, "image": image}

@@ -118,6 +118,26 @@ def test_large_pictures_of_a_preset_are_decoded_in_tiles() -> None:
         assert made.refine.tile == 256
 
 
+def test_a_picture_that_another_process_writes_meanwhile_is_kept(hires, monkeypatch) -> None:
+    """Both have seen the same empty folder."""
+    monkeypatch.setattr("lib_hires.standalone.png.next_number", lambda _: 1)
+    _, first, _ = hires("x", "--batch", "2")
+    before = [Path(path).read_bytes() for path in first.split()]
+    _, second, _ = hires("y", "--batch", "2", "--refine")
+    assert [Path(path).name for path in second.split()] == ["00002-0.png", "00003-1.png"]
+    assert [Path(path).read_bytes() for path in first.split()] == before
+
+
+def test_no_empty_file_stays_where_nothing_can_be_written(hires, tmp_path, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    code, _, said = hires("x")
+    assert (code, said.endswith("No space left on device")) == (2, True)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_the_plan_is_said_before_the_run(hires, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "x", "--steps", "0"]) == 2
     assert "First pass" not in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ SHOWN_AT = {1: 4, 2: 4, 4: 1}  # how many of the wishes at each scale; 4x costs 
 
 CELL = 176
 LABEL = 190
+LABEL_LETTERS = 26  # of a technique, to a line of that width
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 34), (110, 110, 118)
 
 
@@ -146,11 +148,13 @@ def contact_sheet(rows: Sequence[Row], captions: Sequence[str]) -> Image.Image:
     for number, row in enumerate(rows):
         top = 24 + number * CELL
         ink.text((8, top + 8), f"{row.scale}x  {row.pictures[0].width} pixels", FAINT, small)
-        ink.text((8, top + 28), row.technique.label, INK, large)
-        ink.text((8, top + 54), f"{_seconds(row):.1f} s a picture", FAINT, small)
+        label = textwrap.wrap(row.technique.label, LABEL_LETTERS)
+        ink.multiline_text((8, top + 28), "\n".join(label), INK, large)
+        top_of_facts = top + 36 + 18 * len(label)
+        ink.text((8, top_of_facts), f"{_seconds(row):.1f} s a picture", FAINT, small)
         if "objects" in row.entries[0]:
             objects = ", ".join(f"{entry['objects']:.0f}" for entry in row.entries)
-            ink.text((8, top + 72), f"objects: {objects}", FAINT, small)
+            ink.text((8, top_of_facts + 18), f"objects: {objects}", FAINT, small)
         cells = [*(reduced(picture) for picture in row.pictures), None]
         cells = [*cells[:-1], *[None] * (columns - len(cells)), _detail(row.pictures[0])]
         for column, cell in enumerate(cells):

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from lib_hires.presets import preset_for
 from lib_hires.settings import Plain, Settings, SettingsError
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
@@ -63,12 +64,11 @@ REFINE = Technique(
     {"refine": True, "refine_eta2": "0.1, 0.2"},
 )
 PIVOT = Technique("pivot", "pivot (Self-Cascade)", {"refine": True, "refine_method": "Pivot"})
-_GUIDED_STAGES = {"ug": True, "refine": True}
 UG_REFINE = Technique(
     "ug_refine",
     "UG in refinement",
-    {**_GUIDED_STAGES, "refine_eta2": "0.3"},
-    {**_GUIDED_STAGES, "refine_eta2": "0.2, 0.3"},
+    preset_for("2x, refinement with UG").values,
+    preset_for("4x, refinement with UG").values,
 )
 
 # What the two additions to the paper bring: the start at m times the noise, and the soft end of a
@@ -132,8 +132,8 @@ PUBLISHED = (
     Technique(
         "ap_ldm_published",
         "AP-LDM as published",
-        {"pfsa": True, "refine": True, "refine_eta2": "0.2"},
-        {"pfsa": True, "refine": True, "refine_eta2": "0.1, 0.2"},
+        preset_for("2x, AP-LDM as published").values,
+        preset_for("4x, AP-LDM as published").values,
     ),
 )
 
@@ -170,11 +170,10 @@ IN_WINDOWS = (
     ),
     Technique("windows", "windows alone", {**_APART, "ug_windows": "Hann"}, starts_large=True),
     Technique("ug_windows", "UG in windows", {"ug": True, "ug_windows": "Hann"}, starts_large=True),
-    Technique(
-        "ug_refine_windows",
-        "UG in refinement, windows",
-        {**_GUIDED_STAGES, "refine_eta2": "0.3", "ug_windows": "Hann"},
-        {**_GUIDED_STAGES, "refine_eta2": "0.2, 0.3", "ug_windows": "Hann"},
+    replace(
+        variant(UG_REFINE, {"ug_windows": "Hann"}),
+        name="ug_refine_windows",
+        label="UG in refinement, windows",
     ),
 )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib_hires.presets import PURPOSES, preset_for
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.demo import CELL, LABEL, Row, contact_sheet, demo
 from lib_hires.standalone.models import BUNDLED
@@ -76,6 +77,13 @@ def test_techniques_are_chosen_by_name() -> None:
     assert chosen(["every"], 4) == every(4)
     with pytest.raises(SettingsError, match="expected some of naive, lanczos, .*, got 'ugg'"):
         chosen(["ug", "ugg"], 2)
+
+
+def test_every_preset_is_a_row_of_its_own() -> None:
+    for purpose in PURPOSES:
+        scale = int(purpose[0])
+        settings = preset_for(purpose).settings()
+        assert settings in [technique.settings_at(scale) for technique in every(scale)]
 
 
 def test_a_variant_has_other_settings_and_tells_them() -> None:

@@ -68,7 +68,7 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
     ),
 )
 PURPOSES = tuple(purpose for purpose, *_ in _RECIPES)
-_FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024}
+_FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024, "Bundled demo": 256}
 _TILES = {"refine_tile": 1024}  # for final pictures that few cards decode whole
 _LARGE = 2048  # sides from which on they are decoded in tiles
 

@@ -32,7 +32,7 @@ def test_a_built_in_preset_reaches_its_target(preset):
 
 def test_names_are_unique_and_every_family_has_both_targets():
     assert len({preset.name for preset in BUILT_IN}) == len(BUILT_IN)
-    for native in (512, 768, 1024):
+    for native in (256, 512, 768, 1024):
         names = [preset.name for preset in BUILT_IN if preset.native == native]
         assert any("2x" in name for name in names)
         assert any("4x" in name for name in names)
@@ -40,7 +40,8 @@ def test_names_are_unique_and_every_family_has_both_targets():
 
 def test_what_is_offered_first_follows_the_model():
     assert first_offered(1024).native == 1024
-    assert first_offered(0) == first_offered(256) == BUILT_IN[0]
+    assert first_offered(0) == first_offered(640) == BUILT_IN[0]
+    assert first_offered(256).native == 256
 
 
 def test_the_first_picture_keeps_its_shape():

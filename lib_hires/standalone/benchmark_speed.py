@@ -10,8 +10,7 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +25,19 @@ from lib_hires.feature_upsampler import (
     layout_of,
 )
 from lib_hires.settings import AttentiveGuidance, Settings
-from lib_hires.sizes import Size
 from lib_hires.standalone.benchmark_growth import (
     PROMPT,
     evaluation,
     growth,
     latent_size,
     median_of,
-    now,
     plot_growth,
 )
+from lib_hires.standalone.benchmark_real_size import SIDES, real_size_rows, real_size_table
 from lib_hires.standalone.benchmark_tiles import difference_rows, memory_rows
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
+from lib_hires.standalone.part_times import Timed, bound, ratio, time_run
 from lib_hires.standalone.request import Request
 from lib_hires.upsampler_file import NamedUpsampler
 
@@ -79,8 +78,14 @@ def speed(
     steps: int = 20,
     repeats: int = 3,
     areas: Sequence[int] = AREAS,
+    card: torch.device | None = None,
+    sides: Sequence[int] = SIDES,
 ) -> str:
-    """Time every case and write report.json and growth.png into `out`; returns the table."""
+    """Time every case and write report.json and growth.png into `out`; returns the table.
+
+    card: where networks of real size paint pictures with these sides; None leaves them out, which
+    the table says.
+    """
     rows = []
     for scale in scales:
         rows += _rows_at(model, scale, steps, repeats)
@@ -88,76 +93,16 @@ def speed(
     rows += [_pfsa_row(model, repeats), *_tile_rows(model, scales)]
     grown = growth(model, areas, repeats)
     rows += [row for each in grown for row in each.rows]
-    (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    large = list(real_size_rows(card, sides, steps)) if card else [_skipped(sides)]
+    (out / "report.json").write_text(json.dumps([*rows, *large], indent=1) + "\n")
     plot_growth(grown, out / "growth.png")
     head = f"{steps} steps, median of {repeats}, {torch.get_num_threads()} threads, {model.dtype}"
-    return "\n".join([head, *_table(rows)])
+    return "\n".join([head, *_table(rows), "", *real_size_table(large)])
 
 
-# --- one run, watched -----------------------------------------------------------------------------
-
-
-@dataclass
-class PartTimes:
-    """Seconds of each call of the model's parts, by part and by its input's (height, width)."""
-
-    seconds: dict[tuple[str, Size], list[float]] = field(default_factory=lambda: defaultdict(list))
-
-    def of(self, part: str, size: Size | None = None) -> list[float]:
-        """All calls of a part, or those with inputs of one size."""
-        return [
-            seconds
-            for (name, at), calls in self.seconds.items()
-            if name == part and size in (None, at)
-            for seconds in calls
-        ]
-
-    @property
-    def total(self) -> float:
-        return sum(sum(calls) for calls in self.seconds.values())
-
-    @contextmanager
-    def watching(self, model: LatentModel) -> Iterator[None]:
-        """Time the parts of `model` inside the block."""
-        parts = [("unet", model.unet), ("encode", model.vae.encoder), ("decode", model.vae.decoder)]
-        parts += [("text", encoder.model) for encoder in model.encoders]
-        with ExitStack() as stack:
-            for name, module in parts:
-                self._watch(stack, name, module)
-            yield
-
-    def _watch(self, stack: ExitStack, name: str, module: Any) -> None:
-        begun: list[float] = []
-
-        def before(_: Any, inputs: tuple[Any, ...]) -> None:
-            begun[:] = [now()]
-
-        def after(_: Any, inputs: tuple[Any, ...], __: Any) -> None:
-            size = tuple(inputs[0].shape[-2:]) if inputs else ()
-            self.seconds[name, size].append(now() - begun[0])
-
-        stack.enter_context(module.register_forward_pre_hook(before))
-        stack.enter_context(module.register_forward_hook(after))
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A run's seconds, in all and by part."""
-
-    seconds: float
-    parts: PartTimes
-
-
-def time_run(model: LatentModel, settings: Settings, size: Size | None, steps: int) -> Timed:
-    """Paint one picture; size: the first picture's (height, width), None for native."""
-    height, width = size or model.native
-    request = Request(prompt=PROMPT, width=width, height=height, steps=steps)
-    run, parts = Run(model, request, settings), PartTimes()
-    with parts.watching(model):
-        begun = now()
-        for _ in run.paint():
-            pass
-        return Timed(now() - begun, parts)
+def _skipped(sides: Sequence[int]) -> dict[str, Any]:
+    pictures = " and ".join(f"{side}x{side}" for side in sides)
+    return {"name": f"SD 1.5 and SDXL, {pictures}", "failed": "skipped: no CUDA device is here"}
 
 
 # --- the rows -------------------------------------------------------------------------------------
@@ -179,7 +124,7 @@ def _rows_at(model: LatentModel, scale: int, steps: int, repeats: int) -> list[d
     rows = []
     for case in chosen:
         runs = timed[case.name]
-        row = {"name": case.name, "ratio": _ratio(runs, plain), "bound": _bound(runs, plain)}
+        row = {"name": case.name, "ratio": ratio(runs, plain), "bound": bound(runs, plain)}
         row |= {"goal": case.goal} if case.goal else {}
         rows.append(row | {"settings": case.settings})
         share = statistics.median(1 - run.parts.total / run.seconds for run in runs)
@@ -187,25 +132,6 @@ def _rows_at(model: LatentModel, scale: int, steps: int, repeats: int) -> list[d
             {"name": f"  beside the model, {case.name}", "ratio": share, "bound": 0.0, "goal": 0.02}
         )
     return rows
-
-
-def _ratio(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
-    """Of runs made in turns, so that each is compared with the plain one before it."""
-    return statistics.median(
-        run.seconds / other.seconds for run, other in zip(runs, plain, strict=True)
-    )
-
-
-def _bound(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
-    """The calls that a run makes, at the median cost of such a call, over the plain run's time."""
-    cost: dict[tuple[str, Size], list[float]] = defaultdict(list)
-    for run in (*runs, *plain):
-        for key, calls in run.parts.seconds.items():
-            cost[key] += calls
-    ideal = sum(
-        statistics.median(cost[key]) * len(calls) for key, calls in runs[0].parts.seconds.items()
-    )
-    return ideal / statistics.median(run.seconds for run in plain)
 
 
 def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) -> dict[str, Any]:

@@ -40,6 +40,10 @@ def add_benchmarks(commands: Any) -> None:
     )
     speed.add_argument("--repeats", type=int, default=3, help="of which the median is shown")
     speed.add_argument("--dtype", default="float32", choices=DTYPES)
+    text = "for networks of real size, SD 1.5 and SDXL (default: cuda, where there is one)"
+    speed.add_argument("--device", help=text)
+    text = "of their pictures in pixels, with commas (default: 2048, 4096)"
+    speed.add_argument("--sides", default="2048, 4096", help=text)
     speed.set_defaults(command=_benchmark_speed)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
     pfsa.set_defaults(command=_benchmark_pfsa)
@@ -183,11 +187,26 @@ def _benchmark_speed(options: argparse.Namespace) -> int:
     import torch
 
     from lib_hires.standalone.benchmark_speed import speed
-    from lib_hires.standalone.models import load_model
+    from lib_hires.standalone.models import load_model, usable
 
+    sides = _sides(options.sides)
+    device = options.device or ("cuda" if torch.cuda.is_available() else None)
+    card = usable(device) if device else None
     model = load_model(None, dtype=getattr(torch, options.dtype))
-    say(speed(options.out, model, repeats=options.repeats))
+    say(speed(options.out, model, repeats=options.repeats, card=card, sides=sides))
     return 0
+
+
+def _sides(text: str) -> list[int]:
+    """Raises SettingsError for what is no whole number of 64 pixels, above both native sizes."""
+    sides = []
+    for word in names_in(text):
+        if not word.isdecimal() or int(word) % 64 or not 1280 <= int(word) <= 16384:
+            raise SettingsError(
+                f"--sides: expected multiples of 64 from 1280 to 16384, with commas, got {word!r}"
+            )
+        sides.append(int(word))
+    return sides
 
 
 def _benchmark_pfsa(options: argparse.Namespace) -> int:

@@ -137,7 +137,7 @@ class Run:
         started = time.perf_counter()
         record = self.record = self._new_record()
         painter = Painter(self, on_step)
-        decode = _Remembering(self._decode)
+        decode = _Remembering(self.decode)
 
         def painted(stage: int, latent: Tensor) -> Painted:
             images = decode(latent).clamp(-1, 1)
@@ -157,7 +157,7 @@ class Run:
             latent,
             self.stages,
             decode=decode,
-            encode=self._encode,
+            encode=self.encode,
             denoise=painter.denoise_stage,
             factor=self.model.factor,
             colour_match=self.settings.refine.colour_match,
@@ -185,13 +185,15 @@ class Run:
         )
         return small and Reduction.between(latent, small, self.settings.ug.enlargement == "bicubic")
 
-    def _decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor) -> Tensor:
+        """The model's, in the tiles of the settings. Raises FloatingPointError."""
         images = self._in_tiles(self.model.decode, latent, decode=True)
         if not torch.isfinite(images).all():
             raise FloatingPointError("decoding gave values that are not numbers")
         return images
 
-    def _encode(self, image: Tensor) -> Tensor:
+    def encode(self, image: Tensor) -> Tensor:
+        """The model's, in the tiles of the settings."""
         return self._in_tiles(self.model.encode, image, decode=False)
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:

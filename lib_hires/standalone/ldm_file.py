@@ -141,17 +141,37 @@ def _original_params(path: Path, family: Family, shapes: Shapes) -> dict[str, An
     if file.is_file():
         params = _yaml_params(file)
     elif shapes[f"{UNET}input_blocks.0.0.weight"][0] == _UNET_SHAPE["model_channels"]:
-        params = {"unet_config": {"params": _UNET_SHAPE | _STANDARD[family]}}
-        params["first_stage_config"] = {"params": {"ddconfig": _VAE_SHAPE}}
-        params["scale_factor"] = 0.13025 if family == "sdxl" else 0.18215
+        params = _standard_params(family)
     else:
         raise ModelError(
             f"{path}: not of a standard {family.upper()} shape and has no yaml; "
             f"put its {file.name} beside it"
         )
+    return _filled_params(params)
+
+
+def _standard_params(family: Family) -> dict[str, Any]:
+    return {
+        "unet_config": {"params": _UNET_SHAPE | _STANDARD[family]},
+        "first_stage_config": {"params": {"ddconfig": _VAE_SHAPE}},
+        "scale_factor": 0.13025 if family == "sdxl" else 0.18215,
+    }
+
+
+def _filled_params(params: dict[str, Any]) -> dict[str, Any]:
+    """With the U-Net's under one name, and what an LDM yaml may leave out."""
     given = params.get("unet_config") or params["network_config"]
     unet = {"transformer_depth": 1, "context_dim": None} | given["params"]
     return params | {"unet_config": {"params": unet}}
+
+
+def standard_networks(family: Family) -> tuple[Any, Any]:
+    """A family's U-Net and VAE as diffusers' modules, of their real size, with fresh weights."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    params = _filled_params(_standard_params(family))
+    unet = UNet2DConditionModel.from_config(_unet_config(params, family, {}))
+    return unet, AutoencoderKL.from_config(_vae_config(params, {}))
 
 
 def _yaml_params(file: Path) -> dict[str, Any]:
@@ -180,14 +200,18 @@ def _yaml_params(file: Path) -> dict[str, Any]:
 
 
 def _alphas_cumprod(path: Path, params: dict[str, Any]) -> torch.Tensor:
-    """LDM's "linear" schedule, linear in the square root of beta; computed in float64."""
+    """Of LDM's "linear" schedule."""
     schedule = params.get("beta_schedule", "linear")
     if schedule != "linear":
         raise ModelError(
             f"{path.with_suffix('.yaml')}: beta_schedule: expected linear, got {schedule!r}"
         )
     start, end = float(params.get("linear_start", 0.00085)), float(params.get("linear_end", 0.012))
-    steps = int(params.get("timesteps", 1000))
+    return scaled_linear(start, end, int(params.get("timesteps", 1000)))
+
+
+def scaled_linear(start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> torch.Tensor:
+    """alphas_cumprod (steps,), float64, of SD's schedule: linear in the square root of beta."""
     betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
     return torch.cumprod(1 - betas, dim=0)
 

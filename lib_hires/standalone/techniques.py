@@ -154,7 +154,11 @@ def variant(technique: Technique, changes: Mapping[str, Plain]) -> Technique:
 
 UG_GRID = tuple(
     variant(replace(UG, label="UG"), {f"ug_{name}": value})
-    for name, values in (("theta", (0.5, 0.8, 1.3)), ("eta", (0.4, 0.6, 0.8)))
+    for name, values in (
+        ("theta", (0.5, 0.8, 1.3)),
+        ("eta", (0.4, 0.6, 0.8)),
+        ("cadence", (2, 3)),
+    )
     for value in values
 )
 UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.settings})

@@ -9,15 +9,11 @@ import pytest
 import torch
 
 from lib_hires.settings import Settings
-from lib_hires.standalone.benchmark_speed import (
-    PartTimes,
-    Timed,
-    _bound,
-    _ratio,
-    speed,
-    time_run,
-)
+from lib_hires.standalone.benchmark_real_size import random_model, real_size_table, rows_of
+from lib_hires.standalone.benchmark_speed import speed
+from lib_hires.standalone.cli import main
 from lib_hires.standalone.latent_model import LatentModel
+from lib_hires.standalone.part_times import PartTimes, Timed, bound, ratio, time_run
 
 
 def test_every_call_of_the_model_is_timed_by_its_size(tiny_model: LatentModel) -> None:
@@ -36,8 +32,8 @@ def test_the_bound_counts_calls_at_their_median_cost() -> None:
 
     plain = [timed(5.0, unet=[1.0, 1.0], decode=[2.0]), timed(9.0, unet=[1.0, 9.0], decode=[2.0])]
     guided = [timed(6.0, unet=[1.0, 1.0, 1.0], decode=[2.0])] * 2
-    assert _bound(guided, plain) == pytest.approx(5 / 7)
-    assert _ratio(guided, plain) == pytest.approx((6 / 5 + 6 / 9) / 2)
+    assert bound(guided, plain) == pytest.approx(5 / 7)
+    assert ratio(guided, plain) == pytest.approx((6 / 5 + 6 / 9) / 2)
 
 
 def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: Path) -> None:
@@ -54,6 +50,58 @@ def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: 
     assert rows["one evaluation in 9 windows, 4.00 times the area"]["bound"] == 9
     assert rows["decode in tiles, largest difference"]["ratio"] >= 0
     assert (tmp_path / "growth.png").is_file()
+    assert rows["SD 1.5 and SDXL, 2048x2048 and 4096x4096"]["failed"].startswith("skipped: no CUDA")
     assert said.splitlines()[0] == f"3 steps, median of 1, {torch.get_num_threads()} threads, " + (
         "torch.float32"
     )
+
+
+def test_networks_of_real_size_have_the_published_number_of_weights() -> None:
+    for family, weights in (("sd1", 859_520_964), ("sdxl", 2_567_463_684)):
+        model = random_model(family, torch.device("meta"), torch.bfloat16)
+        assert sum(each.numel() for each in model.unet.parameters()) == weights
+        assert sum(each.numel() for each in model.vae.parameters()) == 83_653_863
+        assert {each.dtype for each in model.unet.parameters()} == {torch.bfloat16}
+        assert model.native == {"sd1": (512, 512), "sdxl": (1024, 1024)}[family]
+        told = model.encode_prompts(["x"], [""])
+        assert told.cond.shape == (1, 77, model.unet.config.cross_attention_dim)
+        assert (told.pooled_cond is None) == (family == "sd1")
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_every_way_to_a_large_picture_is_timed_and_measured(tiny_model: LatentModel) -> None:
+    rows = list(rows_of(tiny_model, 64, steps=3))
+    ways = [row["name"].rpartition(", ")[2] for row in rows]
+    assert ways[:3] == ["plain", "UG", "UG in windows"]
+    assert rows[0]["ratio"] == 1
+    for row in rows:
+        parts = row["unet"] + row["encode"] + row["decode"] + row["beside"]
+        assert parts == pytest.approx(1)
+        assert min(row["unet"], row["decode"], row["beside"]) > 0
+        assert (row["encode"] > 0) == ("refine" in row["settings"])
+        assert row["bound"] > 0
+    assert len(list(real_size_table(rows))) == len(rows) + 1
+
+
+def test_what_does_not_fit_is_told_and_the_rest_goes_on(tiny_model: LatentModel) -> None:
+    def full(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].shape[-1] > 16 // tiny_model.factor:
+            raise torch.OutOfMemoryError("no room")
+
+    with tiny_model.unet.register_forward_pre_hook(full):
+        rows = list(rows_of(tiny_model, 64, steps=2))
+    assert [row.get("failed") for row in rows] == [
+        "out of memory", "out of memory", None, "out of memory", "out of memory"
+    ]  # fmt: skip
+    windows = rows[2]
+    assert "ratio" not in windows
+    text = list(real_size_table(rows))
+    assert text[1].endswith(" out of memory")
+
+
+@pytest.mark.parametrize("sides", ["2048, x", "1024", "2050"])
+def test_sides_that_cannot_be_painted_are_refused(
+    sides: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmark", "speed", "--out", str(tmp_path), "--sides", sides]) == 2
+    assert "--sides: expected multiples of 64 from 1280 to 16384" in capsys.readouterr().err

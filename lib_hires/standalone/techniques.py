@@ -67,8 +67,8 @@ PIVOT = Technique("pivot", "pivot (Self-Cascade)", {"refine": True, "refine_meth
 UG_REFINE = Technique(
     "ug_refine",
     "UG in refinement",
-    preset_for("2x, refinement with UG").values,
-    preset_for("4x, refinement with UG").values,
+    dict(preset_for("2x, refinement with UG").values),
+    dict(preset_for("4x, refinement with UG").values),
 )
 
 # What the two additions to the paper bring: the start at m times the noise, and the soft end of a
@@ -132,8 +132,8 @@ PUBLISHED = (
     Technique(
         "ap_ldm_published",
         "AP-LDM as published",
-        preset_for("2x, AP-LDM as published").values,
-        preset_for("4x, AP-LDM as published").values,
+        dict(preset_for("2x, AP-LDM as published").values),
+        dict(preset_for("4x, AP-LDM as published").values),
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,11 @@ def test_every_preset_is_a_row_of_its_own() -> None:
         scale = int(purpose[0])
         settings = preset_for(purpose).settings()
         assert settings in [technique.settings_at(scale) for technique in every(scale)]
+
+
+def test_techniques_can_be_sent_to_other_processes() -> None:
+    for scale in (2, 4):
+        assert pickle.loads(pickle.dumps(every(scale))) == every(scale)
 
 
 def test_a_variant_has_other_settings_and_tells_them() -> None:

@@ -86,7 +86,8 @@ def area_matrix(large: int, small: int) -> Tensor:
 
 def bicubic(x: Tensor, size: Size) -> Tensor:
     """Enlarge (b, c, h, w) to (b, c, *size)."""
-    return F.interpolate(x, size=size, mode="bicubic", align_corners=False)
+    # Channels last, as a VAE leaves its picture, the same takes a CPU 2.6 times as long.
+    return F.interpolate(x.contiguous(), size=size, mode="bicubic", align_corners=False)
 
 
 def _right_inverse(matrix: Tensor, smooth: bool) -> Tensor:

@@ -21,7 +21,7 @@ from lib_hires.settings import SettingsError
 from lib_hires.sizes import Size
 from lib_hires.standalone.demo import Row, contact_sheet, reduced
 from lib_hires.standalone.quality_measures import Look, Measurer, looks, only_of_the_size, row
-from lib_hires.standalone.quality_page import page, plot, table
+from lib_hires.standalone.quality_page import markdown, page, plot, table
 from lib_hires.standalone.quality_painting import (
     Painting,
     Subject,
@@ -53,9 +53,10 @@ def quality(
     """Measure every technique on `pictures` pictures at `scale` times the native size.
 
     workers: processes that paint, 0 for one a core. Writes the pictures, report.json (one row per
-    technique), samples.png, quality.png and index.html into `out`; returns the table. Raises
-    SettingsError for fewer than 2 pictures, from which no distance can be computed, for a technique
-    that the model cannot run, and for a folder with pictures of another model or other settings.
+    technique), the same as report.md, samples.png, quality.png and index.html into `out`; returns
+    the table. Raises SettingsError for fewer than 2 pictures, from which no distance can be
+    computed, for a technique that the model cannot run, and for a folder with pictures of another
+    model or other settings.
     """
     if pictures < 2:
         raise SettingsError(f"--pictures: expected at least 2, got {pictures}")
@@ -71,6 +72,7 @@ def quality(
     files = [[replace(each, seed=seed).path(out) for seed in seeds] for each in plan]
     report, samples = _measured(out, plan, files, measurer, native, subject.sampling)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "report.md").write_text(markdown(report))
     contact_sheet(samples, captions=()).save(out / "samples.png")
     plot(report, out / "quality.png")
     page(report, files, out / "index.html", measurer.notes)

@@ -52,6 +52,17 @@ def table(report: Report) -> Iterator[str]:
         yield "  ".join([*cells, _settings_text(row)]).rstrip()
 
 
+def markdown(report: Report) -> str:
+    """The same as a table for a page in Markdown."""
+    names = _columns(report)
+    rows = [[*_heads(names), "settings"], ["---"] * (len(names) + 1)]
+    rows += [
+        [*(" ".join(_cell(row, name)).strip() for name in names), _settings_text(row)]
+        for row in report
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 HOW = ("settings", "sampler", "schedule", "steps", "cfg")
 """Of a row, what its pictures were made with; it stands at the end of a line."""
 
@@ -60,6 +71,10 @@ def _columns(report: Report) -> list[str]:
     """Those of the table: an error or an interval stands beside what it belongs to."""
     beside = ("_error", "_95")
     return [name for name in report[0] if not name.endswith(beside) and name not in HOW]
+
+
+def _heads(names: Sequence[str]) -> list[str]:
+    return [UNITS.get(name, name).replace("_", " ") for name in names]
 
 
 def _cell(row: Mapping[str, Any], name: str) -> tuple[str, str]:
@@ -211,8 +226,7 @@ def page(
 
 def _table(report: Report) -> str:
     columns = _columns(report)
-    heads = [UNITS.get(name, name).replace("_", " ") for name in columns]
-    lines = [f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>"]
+    lines = [f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in _heads(columns))}</tr>"]
     for row in report:
         cells = [_cell(row, name) for name in columns]
         shown = (f"<td>{escape(value)} <small>{escape(sure)}</small></td>" for value, sure in cells)

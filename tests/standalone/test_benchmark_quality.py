@@ -23,7 +23,7 @@ from lib_hires.standalone.peak_memory import peak_memory
 from lib_hires.standalone.png import read_about, save
 from lib_hires.standalone.quality_judged import Judged
 from lib_hires.standalone.quality_measures import Look, Names, row
-from lib_hires.standalone.quality_page import _front, plot
+from lib_hires.standalone.quality_page import _front, markdown, plot
 from lib_hires.standalone.quality_painting import Subject, costs
 from lib_hires.standalone.quality_references import (
     INCEPTION_FILE,
@@ -325,6 +325,22 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
     points = [(1.0, 0.2), (2.0, 0.9), (2.0, 0.5), (3.0, 0.8), (4.0, 1.0)]
     assert _front(points, more_is_better=True) == [(1.0, 0.2), (2.0, 0.9), (4.0, 1.0)]
     assert _front(points, more_is_better=False) == [(1.0, 0.2)]
+
+
+def test_the_report_is_a_table_in_markdown_too() -> None:
+    how = {
+        "sampler": "Euler",
+        "schedule": "Karras",
+        "steps": 4,
+        "cfg": 5.0,
+        "settings": {"ug": True},
+    }
+    report = [{"technique": "ug", "one_object": 0.5, "one_object_95": "0.2-0.8", "fid": None} | how]
+    assert markdown(report).splitlines() == [
+        "| technique | one object | fid | settings |",
+        "| --- | --- | --- | --- |",
+        "| ug | 0.5 (0.2-0.8) |  | ug=True Euler, Karras, 4 steps, CFG 5 |",
+    ]
 
 
 def test_nothing_is_plotted_of_nothing(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Preset:
 
 # (what it is for, the first picture's sides beside the native ones, values)
 _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
-    ("2x, refinement with UG", 1, {"ug": True, "refine": True, "refine_eta2": "0.4"}),
+    ("2x, refinement with UG", 1, {"ug": True, "refine": True, "refine_eta2": "0.3"}),
     (
         "4x, refinement with UG",
         1,

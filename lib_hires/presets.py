@@ -89,7 +89,8 @@ BUILT_IN = tuple(
 def preset_for(purpose: str, native: int = 0) -> Preset:
     """The built-in preset of one of PURPOSES for a model of that native side in pixels.
 
-    Raises PresetError where there is no such purpose.
+    native: 0 where only its values count; what depends on the size is then left out. Raises
+    PresetError where there is no such purpose.
     """
     for recipe in _RECIPES:
         if recipe[0].casefold() == purpose.casefold():

@@ -156,6 +156,6 @@ def _line(
 
 
 def _middle(taken: Sequence[dict[str, Any]], name: str, digits: int) -> float | None:
-    """The median, which no other work of the machine moves; None where a picture does not tell."""
+    """The median, which little other work does not move; None where a picture does not tell."""
     values = [cost[name] for cost in taken]
     return None if None in values else round(float(np.median(values)), digits)

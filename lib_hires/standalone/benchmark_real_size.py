@@ -5,7 +5,7 @@ Neither time nor memory depends on what a network has learned, so the weights ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,9 @@ from lib_hires.standalone.peak_memory import peak_memory
 
 FAMILIES: tuple[Family, ...] = ("sd1", "sdxl")
 SIDES = (2048, 4096)  # pixels
-NATIVE = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+NATIVE = {"sd1": 512, "sdxl": 1024}
+WHOLE, TILE = 2048, 1024  # larger pictures are decoded and encoded in tiles, as presets do it
+WARM_UP = 10  # steps, so that every stage has one
 TOKENS, POOLED = 77, 1280  # of a prompt, and the width of SDXL's pooled embedding
 
 
@@ -62,7 +64,7 @@ def random_model(family: Family, device: torch.device, dtype: torch.dtype) -> Ra
 
 
 @dataclass(frozen=True)
-class Case:
+class Way:
     """A way to the large picture; starts_large: its first picture has that size already."""
 
     name: str
@@ -70,84 +72,100 @@ class Case:
     starts_large: bool = True
 
 
-def cases(scale: float, native: int) -> list[Case]:
+def ways(scale: float) -> list[Way]:
     """Plain sampling first, with which the others are compared."""
     target = "2x" if scale <= 2 else "4x"
-    stages = [
-        Case(name, dict(preset_for(purpose, native).values) | {"refine_factor": scale}, False)
-        for name, purpose in (
-            ("AP-LDM as published", f"{target}, AP-LDM as published"),
-            ("refinement with UG", f"{target}, refinement with UG"),
-        )
-    ]
+
+    def refined(name: str, purpose: str, **more: Plain) -> Way:
+        values = preset_for(f"{target}, {purpose}").values
+        return Way(name, {**values, "refine_factor": scale, **more}, starts_large=False)
+
     return [
-        Case("plain", {}),
-        Case("UG", {"ug": True}),
-        Case("UG in windows", {"ug": True, "ug_windows": "Hann"}),
-        *stages,
+        Way("plain", {}),
+        Way("UG", {"ug": True}),
+        refined("AP-LDM's settings", "AP-LDM as published"),
+        refined("refinement with UG", "refinement with UG"),
+        refined("the same in windows", "refinement with UG", ug_windows="Hann"),
     ]
 
 
 def real_size_rows(
     device: torch.device, sides: Sequence[int], steps: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for every family, side and case, in half precision, each run once.
-
-    A row has the ratio of its seconds to plain sampling's and that ratio's bound, seconds, the
-    share of each part, and bytes at the peak beyond the loaded model. What does not fit says so.
-    """
-    for family in FAMILIES:
-        model = random_model(family, device, fast_dtype(device.type))
-        for side in sides:
-            yield from rows_of(model, side, steps)
+    """A row for every family, side and way, in half precision; device: a CUDA one."""
+    dtype = fast_dtype(device.type)
+    card = {"card": torch.cuda.get_device_name(device), "dtype": str(dtype).removeprefix("torch.")}
+    with torch.cuda.device(device):  # whose work is waited for
+        for family in FAMILIES:
+            model = random_model(family, device, dtype)
+            for side in sides:
+                for row in rows_of(model, side, steps):
+                    yield row | card
+            del model
 
 
 def rows_of(model: LatentModel, side: int, steps: int) -> Iterator[dict[str, Any]]:
-    """The rows of one model and side, each run after two steps that warm its size up."""
+    """The rows of one model and side, each of one run, after a shorter one that warms it up.
+
+    A row has the ratio of its seconds to plain sampling's and that ratio's bound, seconds, the
+    share of each part, and bytes at the peak beyond the loaded model; or why the run failed.
+    """
     plain: list[Timed] = []
-    time_run(model, Settings(), None, 2)
-    for case in cases(side / model.native[0], model.native[0]):
-        settings = Settings.from_values(case.settings)
-        row = {"name": f"{model.name}, {side}x{side}, {case.name}", "settings": settings.changed()}
-        size = (side, side) if case.starts_large else None
+    for way in ways(side / model.native[0]):
+        settings = Settings.from_values(way.settings)
+        row = {"name": f"{model.name}, {side}x{side}, {way.name}", "settings": settings.changed()}
+        run = partial(
+            time_run,
+            model,
+            settings,
+            (side, side) if way.starts_large else None,
+            tile=TILE if side > WHOLE else 0,
+        )
         try:
-            if case.starts_large:
-                time_run(model, settings, size, 2)
-            timed, peak = _measured(model, settings, size, steps)
-        except torch.OutOfMemoryError:
-            yield row | {"failed": "out of memory"}
-            continue
-        if not case.settings:
-            plain.append(timed)
-        if plain:
-            row |= {"ratio": ratio([timed], plain), "bound": bound([timed], plain)}
-        yield row | _parts(timed) | {"memory": peak}
+            run(min(steps, WARM_UP))
+            timed, peak = _measured(model, partial(run, steps))
+        except (RuntimeError, FloatingPointError) as error:  # such as too little memory
+            row |= {"failed": str(error).partition("\n")[0]}
+        else:
+            if not way.settings:
+                plain.append(timed)
+            if plain:
+                row |= {"ratio": ratio([timed], plain), "bound": bound([timed], plain)}
+            row |= {**_parts(timed), "memory": peak}
+        yield row
 
 
-def _measured(
-    model: LatentModel, settings: Settings, size: tuple[int, int] | None, steps: int
-) -> tuple[Timed, int | None]:
+def _measured(model: LatentModel, run: Callable[[], Timed]) -> tuple[Timed, int | None]:
+    """What `run` returns, and its peak of memory in bytes where the system tells it."""
     timed: list[Timed] = []
-    peak = peak_memory(model.device, lambda: timed.append(time_run(model, settings, size, steps)))
-    return timed[0], peak
+    peak = peak_memory(model.device, lambda: timed.append(run()))
+    return (timed or [run()])[0], peak
 
 
 def _parts(timed: Timed) -> dict[str, float]:
     shares = {
         part: sum(timed.parts.of(part)) / timed.seconds for part in ("unet", "encode", "decode")
     }
-    return {"seconds": timed.seconds, **shares, "beside": 1 - sum(shares.values())}
+    return {"seconds": timed.seconds, **shares, "rest": 1 - sum(shares.values())}
+
+
+def skipped(sides: Sequence[int]) -> dict[str, Any]:
+    """The row that stands where there is no card."""
+    pictures = " and ".join(f"{side}x{side}" for side in sides)
+    return {"name": f"SD 1.5 and SDXL, {pictures}", "failed": "skipped: no CUDA device is here"}
 
 
 def real_size_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """The rows as text."""
-    heads = ("seconds", "ratio", "bound", "unet", "encode", "decode", "beside", "GiB")
-    yield f"{'':44}" + "".join(f" {head:>8}" for head in heads)
+    """The rows as text; the parts are shares of the seconds, "rest" what is none of them."""
+    if rows and "card" in rows[0]:
+        yield "{card}, {dtype}, each run once".format(**rows[0])
+    columns = ("seconds", "ratio", "bound", "unet", "encode", "decode", "rest", "GiB")
+    yield f"{'':44}" + "".join(f" {name:>8}" for name in columns)
     for row in rows:
         if "failed" in row:
             yield f"{row['name']:44} {row['failed']}"
             continue
         memory = row["memory"]
         values = {**row, "GiB": None if memory is None else memory / 2**30}
-        cells = ("" if values.get(head) is None else f"{values[head]:.2f}" for head in heads)
+        cells = ("" if values.get(name) is None else f"{values[name]:.2f}" for name in columns)
         yield f"{row['name']:44}" + "".join(f" {cell:>8}" for cell in cells)

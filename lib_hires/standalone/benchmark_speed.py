@@ -33,7 +33,7 @@ from lib_hires.standalone.benchmark_growth import (
     median_of,
     plot_growth,
 )
-from lib_hires.standalone.benchmark_real_size import SIDES, real_size_rows, real_size_table
+from lib_hires.standalone.benchmark_real_size import SIDES, real_size_rows, real_size_table, skipped
 from lib_hires.standalone.benchmark_tiles import difference_rows, memory_rows
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
@@ -83,8 +83,8 @@ def speed(
 ) -> str:
     """Time every case and write report.json and growth.png into `out`; returns the table.
 
-    card: where networks of real size paint pictures with these sides; None leaves them out, which
-    the table says.
+    card: a CUDA device, on which networks of real size paint pictures with these sides; None leaves
+    them out, which the table says. The report is written before that, and again after each row.
     """
     rows = []
     for scale in scales:
@@ -93,16 +93,14 @@ def speed(
     rows += [_pfsa_row(model, repeats), *_tile_rows(model, scales)]
     grown = growth(model, areas, repeats)
     rows += [row for each in grown for row in each.rows]
-    large = list(real_size_rows(card, sides, steps)) if card else [_skipped(sides)]
-    (out / "report.json").write_text(json.dumps([*rows, *large], indent=1) + "\n")
     plot_growth(grown, out / "growth.png")
+    large: list[dict[str, Any]] = []
+    (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    for row in real_size_rows(card, sides, steps) if card else [skipped(sides)]:
+        large.append(row)
+        (out / "report.json").write_text(json.dumps([*rows, *large], indent=1) + "\n")
     head = f"{steps} steps, median of {repeats}, {torch.get_num_threads()} threads, {model.dtype}"
     return "\n".join([head, *_table(rows), "", *real_size_table(large)])
-
-
-def _skipped(sides: Sequence[int]) -> dict[str, Any]:
-    pictures = " and ".join(f"{side}x{side}" for side in sides)
-    return {"name": f"SD 1.5 and SDXL, {pictures}", "failed": "skipped: no CUDA device is here"}
 
 
 # --- the rows -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,15 +142,14 @@ def _generate(options: argparse.Namespace) -> int:
 
     given = vars(options)
     about = read_run(options.source) if options.source else {}
-    if about and options.preset:
+    if about and options.preset is not None:
         raise SettingsError("--preset: expected no --from beside it")
-    base = _preset_values(options.preset) if options.preset else about.get("settings", {})
-    settings = Settings.from_values(base).updated(
-        {row.name: given[row.name] for row in declarations() if row.name in given}
-    )
+    base = about.get("settings", {}) if options.preset is None else _preset_values(options.preset)
+    named = {row.name: given[row.name] for row in declarations() if row.name in given}
+    settings = Settings.from_values(base).updated(named)
     asked = {name: given[name] for name, *_ in Request.rows() if name in given}
     if options.prompts:
-        return _generate_many(options, Request.from_values(asked), settings)
+        return _generate_many(options, Request.from_values(asked), settings, named.keys())
     if not about and "prompt" not in asked:
         raise SettingsError("prompt: expected one, or a picture to repeat with --from")
     request = Request.from_values(about.get("request", {}) | asked)
@@ -172,8 +171,9 @@ def _generate(options: argparse.Namespace) -> int:
     only = about.get("image", 0) if repeats_one else None
     if only is not None and only not in range(request.batch):
         raise SettingsError(f"--from: {options.source} says that it is image {only} of its batch")
-    if options.preset:
-        request, settings = fitted(options.preset, model.native, model.multiple, request, settings)
+    if options.preset is not None:
+        sizes = model.native, model.multiple
+        request, settings = fitted(options.preset, *sizes, request, settings, named)
     return _paint_and_save(Run(model, request, settings), options.out, only)
 
 
@@ -184,8 +184,13 @@ def _preset_values(purpose: str) -> Mapping[str, Plain]:
         raise SettingsError(f"--preset: {error}") from None
 
 
-def _generate_many(options: argparse.Namespace, request: Request, settings: Settings) -> int:
-    """accelerate's launcher starts several of these; each paints its share of the lines."""
+def _generate_many(
+    options: argparse.Namespace, request: Request, settings: Settings, named: Set[str]
+) -> int:
+    """accelerate's launcher starts several of these; each paints its share of the lines.
+
+    named: the settings that the options give for all lines.
+    """
     if options.source or request.prompt:
         raise SettingsError("--prompts: expected neither a prompt nor --from beside it")
     from lib_hires.standalone.png import writable_folder
@@ -203,8 +208,9 @@ def _generate_many(options: argparse.Namespace, request: Request, settings: Sett
     device = str(state.device) if shared else options.device
     dtype = getattr(torch, options.dtype or "float32")
     model = load_model(options.model, device=device, dtype=dtype)
-    if options.preset:
-        lines = [line.fitted(options.preset, model.native, model.multiple) for line in lines]
+    if options.preset is not None:
+        sizes = model.native, model.multiple
+        lines = [line.fitted(options.preset, *sizes, named) for line in lines]
     failed = paint_lines(lines, state, model, options.out, say, complain)
     return 2 if bad or failed else 0
 

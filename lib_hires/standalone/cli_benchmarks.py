@@ -40,9 +40,9 @@ def add_benchmarks(commands: Any) -> None:
     )
     speed.add_argument("--repeats", type=int, default=3, help="of which the median is shown")
     speed.add_argument("--dtype", default="float32", choices=DTYPES)
-    text = "for networks of real size, SD 1.5 and SDXL (default: cuda, where there is one)"
+    text = "the CUDA device for networks of SD 1.5's and SDXL's size (default: cuda, if any)"
     speed.add_argument("--device", help=text)
-    text = "of their pictures in pixels, with commas (default: 2048, 4096)"
+    text = "of the pictures on it in pixels, with commas (default: 2048, 4096)"
     speed.add_argument("--sides", default="2048, 4096", help=text)
     speed.set_defaults(command=_benchmark_speed)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
@@ -59,7 +59,7 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--techniques",
         default="",
-        help="names with commas, or every (default: the best known ones)",
+        help="names with commas, or every (default: the best known ones, or --variant alone)",
     )
     parser.add_argument(
         "--variant",
@@ -151,10 +151,9 @@ def _chosen_techniques(options: argparse.Namespace) -> tuple[Technique, ...]:
     names = names_in(options.techniques)
     variants = tuple(varied(words, options.scale) for words in options.variant)
     named = chosen(names, options.scale) if names else () if variants else STANDARD
-    techniques = (*named, *variants)
     if options.model and names == ["every"]:  # the bundled upsampler fits the bundled model alone
-        return tuple(each for each in techniques if "refine_upsampler" not in each.settings)
-    return techniques
+        named = tuple(each for each in named if "refine_upsampler" not in each.settings)
+    return (*named, *variants)
 
 
 def _measured_model(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Subject, Measurer]:
@@ -183,29 +182,34 @@ def _measured_model(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Su
 def _benchmark_speed(options: argparse.Namespace) -> int:
     from lib_hires.standalone.png import writable_folder
 
+    sides = _sides(options.sides)
     writable_folder(options.out)
     import torch
 
     from lib_hires.standalone.benchmark_speed import speed
     from lib_hires.standalone.models import load_model, usable
 
-    sides = _sides(options.sides)
     device = options.device or ("cuda" if torch.cuda.is_available() else None)
     card = usable(device) if device else None
+    if card and card.type != "cuda":
+        raise SettingsError(f"--device: expected a CUDA device, got {options.device!r}")
     model = load_model(None, dtype=getattr(torch, options.dtype))
     say(speed(options.out, model, repeats=options.repeats, card=card, sides=sides))
     return 0
 
 
 def _sides(text: str) -> list[int]:
-    """Raises SettingsError for what is no whole number of 64 pixels, above both native sizes."""
+    """Raises SettingsError for what is not above both native sizes, or too far."""
     sides = []
     for word in names_in(text):
-        if not word.isdecimal() or int(word) % 64 or not 1280 <= int(word) <= 16384:
-            raise SettingsError(
-                f"--sides: expected multiples of 64 from 1280 to 16384, with commas, got {word!r}"
-            )
+        if not word.isdecimal() or int(word) % 64 or not 1280 <= int(word) <= 8192:
+            sides.clear()
+            break
         sides.append(int(word))
+    if not sides:
+        raise SettingsError(
+            f"--sides: expected multiples of 64 from 1280 to 8192, with commas, got {text!r}"
+        )
     return sides
 
 

@@ -14,6 +14,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def add_request_options(group: Any, names: Sequence[str]) -> None:
+    """The controls of a request that have these names."""
     for name, kind, control, attribute in Request.rows():
         if name in names:
             add_option(group, name, kind, control, getattr(Request(), attribute))
@@ -38,10 +39,12 @@ def names_in(text: str) -> list[str]:
 
 
 def say(text: str) -> None:
+    """What the command is asked for, on stdout."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def complain(sentence: str, code: int = 2) -> int:
+    """What went wrong, on stderr; returns the exit code."""
     sys.stderr.write(f"hires: {sentence}\n")
     return code

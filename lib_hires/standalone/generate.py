@@ -78,6 +78,7 @@ class Run:
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
             reason = not_above(self.first, model.native)
             raise SettingsError(f"ug: {reason}, so there is nothing to guide")
+        self.tile = settings.refine.tile if settings.refine.enabled else 0
         self.upsampler = self._checked(upsampler) if self.stages else None
         self.denoiser = model.denoiser()
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
@@ -197,11 +198,9 @@ class Run:
         return self._in_tiles(self.model.encode, image, decode=False)
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
-        refine = self.settings.refine
-        pixels = refine.tile if refine.enabled else 0
         model = self.model
         return vae_tiled(
-            function, x, vae=model.vae, pixels=pixels, factor=model.factor, decode=decode
+            function, x, vae=model.vae, pixels=self.tile, factor=model.factor, decode=decode
         )
 
 

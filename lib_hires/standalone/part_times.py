@@ -22,15 +22,17 @@ from lib_hires.standalone.request import Request
 
 @dataclass
 class PartTimes:
-    """Seconds of each call of the model's parts, by part and by its input's (height, width)."""
+    """Seconds of each call of the model's parts, by part, input's (height, width) and batch."""
 
-    seconds: dict[tuple[str, Size], list[float]] = field(default_factory=lambda: defaultdict(list))
+    seconds: dict[tuple[str, Size, int], list[float]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
     def of(self, part: str, size: Size | None = None) -> list[float]:
         """All calls of a part, or those with inputs of one size."""
         return [
             seconds
-            for (name, at), calls in self.seconds.items()
+            for (name, at, _), calls in self.seconds.items()
             if name == part and size in (None, at)
             for seconds in calls
         ]
@@ -59,8 +61,7 @@ class PartTimes:
             begun[:] = [now()]
 
         def after(_: Any, inputs: tuple[Any, ...], __: Any) -> None:
-            size = tuple(inputs[0].shape[-2:]) if inputs else ()
-            self.seconds[name, size].append(now() - begun[0])
+            self.seconds[_key(name, *inputs[:1])].append(now() - begun[0])
 
         stack.enter_context(module.register_forward_pre_hook(before))
         stack.enter_context(module.register_forward_hook(after))
@@ -69,10 +70,16 @@ class PartTimes:
         def timed(x: Tensor) -> Tensor:
             begun = now()
             result = function(x)
-            self.seconds[name, (x.shape[-2], x.shape[-1])].append(now() - begun)
+            self.seconds[_key(name, x)].append(now() - begun)
             return result
 
         return timed
+
+
+def _key(part: str, x: Tensor | None = None) -> tuple[str, Size, int]:
+    if x is None:
+        return part, (0, 0), 0
+    return part, (x.shape[-2], x.shape[-1]), x.shape[0]
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,18 @@ class Timed:
     parts: PartTimes
 
 
-def time_run(model: LatentModel, settings: Settings, size: Size | None, steps: int) -> Timed:
-    """Paint one picture; size: the first picture's (height, width), None for native."""
+def time_run(
+    model: LatentModel, settings: Settings, size: Size | None, steps: int, tile: int | None = None
+) -> Timed:
+    """Paint one picture.
+
+    size: the first picture's (height, width), None for native. tile: of decoding and encoding, in
+    pixels, in the place of the settings'.
+    """
     height, width = size or model.native
     request = Request(prompt=PROMPT, width=width, height=height, steps=steps)
     run, parts = Run(model, request, settings), PartTimes()
+    run.tile = run.tile if tile is None else tile
     with parts.watching(run):
         begun = now()
         for _ in run.paint():
@@ -104,7 +118,7 @@ def ratio(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
 
 def bound(runs: Sequence[Timed], plain: Sequence[Timed]) -> float:
     """The calls that a run makes, at the median cost of such a call, over the plain run's time."""
-    cost: dict[tuple[str, Size], list[float]] = defaultdict(list)
+    cost: dict[tuple[str, Size, int], list[float]] = defaultdict(list)
     for run in (*runs, *plain):
         for key, calls in run.parts.seconds.items():
             cost[key] += calls

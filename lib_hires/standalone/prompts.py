@@ -10,7 +10,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -39,10 +39,13 @@ class Line:
     number: int
     request: Request
     settings: Settings
+    given: frozenset[str] = frozenset()  # the settings that the line itself names
 
-    def fitted(self, purpose: str, native: Size, multiple: int) -> Line:
-        """With what a preset leaves to the model."""
-        return Line(self.number, *fitted(purpose, native, multiple, self.request, self.settings))
+    def fitted(self, purpose: str, native: Size, multiple: int, given: Set[str]) -> Line:
+        """With what a preset leaves to the model; given: settings named for every line."""
+        named = self.given | given
+        made = fitted(purpose, native, multiple, self.request, self.settings, named)
+        return Line(self.number, *made, self.given)
 
 
 def read_lines(
@@ -116,7 +119,8 @@ def _line(number: int, values: Mapping[str, Any], request: Request, settings: Se
     if "prompt" not in given:
         raise SettingsError("prompt: expected one")
     asked = {name: given.pop(name) for name, *_ in Request.rows() if name in given}
-    return Line(number, Request.from_values(request.values() | asked), settings.updated(given))
+    wanted = Request.from_values(request.values() | asked)
+    return Line(number, wanted, settings.updated(given), frozenset(given))
 
 
 def processes(device: str) -> PartialState:

@@ -120,7 +120,8 @@ def check(subject: Subject, plan: Sequence[Painting]) -> tuple[int, int]:
 def claim(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
     """Note in each technique's folder how its pictures are made.
 
-    Raises SettingsError, before anything is written, where one holds pictures made otherwise.
+    Raises SettingsError, before anything is written, where one holds pictures made otherwise, or
+    two would share one.
     """
     note = subject.note()
     notes = {}
@@ -132,6 +133,8 @@ def claim(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
             **note,
         }
         path = painting.path(out).with_name("made.json")
+        if path in notes:
+            raise SettingsError(f"--techniques: {technique.name} is there twice")
         if path.exists() and _as_written_now(json.loads(path.read_text())) != made:
             raise SettingsError(
                 f"--out: {path.parent} holds pictures of another model, other prompts or other "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
 from math import isqrt
 from typing import Any, Literal
@@ -93,17 +94,22 @@ class Request(Declared):
 
 
 def fitted(
-    purpose: str, native: Size, multiple: int, request: Request, settings: Settings
+    purpose: str,
+    native: Size,
+    multiple: int,
+    request: Request,
+    settings: Settings,
+    given: Container[str],
 ) -> tuple[Request, Settings]:
-    """What a preset leaves to the model, filled in where it is automatic: first size and tiles.
+    """What a preset leaves to the model, where the user has not: the first size and the tiles.
 
-    native: (height, width) in pixels, and of what the model takes multiples. Raises PresetError.
+    native: (height, width) in pixels; multiple: of what the model takes; given: the settings that
+    the user named. Raises PresetError.
     """
     preset = preset_for(purpose, isqrt(native[0] * native[1]))
-    tile = preset.values.get("refine_tile")
-    if tile and not settings.refine.tile:
-        settings = settings.updated({"refine_tile": tile})
-    if not request.width and not request.height:
+    if "refine_tile" not in given:
+        settings = settings.updated({"refine_tile": preset.values.get("refine_tile", 0)})
+    if preset.first != 1 and not request.width and not request.height:
         height, width = preset.first_size(native, multiple)
         request = replace(request, width=width, height=height)
     return request, settings

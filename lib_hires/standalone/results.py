@@ -18,14 +18,18 @@ def free_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Pat
     They are there from now on, empty, so that no other process writes its pictures into them.
     """
     number = png.next_number(folder)
-    paths = {}
-    for image in range(run.request.batch) if only is None else [only]:
-        while image not in paths:
-            path = folder / f"{number:05d}-{run.request.seeds[image]}.png"
-            with suppress(FileExistsError):
-                path.touch(exist_ok=False)
-                paths[image] = path
-            number += 1
+    paths: dict[int, Path] = {}
+    try:
+        for image in range(run.request.batch) if only is None else [only]:
+            while image not in paths:
+                path = folder / f"{number:05d}-{run.request.seeds[image]}.png"
+                with suppress(FileExistsError):
+                    path.touch(exist_ok=False)
+                    paths[image] = path
+                number += 1
+    except BaseException:
+        _remove_empty(paths)
+        raise
     return paths
 
 
@@ -38,9 +42,13 @@ def save_stage(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:
     try:
         _save_stage(run, painted, paths)
     finally:
-        for path in paths.values():
-            if path.is_file() and not path.stat().st_size:
-                path.unlink()
+        _remove_empty(paths)
+
+
+def _remove_empty(paths: Mapping[int, Path]) -> None:
+    for path in paths.values():
+        if path.is_file() and not path.stat().st_size:
+            path.unlink()
 
 
 def _save_stage(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:

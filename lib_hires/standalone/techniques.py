@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from lib_hires.presets import preset_for
-from lib_hires.settings import Plain, Settings, SettingsError
+from lib_hires.settings import Plain, Settings, SettingsError, declarations, meant_hint
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.png import to_pil
@@ -141,6 +141,8 @@ PUBLISHED = (
 def variant(technique: Technique, changes: Mapping[str, Plain]) -> Technique:
     """The same with other values of some settings, which its name and label tell."""
     named = {name.partition("_")[2] or name: str(value) for name, value in changes.items()}
+    if len(named) < len(changes):  # of two groups alike
+        named = {name: str(value) for name, value in changes.items()}
     told = "_".join(f"{name}={value}" for name, value in named.items())
     values_4x = technique.settings_4x and {**technique.settings_4x, **changes}
     return replace(
@@ -215,20 +217,45 @@ def chosen(names: Sequence[str], scale: int) -> tuple[Technique, ...]:
 
 
 def varied(words: Sequence[str], scale: int) -> Technique:
-    """A technique's name and then settings as NAME=VALUE. Raises SettingsError."""
+    """A technique's name and then settings as NAME=VALUE.
+
+    Raises SettingsError also for settings that would make pictures of another size, or no other
+    pictures.
+    """
     name, *settings = words
-    if not settings or not all("=" in each for each in settings):
+    text = " ".join(words)
+    given = dict(each.split("=", 1) for each in settings if "=" in each)
+    if not settings or len(given) < len(settings):
         raise SettingsError(
-            f"--variant: expected NAME SETTING=VALUE, got {' '.join(words)!r}; such as "
+            f"--variant: expected NAME SETTING=VALUE, each setting once, got {text!r}; such as "
             "ug_refine refine_eta2=0.4"
         )
-    given = dict(each.split("=", 1) for each in settings)
     try:
-        (technique,) = chosen([name], scale)
         values = Settings.from_values(given).values()
+        known = {technique.name: technique for technique in every(scale)}
+        if name not in known:
+            raise SettingsError(f"there is no technique {name!r}{meant_hint(name, known)}")
+        made = variant(known[name], {each: values[each] for each in given})
+        _check_variant(known[name], made, given, scale)
     except SettingsError as error:
-        raise SettingsError(f"--variant: {error}") from None
-    return variant(technique, {name: values[name] for name in given})
+        raise SettingsError(f"--variant {text}: {error}") from None
+    return made
+
+
+def _check_variant(
+    technique: Technique, made: Technique, given: Mapping[str, str], scale: int
+) -> None:
+    sizes = {"refine_factor", "refine_width", "refine_height"} & given.keys()
+    if sizes:
+        raise SettingsError(f"{min(sizes)}: the pictures' size is --scale")
+    for row in declarations():
+        if row.name in given and row.control.webui_only:
+            raise SettingsError(f"{row.name}: is for the WebUI alone")
+    settings = made.settings_at(scale)
+    if made.starts_large and settings.refine.enabled:
+        raise SettingsError(f"refine: {technique.name} starts at the final size")
+    if settings.changed() == technique.settings_at(scale).changed():
+        raise SettingsError("makes the same pictures")
 
 
 @dataclass(frozen=True, eq=False)

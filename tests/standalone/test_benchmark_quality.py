@@ -219,7 +219,8 @@ def test_a_device_that_is_not_there_claims_no_folder(tmp_path: Path, capsys) -> 
         (["--model", "/nowhere"], "/nowhere: no such model"),
         (["--device", "no-such"], "device 'no-such': cannot be used here"),
         (["--pictures", "1"], "--pictures: expected at least 2, got 1"),
-        (["--variant", "ug", "ug_theta=3"], "--variant: ug_theta"),
+        (["--variant", "ug", "ug_theta=3"], "--variant ug ug_theta=3: ug_theta: expected"),
+        (["--techniques", "ug,ug"], "--techniques: ug is there twice"),
         (["--techniques", "refine_upsampled"], "--techniques: refine_upsampled at 2x: refine_up"),
     ],
 )

@@ -95,14 +95,18 @@ def test_a_preset_reaches_its_size(hires, purpose: str) -> None:
 def test_what_is_given_goes_before_the_preset(hires) -> None:
     _, out, _ = hires("x", "--preset", "2x, UG alone", "--width", "48", "--height", "16")
     assert pixels(out.strip()).shape == (16, 48, 3)
+    wide = ("--refine-width", "96", "--refine-height", "64")
+    _, out, _ = hires("x", "--preset", "2x, refinement with UG", *wide)
+    assert pixels(out.strip()).shape == (64, 96, 3)
     _, out, _ = hires("x", "--preset", "2x, refinement with UG", "--refine-eta2", "1", "--no-ug")
     assert read_about(Path(out.strip()))["settings"] == {"refine": True, "refine_eta2": "1.0"}
 
 
 def test_presets_that_do_not_fit_are_refused(hires) -> None:
-    code, out, said = hires("x", "--preset", "3x")
-    assert (code, out) == (2, "")
-    assert said.startswith('--preset: expected one of "2x, refinement with UG", ')
+    for unknown in ("3x", ""):
+        code, out, said = hires("x", "--preset", unknown)
+        assert (code, out) == (2, "")
+        assert said.startswith('--preset: expected one of "2x, refinement with UG", ')
     _, out, _ = hires("x")
     code, _, said = hires("--preset", PURPOSES[0], "--from", out.strip())
     assert (code, said) == (2, "--preset: expected no --from beside it")
@@ -111,11 +115,13 @@ def test_presets_that_do_not_fit_are_refused(hires) -> None:
 def test_large_pictures_of_a_preset_are_decoded_in_tiles() -> None:
     settings = preset_for("4x, refinement with UG").settings()
     for native, tile in ((512, 0), (1024, 1024)):
-        _, made = fitted("4x, refinement with UG", (native, native), 64, Request(), settings)
+        purpose, sizes = "4x, refinement with UG", ((native, native), 64)
+        _, made = fitted(purpose, *sizes, Request(), settings, given=())
         assert made.refine.tile == tile
-        own = settings.updated({"refine_tile": 256})
-        _, made = fitted("4x, refinement with UG", (native, native), 64, Request(), own)
-        assert made.refine.tile == 256
+        for own in (0, 256):
+            wanted = settings.updated({"refine_tile": own})
+            _, made = fitted(purpose, *sizes, Request(), wanted, given={"refine_tile"})
+            assert made.refine.tile == own
 
 
 def test_a_picture_that_another_process_writes_meanwhile_is_kept(hires, monkeypatch) -> None:

@@ -102,16 +102,25 @@ def test_a_variant_has_other_settings_and_tells_them() -> None:
         expected = plain.settings_at(scale).updated(values)
         assert made.settings_at(scale) == expected
     assert varied(["ug", "ug_theta=0.5"], 2).settings_at(2).ug.theta == 0.5
+    both = ["ug_refine", "ug_enlargement=nearest", "refine_enlargement=latent"]
+    assert varied(both, 2).name == ("ug_refine_ug_enlargement=nearest_refine_enlargement=latent")
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["ug"], "--variant: expected NAME SETTING=VALUE, got 'ug'"),
-        (["ug", "ug_theta"], "--variant: expected NAME SETTING=VALUE, got 'ug ug_theta'"),
-        (["ugg", "ug_theta=1"], "got 'ugg'"),
-        (["ug", "ug_thet=1"], "--variant: ug_thet: there is no such setting"),
-        (["ug", "ug_theta=many"], "--variant: ug_theta"),
+        (["ug"], "--variant: expected NAME SETTING=VALUE, each setting once, got 'ug'"),
+        (["ug", "ug_theta"], "each setting once, got 'ug ug_theta'"),
+        (["ug", "ug_theta=1", "ug_theta=2"], "each setting once, got 'ug ug_theta=1 ug_theta=2'"),
+        (["ugg", "ug_theta=0.5"], "--variant ugg ug_theta=0.5: there is no technique 'ugg'"),
+        (["every", "ug_theta=0.5"], "there is no technique 'every'"),
+        (["ug", "ug_thet=1"], "ug_thet: there is no such setting"),
+        (["ug", "ug_theta=many"], "--variant ug ug_theta=many: ug_theta: expected a number"),
+        (["refine", "refine_factor=3"], "refine_factor: the pictures' size is --scale"),
+        (["ug", "refine=on"], "refine: ug starts at the final size"),
+        (["ug", "ug_passes=both"], "ug_passes: is for the WebUI alone"),
+        (["ug", "ug_theta=1"], "makes the same pictures"),
+        (["refine", "ug_theta=0.5"], "makes the same pictures"),
     ],
 )
 def test_bad_variants_are_refused(words: list[str], sentence: str) -> None:

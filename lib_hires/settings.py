@@ -219,7 +219,7 @@ class UpsampleGuidance(Declared):
     cadence: int = control(
         1,
         "Ask every n-th step",
-        "Ask the native-size question every n-th step and reuse the answer's difference between.",
+        "Ask the native-size question every n-th step and hold the answer between.",
         "n",
         minimum=1,
         maximum=10,

@@ -114,7 +114,7 @@ class UpsampleGuided:
         self._shrink_cond = shrink_cond
         self._on_guided = on_guided
         self._asked_at = -1  # the step of the last small call ...
-        self._difference: Tensor | None = None  # ... and x0_small - D[x0] there
+        self._answer: Tensor | None = None  # ... and x0_small there
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided prediction, in the model's parametrisation."""
@@ -143,12 +143,12 @@ class UpsampleGuided:
         a, s = self._scales(t)
         asks = self._is_time_to_ask(t)
         if asks:
-            denoised = to_denoised(self._prediction, x.float(), output.float(), a, s)
-            small = self._predict_small(x, t, cond)
-            self._difference = small - self._reduction.reduce(denoised)
-        assert self._difference is not None
+            self._answer = self._predict_small(x, t, cond)
+        assert self._answer is not None
         self._on_guided(asks)
-        change = _per_image(weight) * self._reduction.enlarge(self._difference)
+        denoised = to_denoised(self._prediction, x.float(), output.float(), a, s)
+        difference = self._answer - self._reduction.reduce(denoised)
+        change = _per_image(weight) * self._reduction.enlarge(difference)
         return (output.float() + output_change(self._prediction, change, a, s)).to(output.dtype)
 
     def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
@@ -168,7 +168,7 @@ class UpsampleGuided:
             return True
         later_or_now = bisect.bisect_right(self._rising_times, float(t.max()) * (1 + 1e-4))
         step = len(self._rising_times) - later_or_now
-        if self._difference is not None and step < self._asked_at + self._settings.cadence:
+        if self._answer is not None and step < self._asked_at + self._settings.cadence:
             return False
         self._asked_at = step
         return True

@@ -361,8 +361,10 @@ def test_a_picture_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:
 def test_a_job_that_cannot_begin_ends_with_a_sentence(tmp_path: Path) -> None:
     from lib_hires.standalone.app_job import Ended, Job
 
-    request, record = SimpleNamespace(batch=1, seeds=[]), RunRecord(time.perf_counter)
-    run = SimpleNamespace(model=None, request=request, record=record)
+    def paint(_: object) -> None:
+        raise IndexError("nothing to paint")
+
+    run = SimpleNamespace(model=None, paint=paint, record=RunRecord(time.perf_counter))
     (event,) = Job(run, tmp_path, threading.Event()).events()  # type: ignore[arg-type]
     assert isinstance(event, Ended)
     assert event.sentence.startswith("the first picture failed (IndexError")

@@ -69,14 +69,13 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
 )
 PURPOSES = tuple(purpose for purpose, *_ in _RECIPES)
 _FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024, "Bundled demo": 256}
-_TILES = {"refine_tile": 1024}  # for final pictures that few cards decode whole
-_LARGE = 2048  # sides from which on they are decoded in tiles
+WHOLE, TILE = 2048, 1024  # the longest sides that are decoded whole, and larger pictures' tiles
 
 
 def _built_in(family: str, native: int, recipe: tuple[str, float, dict[str, Plain]]) -> Preset:
     purpose, first, values = recipe
     final = int(native * first * float(values.get("refine_factor", 2 if "refine" in values else 1)))
-    tiles = _TILES if "refine" in values and final > _LARGE else {}
+    tiles = {"refine_tile": TILE} if "refine" in values and final > WHOLE else {}
     name = f"{family} ({native}) {purpose}"
     return Preset(name, MappingProxyType({**values, **tiles}), native, first)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_hires.presets import preset_for
+from lib_hires.presets import TILE, WHOLE, preset_for
 from lib_hires.settings import Plain, Settings
 from lib_hires.standalone.latent_model import Family, LatentModel, assembled
 from lib_hires.standalone.ldm_file import scaled_linear, standard_networks
@@ -24,7 +24,6 @@ from lib_hires.standalone.peak_memory import peak_memory
 FAMILIES: tuple[Family, ...] = ("sd1", "sdxl")
 SIDES = (2048, 4096)  # pixels
 NATIVE = {"sd1": 512, "sdxl": 1024}
-WHOLE, TILE = 2048, 1024  # larger pictures are decoded and encoded in tiles, as presets do it
 WARM_UP = 10  # steps, so that every stage has one
 TOKENS, POOLED = 77, 1280  # of a prompt, and the width of SDXL's pooled embedding
 

@@ -200,17 +200,13 @@ def _benchmark_speed(options: argparse.Namespace) -> int:
 
 def _sides(text: str) -> list[int]:
     """Raises SettingsError for what is not above both native sizes, or too far."""
-    sides = []
-    for word in names_in(text):
-        if not word.isdecimal() or int(word) % 64 or not 1280 <= int(word) <= 8192:
-            sides.clear()
-            break
-        sides.append(int(word))
-    if not sides:
+    words = names_in(text)
+    fitting = (word.isdecimal() and int(word) in range(1280, 8192 + 1, 64) for word in words)
+    if not words or not all(fitting):
         raise SettingsError(
             f"--sides: expected multiples of 64 from 1280 to 8192, with commas, got {text!r}"
         )
-    return sides
+    return [int(word) for word in words]
 
 
 def _benchmark_pfsa(options: argparse.Namespace) -> int:

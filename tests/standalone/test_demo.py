@@ -103,7 +103,7 @@ def test_a_variant_has_other_settings_and_tells_them() -> None:
         assert made.settings_at(scale) == expected
     assert varied(["ug", "ug_theta=0.5"], 2).settings_at(2).ug.theta == 0.5
     both = ["ug_refine", "ug_enlargement=nearest", "refine_enlargement=latent"]
-    assert varied(both, 2).name == ("ug_refine_ug_enlargement=nearest_refine_enlargement=latent")
+    assert varied(both, 2).name == "ug_refine_ug_enlargement=nearest_refine_enlargement=latent"
 
 
 @pytest.mark.parametrize(

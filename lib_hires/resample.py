@@ -68,7 +68,7 @@ class Reduction:
     def reduce(self, x: Tensor) -> Tensor:
         """D: (..., H, W) to (..., h, w), in float32, also under a host's autocast."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.reduce_rows @ x.float() @ self.reduce_columns.T
+            return self.reduce_rows @ (x.float() @ self.reduce_columns.T)
 
     def enlarge(self, x: Tensor) -> Tensor:
         """U: (..., h, w) to (..., H, W), in float32."""

@@ -132,13 +132,8 @@ class UpsampleGuided:
 
     def guide(self, output: Tensor, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The model's answer to `asked(x, t)`, guided by one to the same question in small."""
-        weight = guidance_weight(
-            self._family.timestep(t.float()),
-            self._settings,
-            training_steps=self._family.training_steps,
-            steps=len(self._rising_times) - 1,
-        )
-        if self._settings.theta == 0 or (self._settings.eta < 1 and not weight.any()):
+        weight = self._weight(t)
+        if weight is None:
             return output
         a, s = self._scales(t)
         asks = self._is_time_to_ask(t)
@@ -148,8 +143,23 @@ class UpsampleGuided:
         self._on_guided(asks)
         denoised = to_denoised(self._prediction, x.float(), output.float(), a, s)
         difference = self._answer - self._reduction.reduce(denoised)
-        change = _per_image(weight) * self._reduction.enlarge(difference)
+        change = weight * self._reduction.enlarge(difference)
         return (output.float() + output_change(self._prediction, change, a, s)).to(output.dtype)
+
+    def _weight(self, t: Tensor) -> Tensor | float | None:
+        """w_t, (b, 1, 1, 1), or the one number of all steps; None where it is 0 for every image."""
+        settings = self._settings
+        if settings.theta == 0:
+            return None
+        if settings.eta == 1:
+            return settings.theta
+        weight = guidance_weight(
+            self._family.timestep(t.float()),
+            settings,
+            training_steps=self._family.training_steps,
+            steps=len(self._rising_times) - 1,
+        )
+        return _per_image(weight) if weight.any() else None
 
     def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """x0_small, float32, (b, c, h, w): the model's picture for D[x] at the matched time."""

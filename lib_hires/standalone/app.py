@@ -7,6 +7,7 @@ import html
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import gradio as gr
 import torch
 from PIL import Image
 
-from lib_hires.settings import SettingsError
+from lib_hires.presets import PURPOSES, preset_for
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.sizes import Size
 from lib_hires.standalone.app_controls import Controls, drawing_element, element_id
 from lib_hires.standalone.app_job import Ended, Job, Saved, Step
 from lib_hires.standalone.app_line import Line
@@ -23,6 +26,7 @@ from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel, ModelError
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.png import read_about, read_run
+from lib_hires.standalone.request import fitted
 from lib_hires.standalone.results import folded
 from lib_hires.words import count
 
@@ -41,6 +45,7 @@ class Models:
         self._paths |= {str(path): path for path in paths}
         self._device, self._dtype = device, dtype
         self._loaded: tuple[str, LatentModel] | None = None
+        self._sizes: dict[str, tuple[Size, int]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -55,7 +60,17 @@ class Models:
                 self._loaded = None  # first make room
                 model = load_model(self._paths[name], device=self._device, dtype=self._dtype)
                 self._loaded = name, model
+                self._sizes[name] = model.native, model.multiple
             return self._loaded[1]
+
+    def sizes(self, name: str) -> tuple[Size, int]:
+        """A model's native (height, width) and what sides are multiples of, in pixels.
+
+        It is loaded for that once at most. Raises ModelError.
+        """
+        if name not in self._sizes:
+            self.get(name)
+        return self._sizes[name]
 
 
 class Page:
@@ -77,6 +92,13 @@ class Page:
                 first = self._models.names[0]
                 self._model = gr.Dropdown(
                     self._models.names, value=first, label="Model", elem_id=element_id("model")
+                )
+                self._preset = gr.Dropdown(
+                    ["", *PURPOSES],
+                    value="",
+                    label="Preset",
+                    info="Sets the groups below and the first picture's size for this model.",
+                    elem_id=element_id("preset"),
                 )
                 self._controls = Controls.made()
             with gr.Column(elem_classes="hires-guidance-beside"):
@@ -128,6 +150,8 @@ class Page:
         self._gallery.select(_choose, self._session, chosen, **quiet)
         used = [self._status, *self._controls.repeating]
         self._use.click(self._use_settings, self._chosen, used, **quiet)
+        asked = [self._preset, self._model, *controls]
+        self._preset.input(self._use_preset, asked, used, **quiet)
         self._drop.upload(self._use_dropped, self._drop, [self._drop, *used], **quiet)
 
     def _paint(
@@ -177,6 +201,27 @@ class Page:
                 yield drawing_element(self._models.get(model)), _said("")
             except ModelError as error:
                 yield gr.skip(), _said(str(error))
+
+    def _use_preset(self, purpose: str, model: str, *values: object) -> list[Any]:
+        """The groups and the size as the preset has them; what else is asked for stays."""
+        unchanged = [gr.skip()] * len(self._controls.repeating)
+        if not purpose:
+            return [_said(""), *unchanged]
+        try:
+            request, _ = self._controls.read(values)
+            native, multiple = self._models.sizes(model)
+            request, settings = fitted(
+                purpose,
+                native,
+                multiple,
+                replace(request, width=0, height=0),
+                Settings.from_values(preset_for(purpose).values),
+                given=(),
+            )
+        except (SettingsError, ModelError) as error:
+            return [_said(str(error)), *unchanged]
+        about = {"request": request.values(), "settings": settings.values()}
+        return [_said(f"these are the settings of {purpose}"), *self._controls.values(about)]
 
     def _use_settings(self, path: str | None) -> list[Any]:
         """The controls as they were for the picture, and what there is to say."""

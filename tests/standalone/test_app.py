@@ -267,6 +267,34 @@ def test_the_button_makes_a_picture_and_a_dropped_picture_moves_the_sliders(
     playwright.expect(learnt.locator("rect")).to_have_count(2)  # the first picture and a stage
 
 
+def test_a_preset_sets_the_groups_and_the_size_and_leaves_the_rest(
+    visit: Visit, served: Served
+) -> None:
+    visit.fill(prompt="a blue boat", steps=4)
+    visit.switch_on("ug")
+    visit.fill(ug_theta=0.5)
+    _choose_preset(visit, "2x, AP-LDM as published")
+    visit.wait_for_text("status", "the settings of 2x, AP-LDM as published")
+    playwright.expect(visit.element("ug", "input[type=checkbox]")).not_to_be_checked()
+    for group in ("pfsa", "refine"):
+        playwright.expect(visit.element(group, "input[type=checkbox]")).to_be_checked()
+    playwright.expect(visit.element("refine_eta2", "textarea, input")).to_have_value("0.2")
+    _choose_preset(visit, "2x, UG alone")
+    visit.wait_for_text("status", "the settings of 2x, UG alone")
+    playwright.expect(visit.element("ug_theta", "input[type=number]")).to_have_value("1")
+    playwright.expect(visit.element("width", "input[type=number]")).to_have_value("32")
+    visit.element("generate").click()
+    visit.wait_for_text("status", "done in")
+    about = read_about(max(served.folder.glob("*.png")))
+    assert (about["request"]["prompt"], about["request"]["steps"]) == ("a blue boat", 4)
+    assert (about["request"]["width"], about["settings"]) == (32, {"ug": True})
+
+
+def _choose_preset(visit: Visit, purpose: str) -> None:
+    visit.element("preset", "input").click()
+    visit.page.get_by_role("option", name=purpose, exact=True).click()
+
+
 def test_stop_in_the_middle_gives_the_last_finished_stage(visit: Visit, served: Served) -> None:
     visit.switch_on("refine")
     visit.fill(prompt="a red house", steps=150, seed=7, refine_eta2="1")

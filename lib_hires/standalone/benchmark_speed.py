@@ -119,17 +119,19 @@ def _rows_at(model: LatentModel, scale: int, steps: int, repeats: int) -> list[d
             settings = Settings.from_values(case.settings)
             first = None if settings.refine.enabled else size
             timed[case.name].append(time_run(model, settings, first, steps))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in chosen:
         runs = timed[case.name]
         row = {"name": case.name, "ratio": ratio(runs, plain), "bound": bound(runs, plain)}
         row |= {"goal": case.goal} if case.goal else {}
-        rows.append(row | {"settings": case.settings})
-        share = statistics.median(1 - run.parts.total / run.seconds for run in runs)
-        rows.append(
-            {"name": f"  beside the model, {case.name}", "ratio": share, "bound": 0.0, "goal": 0.02}
-        )
-    return rows
+        rows += [row | {"settings": case.settings}, _beside_the_model(case.name, runs)]
+    return [*rows, _beside_the_model(f"plain, {scale}x", plain)]
+
+
+def _beside_the_model(name: str, runs: Sequence[Timed]) -> dict[str, Any]:
+    """The share of a run that is neither evaluation nor decoding nor encoding."""
+    share = statistics.median(1 - run.parts.total / run.seconds for run in runs)
+    return {"name": f"  beside the model, {name}", "ratio": share, "bound": 0.0, "goal": 0.02}
 
 
 def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) -> dict[str, Any]:

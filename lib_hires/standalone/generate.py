@@ -66,8 +66,10 @@ class Run:
         request: Request,
         settings: Settings,
         upsampler: NamedUpsampler | None = None,
+        tile: int | None = None,
     ) -> None:
-        """upsampler: in the place of the one that the settings name."""
+        """upsampler: in the place of the one that the settings name. tile: of decoding and
+        encoding, in pixels, 0 for none, in the place of the settings', which are refinement's."""
         self.model, self.request, self.settings = model, request, settings
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
@@ -78,7 +80,9 @@ class Run:
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
             reason = not_above(self.first, model.native)
             raise SettingsError(f"ug: {reason}, so there is nothing to guide")
-        self.tile = settings.refine.tile if settings.refine.enabled else 0
+        if tile is None:
+            tile = settings.refine.tile if settings.refine.enabled else 0
+        self._tile = tile
         self.upsampler = self._checked(upsampler) if self.stages else None
         self.denoiser = model.denoiser()
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
@@ -200,7 +204,7 @@ class Run:
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         model = self.model
         return vae_tiled(
-            function, x, vae=model.vae, pixels=self.tile, factor=model.factor, decode=decode
+            function, x, vae=model.vae, pixels=self._tile, factor=model.factor, decode=decode
         )
 
 

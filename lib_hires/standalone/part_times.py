@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from unittest.mock import patch
 
 from torch import Tensor
 
@@ -43,15 +42,14 @@ class PartTimes:
 
     @contextmanager
     def watching(self, run: Run) -> Iterator[None]:
-        """Time the model's parts while `run` paints inside the block."""
+        """Time the model's parts while `run`, which is not used again, paints inside the block."""
         networks = [("unet", run.model.unet)]
         networks += [("text", encoder.model) for encoder in run.model.encoders]
         with ExitStack() as stack:
             for name, network in networks:
                 self._watch(stack, name, network)
             for name in ("encode", "decode"):
-                timed = self._timed(name, getattr(run, name))
-                stack.enter_context(patch.object(run, name, timed))
+                setattr(run, name, self._timed(name, getattr(run, name)))
             yield
 
     def _watch(self, stack: ExitStack, name: str, module: Any) -> None:
@@ -100,8 +98,7 @@ def time_run(
     """
     height, width = size or model.native
     request = Request(prompt=PROMPT, width=width, height=height, steps=steps)
-    run, parts = Run(model, request, settings), PartTimes()
-    run.tile = run.tile if tile is None else tile
+    run, parts = Run(model, request, settings, tile=tile), PartTimes()
     with parts.watching(run):
         begun = now()
         for _ in run.paint():

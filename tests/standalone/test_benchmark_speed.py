@@ -43,6 +43,8 @@ def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: 
     assert guided["settings"] == {"ug": True}
     assert refined["goal"] == 0.6
     assert all(row["ratio"] > 0 and row["bound"] > 0 for row in (guided, refined))
+    for name in ("plain", "UG", "refinement 0.2"):
+        assert 0 < rows[f"beside the model, {name}, 2x"]["ratio"] < 1
     for method in ("AP-LDM", "Pivot"):
         added = rows[f"feature upsampler, the stage to 2x, {method}"]
         assert (added["goal"], added["ratio"] > 0, added["bound"] > 1) == (1.1, True, True)

@@ -7,8 +7,8 @@ import html
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from importlib.metadata import files
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from lib_hires.presets import PURPOSES, preset_for
-from lib_hires.settings import Settings, SettingsError
+from lib_hires.settings import SettingsError
 from lib_hires.sizes import Size
 from lib_hires.standalone.app_controls import Controls, drawing_element, element_id
 from lib_hires.standalone.app_job import Ended, Job, Saved, Step
@@ -26,7 +26,6 @@ from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel, ModelError
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.png import read_about, read_run
-from lib_hires.standalone.request import fitted
 from lib_hires.standalone.results import folded
 from lib_hires.words import count
 
@@ -63,14 +62,12 @@ class Models:
                 self._sizes[name] = model.native, model.multiple
             return self._loaded[1]
 
-    def sizes(self, name: str) -> tuple[Size, int]:
+    def sizes(self, name: str) -> tuple[Size, int] | None:
         """A model's native (height, width) and what sides are multiples of, in pixels.
 
-        It is loaded for that once at most. Raises ModelError.
+        None for one that was never loaded.
         """
-        if name not in self._sizes:
-            self.get(name)
-        return self._sizes[name]
+        return self._sizes.get(name)
 
 
 class Page:
@@ -150,8 +147,13 @@ class Page:
         self._gallery.select(_choose, self._session, chosen, **quiet)
         used = [self._status, *self._controls.repeating]
         self._use.click(self._use_settings, self._chosen, used, **quiet)
-        asked = [self._preset, self._model, *controls]
-        self._preset.input(self._use_preset, asked, used, **quiet)
+        size = [self._controls.request[name] for name in ("width", "height")]
+        self._preset.input(
+            self._use_preset,
+            [self._preset, self._model, *size],
+            [self._preset, self._status, *self._controls.preset],
+            **quiet,
+        )
         self._drop.upload(self._use_dropped, self._drop, [self._drop, *used], **quiet)
 
     def _paint(
@@ -202,26 +204,19 @@ class Page:
             except ModelError as error:
                 yield gr.skip(), _said(str(error))
 
-    def _use_preset(self, purpose: str, model: str, *values: object) -> list[Any]:
-        """The groups and the size as the preset has them; what else is asked for stays."""
-        unchanged = [gr.skip()] * len(self._controls.repeating)
-        if not purpose:
-            return [_said(""), *unchanged]
-        try:
-            request, _ = self._controls.read(values)
-            native, multiple = self._models.sizes(model)
-            request, settings = fitted(
-                purpose,
-                native,
-                multiple,
-                replace(request, width=0, height=0),
-                Settings.from_values(preset_for(purpose).values),
-                given=(),
-            )
-        except (SettingsError, ModelError) as error:
-            return [_said(str(error)), *unchanged]
-        about = {"request": request.values(), "settings": settings.values()}
-        return [_said(f"these are the settings of {purpose}"), *self._controls.values(about)]
+    def _use_preset(
+        self, purpose: str, model: str, width: float | None, height: float | None
+    ) -> list[Any]:
+        """The list, free for the next choice, what there is to say, the size and the settings."""
+        sizes = self._models.sizes(model)
+        if not purpose or sizes is None:
+            said = "the model is not loaded yet; choose the preset again then" if purpose else ""
+            return ["", _said(said), *[gr.skip()] * len(self._controls.preset)]
+        native, multiple = sizes
+        preset = preset_for(purpose, isqrt(native[0] * native[1]))
+        size = int(height or 0), int(width or 0)
+        values = self._controls.preset_values(preset, size, native, multiple)
+        return ["", _said(f"these are the settings of {purpose}"), *values]
 
     def _use_settings(self, path: str | None) -> list[Any]:
         """The controls as they were for the picture, and what there is to say."""

@@ -9,8 +9,10 @@ from typing import Any
 import gradio as gr
 
 from lib_hires import drawing
+from lib_hires.presets import Preset
 from lib_hires.schedules import Sampler
 from lib_hires.settings import GROUPS, NOTHING, Control, Declaration, Settings, declarations
+from lib_hires.sizes import Size
 from lib_hires.standalone.generate import plan_model
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.request import SAMPLERS, Request
@@ -87,8 +89,29 @@ class Controls:
         settings = Settings.from_values(about.get("settings", {})).values()
         upsampler = find_upsampler(settings["refine_upsampler"])
         settings["refine_upsampler"] = NOTHING if upsampler is None else upsampler.name
+        return [*(request[name] for name in self.request), *self._setting_values(settings)]
+
+    @property
+    def preset(self) -> list[Any]:
+        """What `preset_values` is for."""
+        sizes = [self.request["width"], self.request["height"]]
+        return [*sizes, *self.settings.values(), *self.groups.values()]
+
+    def preset_values(self, preset: Preset, size: Size, native: Size, multiple: int) -> list[Any]:
+        """The first picture's size and the settings' values, and which groups to open for them.
+
+        size: (height, width) as it stands, 0 where the model is to choose; multiple: of what the
+        model takes. All in pixels.
+        """
+        height, width = size
+        if height or width:
+            height, width = preset.first_size((height or width, width or height), multiple)
+        elif preset.first != 1:
+            height, width = preset.first_size(native, multiple)
+        return [width, height, *self._setting_values(preset.settings().values())]
+
+    def _setting_values(self, settings: Mapping[str, Any]) -> list[Any]:
         return [
-            *(request[name] for name in self.request),
             *(settings[name] for name in self.settings),
             *(gr.update(open=settings[group]) for group in self.groups),
         ]

@@ -271,8 +271,8 @@ def test_a_preset_sets_the_groups_and_the_size_and_leaves_the_rest(
     visit: Visit, served: Served
 ) -> None:
     visit.fill(prompt="a blue boat", steps=4)
-    visit.switch_on("ug")
-    visit.fill(ug_theta=0.5)
+    visit.switch_on("ug", "refine")
+    visit.fill(ug_theta=0.5, refine_eta2="nonsense")
     _choose_preset(visit, "2x, AP-LDM as published")
     visit.wait_for_text("status", "the settings of 2x, AP-LDM as published")
     playwright.expect(visit.element("ug", "input[type=checkbox]")).not_to_be_checked()
@@ -288,6 +288,13 @@ def test_a_preset_sets_the_groups_and_the_size_and_leaves_the_rest(
     about = read_about(max(served.folder.glob("*.png")))
     assert (about["request"]["prompt"], about["request"]["steps"]) == ("a blue boat", 4)
     assert (about["request"]["width"], about["settings"]) == (32, {"ug": True})
+    visit.fill(width=16, height=32)
+    _choose_preset(visit, "2x, UG alone")  # again, now in a shape of one's own
+    playwright.expect(visit.element("height", "input[type=number]")).not_to_have_value("32")
+    sides = [
+        visit.element(side, "input[type=number]").input_value() for side in ("width", "height")
+    ]
+    assert [int(side) for side in sides] == [24, 48]
 
 
 def _choose_preset(visit: Visit, purpose: str) -> None:

@@ -42,7 +42,7 @@ class PartTimes:
 
     @contextmanager
     def watching(self, run: Run) -> Iterator[None]:
-        """Time the model's parts while `run`, which is not used again, paints inside the block."""
+        """Time the model's parts while `run` paints inside the block."""
         networks = [("unet", run.model.unet)]
         networks += [("text", encoder.model) for encoder in run.model.encoders]
         with ExitStack() as stack:
@@ -50,6 +50,7 @@ class PartTimes:
                 self._watch(stack, name, network)
             for name in ("encode", "decode"):
                 setattr(run, name, self._timed(name, getattr(run, name)))
+                stack.callback(delattr, run, name)
             yield
 
     def _watch(self, stack: ExitStack, name: str, module: Any) -> None:

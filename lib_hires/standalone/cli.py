@@ -26,6 +26,9 @@ from lib_hires.standalone.upsampler_training import UpsamplerTraining
 if TYPE_CHECKING:
     from lib_hires.standalone.generate import Run
 
+TRAINING = ("vae", "latents", "decoder", "model", "export", "judge", "few-steps")
+"""The stages of `hires train-demo`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 done, 2 refused or failed with a sentence, 130 interrupted."""
@@ -59,11 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--work", type=Path, default=Path("training"), help="folder of the checkpoints; resumes"
     )
-    train.add_argument("--stages", default="", help="some of the stages, with commas")
+    text = f"some of {', '.join(TRAINING)}, with commas (default: all but few-steps)"
+    train.add_argument("--stages", default="", help=text)
     train.add_argument(
         "--start-from", type=Path, help="folder of a trained model whose weights to go on from"
     )
     train.add_argument("--model-minutes", type=float, help="how long the U-Net is trained")
+    train.add_argument(
+        "--few-steps-minutes", type=float, help="how long a model of few steps is distilled"
+    )
     train.set_defaults(command=_train_demo)
     train_upsampler = commands.add_parser("train-upsampler", help="train a feature upsampler")
     _add_train_upsampler_options(train_upsampler)
@@ -266,23 +273,26 @@ def _demo(options: argparse.Namespace) -> int:
 def _train_demo(options: argparse.Namespace) -> int:
     from lib_hires.standalone.png import writable_folder
 
+    stages = names_in(options.stages) or [stage for stage in TRAINING if stage != "few-steps"]
+    for stage in stages:
+        if stage not in TRAINING:
+            raise SettingsError(f"--stages: expected some of {', '.join(TRAINING)}, got {stage!r}")
     writable_folder(options.out)
     writable_folder(options.work)
-    from lib_hires.standalone import train_judge
+    from lib_hires.standalone import train_few_steps, train_judge
     from lib_hires.standalone.train_demo import STAGES, TrainingConfig, start_from, train
 
     if options.start_from:
         start_from(options.start_from, options.work)
-    stages = names_in(options.stages) or [*STAGES, "judge"]
+    own = [stage for stage in stages if stage in STAGES]
     minutes = {} if options.model_minutes is None else {"model_minutes": options.model_minutes}
-    train(
-        options.out,
-        stages=[stage for stage in stages if stage != "judge"],
-        config=TrainingConfig(**minutes),
-        work=options.work,
-    )
+    train(options.out, stages=own, config=TrainingConfig(**minutes), work=options.work)
     if "judge" in stages:
         train_judge.train(options.out)
+    if "few-steps" in stages:
+        given = options.few_steps_minutes
+        minutes = {} if given is None else {"minutes": given}
+        train_few_steps.train(options.work, options.out, train_few_steps.FewStepsConfig(**minutes))
     return 0
 
 

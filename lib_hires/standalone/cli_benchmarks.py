@@ -74,12 +74,17 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--first-seed", type=int, help="for choosing settings on other seeds")
     parser.add_argument(
-        "--workers", type=int, default=0, help="processes (default: one a core, with --model one)"
+        "--workers",
+        type=int,
+        default=0,
+        help="processes (default: one a core, with --references one)",
     )
     sampling = parser.add_argument_group("How every picture is sampled, as few-step models want it")
     add_request_options(sampling, SAMPLED)
     other = parser.add_argument_group("Another model than the bundled one")
     other.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
+    text = "judge as the bundled model's: for one trained on its scenes (train-demo's few-steps)"
+    other.add_argument("--scenes", action="store_true", help=text)
     other.add_argument("--references", metavar="FOLDER", type=Path, help="of true pictures")
     other.add_argument("--prompts", metavar="FILE", type=Path, help="one a line, taken in turn")
     other.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
@@ -128,7 +133,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
             scale=options.scale,
             techniques=techniques,
             first_seed=FINAL_SEEDS if options.first_seed is None else options.first_seed,
-            workers=options.workers or (1 if options.model else 0),
+            workers=options.workers or (1 if options.references else 0),
         )
     )
     return 0
@@ -141,7 +146,12 @@ def _check_together(options: argparse.Namespace) -> None:
     missing = [name for name, value in needed.items() if value is None]
     others = {"--inception": options.inception, "--clip": options.clip}
     given = [name for name, value in {**needed, **others}.items() if value is not None]
-    if given and missing:
+    if options.scenes and given != ["--model"]:
+        raise SettingsError(
+            "--scenes: expected --model beside it, and none of --references, --prompts, "
+            "--inception and --clip"
+        )
+    if given and missing and not options.scenes:
         raise SettingsError(f"{given[0]}: expected {' and '.join(missing)} beside it")
 
 
@@ -163,10 +173,11 @@ def _measured_model(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Su
     sampling = Request.from_values(
         {name: value for name, value in vars(options).items() if name in SAMPLED}
     )
-    if options.model is None:
+    if options.model is None or options.scenes:
         from lib_hires.standalone.quality_judged import Judged
 
-        return Subject(device=options.device, dtype=dtype, sampling=sampling), Judged()
+        subject = Subject(options.model, device=options.device, dtype=dtype, sampling=sampling)
+        return subject, Judged()
     from lib_hires.standalone.quality_references import Referenced, read_prompts
 
     prompts = read_prompts(options.prompts)

@@ -435,8 +435,8 @@ def ldm_config() -> dict[str, Any]:
 
 
 _YAML_HEAD = f"""\
-# The bundled model of HiRes Guidance in the original LDM layout.
-# For the A1111 WebUI copy {NAME}.safetensors, this file and the folder {CLIP_FOLDER}
+# The model {{name}} of HiRes Guidance in the original LDM layout.
+# For the A1111 WebUI copy {{name}}.safetensors, this file and the folder {CLIP_FOLDER}
 # into models/Stable-diffusion. `version` below is relative to the WebUI's working directory;
 # other loaders find the folder beside this file.
 """
@@ -448,8 +448,9 @@ def export(
     vae: AutoencoderKL,
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
+    name: str = NAME,
 ) -> Path:
-    """Write hires-demo.safetensors, hires-demo.yaml and hires-demo-clip/ into `out`.
+    """Write `name`.safetensors, `name`.yaml and hires-demo-clip/ into `out`.
 
     The VAE must come normalised (`normalise_latents`). Returns the safetensors file.
     """
@@ -457,8 +458,8 @@ def export(
     write_tokenizer(folder)
     (folder / "config.json").write_text(text_encoder.config.to_json_string(), encoding="utf-8")
     text = yaml.safe_dump(ldm_config(), sort_keys=False)
-    (out / f"{NAME}.yaml").write_text(_YAML_HEAD + text, encoding="utf-8")
-    path = out / f"{NAME}.safetensors"
+    (out / f"{name}.yaml").write_text(_YAML_HEAD.format(name=name) + text, encoding="utf-8")
+    path = out / f"{name}.safetensors"
     with whole_file(path) as partial:
         save_file(ldm_state(vae, unet, text_encoder), partial, metadata={"format": "pt"})
         partial.chmod(0o644)

@@ -577,8 +577,13 @@ def show_samples(
     data: Latents,
     tokenizer: CLIPTokenizer,
     path: Path,
+    *,
+    sampler: Callable[..., Tensor] = sample,
 ) -> None:
-    """24 pictures of the averaged model; the first ten name the classes in order."""
+    """24 pictures of the averaged model; the first ten name the classes in order.
+
+    sampler: called as `sample` is.
+    """
     rng = np.random.default_rng(7)
     kinds = list(CLASSES)
     scenes: list[Scene] = []
@@ -592,7 +597,7 @@ def show_samples(
             for captions in ([s.caption for s in scenes], [""] * len(scenes))
         )
     noise = torch.randn(len(scenes), 4, 32, 32, generator=torch.Generator().manual_seed(7))
-    latent = sample(unet, context, empty, noise) * data.deviation + data.mean
+    latent = sampler(unet, context, empty, noise) * data.deviation + data.mean
     with torch.autocast("cpu", dtype=torch.bfloat16):
         pictures = vae.decode(latent.contiguous(memory_format=torch.channels_last)).sample.float()
     grid = torch.cat([torch.cat(list(row), -1) for row in pictures.clamp(-1, 1).split(8)], -2)

@@ -101,15 +101,20 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
 
 @bundled
 def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
-    """CFG 1 halves the rows of an evaluation, and UG asks twice in each of its steps."""
-    options = "--sampler LCM --steps 3 --cfg 1 --techniques ug,ug_eta0.6_edge4_euler --pictures 2"
-    out = ["--out", str(tmp_path), "--dtype", "bfloat16", "--workers", "1"]
-    assert main(["benchmark", "quality", *options.split(), *out]) == 0
+    """CFG 1 halves the rows of an evaluation, and UG asks twice in each of its steps.
+
+    A model of the bundled one's scenes is judged as that one is.
+    """
+    options = "--scenes --sampler LCM --steps 3 --cfg 1 --techniques ug,ug_eta0.6_edge4_euler"
+    options += " --pictures 2 --dtype bfloat16 --workers 1"
+    given = ["--model", str(BUNDLED), "--out", str(tmp_path)]
+    assert main(["benchmark", "quality", *given, *options.split()]) == 0
     report = {row["technique"]: row for row in json.loads((tmp_path / "report.json").read_text())}
     assert (report["native"]["sampler"], report["native"]["model_evaluations"]) == ("LCM", 3)
     assert (report["ug"]["sampler"], report["ug"]["model_evaluations"]) == ("LCM", 6)
     assert report["ug_eta0.6_edge4_euler"]["sampler"] == "Euler"
     assert {(row["steps"], row["cfg"]) for row in report.values() if row["sampler"]} == {(3, 1)}
+    assert report["native"]["class_accuracy"] is not None
     made = read_about(next(tmp_path.glob("pictures/2x-ug/*.png")))["request"]
     assert (made["sampler"], made["steps"], made["cfg"]) == ("LCM", 3, 1)
 
@@ -244,6 +249,9 @@ def test_options_of_another_model_come_together(capsys: pytest.CaptureFixture[st
     assert main(["benchmark", "quality", "--references", "there"]) == 2
     said = capsys.readouterr().err
     assert said == "hires: --references: expected --model and --prompts beside it\n"
+    for options in ([], ["--model", "there", "--prompts", "there"]):
+        assert main(["benchmark", "quality", "--scenes", *options]) == 2
+        assert "--scenes: expected --model beside it, and none of" in capsys.readouterr().err
 
 
 def test_features_are_those_of_clean_fid(inputs: Path, weights: Path) -> None:

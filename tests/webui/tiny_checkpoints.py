@@ -171,14 +171,14 @@ def _export(
 ) -> Path:
     """text_encoder: if not the bundled model's."""
     with pytest.MonkeyPatch.context() as patch:
-        for constant, value in {**shape, "NAME": name}.items():
+        for constant, value in shape.items():
             patch.setattr(demo_model, constant, value)
         parts = {
             "vae": demo_model.build_vae(),
             "unet": demo_model.build_unet(),
             "text_encoder": text_encoder or demo_model.build_text_encoder(),
         }
-        file = demo_model.export(folder, **parts)
+        file = demo_model.export(folder, **parts, name=name)
     config = file.with_suffix(".yaml")
     clip = str(folder / demo_model.CLIP_FOLDER)
     config.write_text(config.read_text().replace(demo_model.WEBUI_CLIP, clip))

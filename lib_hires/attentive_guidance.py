@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_hires.full_precision import full_precision
 from lib_hires.settings import AttentiveGuidance
 
 QUERIES = 512  # attended at once, so that memory stays linear also where no fused kernel exists
@@ -42,7 +43,7 @@ def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     # Fused attention kernels want a multiple of 8 channels; zeros change no product.
     padded = F.pad(positions, (0, -c % 8)).contiguous()
     scale = 1 / (lambda_ or math.sqrt(c))
-    with torch.autocast(z.device.type, enabled=False):
+    with full_precision(z.device):
         attended = torch.cat(
             [
                 F.scaled_dot_product_attention(queries, padded, padded, scale=scale)

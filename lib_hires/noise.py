@@ -54,6 +54,33 @@ class NoiseFamily(ABC):
         Returns (tau, input scale a(tau)/a(t)). tau is clamped to the times that the model knows.
         """
 
+    def denoised(self, prediction: Prediction, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
+        """The picture x0 that a model's `output` at `x` stands for, (b, c, h, w) each; t: (b,).
+
+        "v" is a·eps - s·x0 (a² + s² = 1), "velocity" is eps - x0 of rectified flow.
+        """
+        if prediction == "denoised":
+            return output
+        a, s = self._scales(t)
+        if prediction == "eps":
+            return (x - s * output) / a
+        if prediction == "v":
+            return a * x - s * output
+        return x - s * output
+
+    def output_change(self, prediction: Prediction, change: Tensor, t: Tensor) -> Tensor:
+        """The change of a model's output that changes its x0 by `change`, (b, c, h, w); t: (b,)."""
+        if prediction == "denoised":
+            return change
+        a, s = self._scales(t)
+        if prediction == "eps":
+            return -a / s * change
+        return -change / s
+
+    def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """a(t) and s(t), (b, 1, 1, 1) each, of t (b,)."""
+        return per_image(self.signal(t)), per_image(self.noise(t))
+
 
 @dataclass(frozen=True, eq=False)
 class VarianceExploding(NoiseFamily):
@@ -150,28 +177,9 @@ class Flow(NoiseFamily):
         return gain * t / power, 1 / power
 
 
-def to_denoised(prediction: Prediction, x: Tensor, output: Tensor, a: Tensor, s: Tensor) -> Tensor:
-    """The picture x0 that a model's `output` at `x` stands for.
-
-    a, s: signal and noise scale, broadcastable to x. "v" is a·eps - s·x0 (a² + s² = 1),
-    "velocity" is eps - x0 of rectified flow.
-    """
-    if prediction == "denoised":
-        return output
-    if prediction == "eps":
-        return (x - s * output) / a
-    if prediction == "v":
-        return a * x - s * output
-    return x - s * output
-
-
-def output_change(prediction: Prediction, change: Tensor, a: Tensor, s: Tensor) -> Tensor:
-    """The change of a model's output that changes its x0 by `change`; shapes as in to_denoised."""
-    if prediction == "denoised":
-        return change
-    if prediction == "eps":
-        return -a / s * change
-    return -change / s
+def per_image(values: Tensor) -> Tensor:
+    """(b,) to (b, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)
 
 
 def stage_seed(seed: int, stage: int) -> int:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_hires.full_precision import full_precision
 from lib_hires.sizes import Size
 
 
@@ -67,13 +68,13 @@ class Reduction:
 
     def reduce(self, x: Tensor) -> Tensor:
         """D: (..., H, W) to (..., h, w), in float32, also under a host's autocast."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             # Columns first: one plain matrix product, which leaves fewer values for the rows'.
             return self.reduce_rows @ (x.float() @ self.reduce_columns.T)
 
     def enlarge(self, x: Tensor) -> Tensor:
         """U: (..., h, w) to (..., H, W), in float32."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             return self.enlarge_rows @ x.float() @ self.enlarge_columns.T
 
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_hires.noise import NoiseFamily, Prediction, VarianceExploding, output_change, to_denoised
+from lib_hires.noise import NoiseFamily, Prediction, VarianceExploding, per_image
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size
@@ -127,7 +127,7 @@ class UpsampleGuided:
         """
         if isinstance(self._family, VarianceExploding) and self._settings.shifted_start:
             t, scale = self._family.matched(t, 1.0)
-            x = x * _per_image(scale).to(x.dtype)
+            x = x * per_image(scale).to(x.dtype)
         return x, t
 
     def guide(self, output: Tensor, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
@@ -135,16 +135,16 @@ class UpsampleGuided:
         weight = self._weight(t)
         if weight is None:
             return output
-        a, s = self._scales(t)
         asks = self._is_time_to_ask(t)
         if asks:
             self._answer = self._predict_small(x, t, cond)
         assert self._answer is not None
         self._on_guided(asks)
-        denoised = to_denoised(self._prediction, x.float(), output.float(), a, s)
+        denoised = self._family.denoised(self._prediction, x.float(), output.float(), t.float())
         difference = self._answer - self._reduction.reduce(denoised)
         change = weight * self._reduction.enlarge(difference)
-        return (output.float() + output_change(self._prediction, change, a, s)).to(output.dtype)
+        change = self._family.output_change(self._prediction, change, t.float())
+        return (output.float() + change).to(output.dtype)
 
     def _weight(self, t: Tensor) -> Tensor | float | None:
         """w_t, (b, 1, 1, 1), or the one number of all steps; None where it is 0 for every image."""
@@ -159,18 +159,18 @@ class UpsampleGuided:
             training_steps=self._family.training_steps,
             steps=len(self._rising_times) - 1,
         )
-        return _per_image(weight) if weight.any() else None
+        return per_image(weight) if weight.any() else None
 
     def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """x0_small, float32, (b, c, h, w): the model's picture for D[x] at the matched time."""
         tau, scale = self._family.matched(t.float(), self._reduction.noise_gain)
-        small = self._reduction.reduce(x) * _per_image(scale)
+        small = self._reduction.reduce(x) * per_image(scale)
         if self._shrink_cond is not None:
             cond = self._shrink_cond(cond, (small.shape[-2], small.shape[-1]))
         tau = tau if t.is_floating_point() else tau.round()
         small_x = small.to(x.dtype, memory_format=_layout(x))
         output = self._predict(small_x, tau.to(t.dtype), **cond)
-        return to_denoised(self._prediction, small, output.float(), *self._scales(tau))
+        return self._family.denoised(self._prediction, small, output.float(), tau)
 
     def _is_time_to_ask(self, t: Tensor) -> bool:
         """At every n-th step, once; with n = 1 at every evaluation."""
@@ -183,19 +183,9 @@ class UpsampleGuided:
         self._asked_at = step
         return True
 
-    def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """a(t) and s(t), (b, 1, 1, 1)."""
-        t = t.float()
-        return _per_image(self._family.signal(t)), _per_image(self._family.noise(t))
-
 
 def _layout(x: Tensor) -> torch.memory_format:
     """How x (b, c, h, w) lies in memory."""
     if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         return torch.contiguous_format
     return torch.channels_last
-
-
-def _per_image(values: Tensor) -> Tensor:
-    """(b,) to (b, 1, 1, 1)."""
-    return values[:, None, None, None]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -50,9 +48,3 @@ def sd_alphas_cumprod() -> Tensor:
     """Stable Diffusion's schedule, (1000,), float64."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     return (1 - betas).cumprod(0)
-
-
-@pytest.fixture
-def without_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which the meta device does not know."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())

@@ -8,8 +8,6 @@ from lib_hires.noise import (
     VariancePreserving,
     draw,
     generators,
-    output_change,
-    to_denoised,
 )
 
 GAINS = [1, 0.8, 1 / 2, 1 / 3, 0.29]
@@ -130,28 +128,24 @@ def test_ve_keeps_the_times_dtype(ve, dtype):
     assert tau.dtype == scale.dtype == dtype
 
 
-def sample_point(prediction):
-    stream = torch.Generator().manual_seed(3)
-    x0, eps, change = torch.randn(3, 2, 4, 5, 6, generator=stream)
-    t = torch.tensor([0.3, 0.7])[:, None, None, None]
-    if prediction == "velocity":
-        a, s = 1 - t, t
-    elif prediction == "v":
-        a, s = torch.cos(t), torch.sin(t)
-    else:
-        a, s = torch.ones_like(t), 5 * t
-    output = {"denoised": x0, "eps": eps, "v": a * eps - s * x0, "velocity": eps - x0}
-    return a * x0 + s * eps, x0, output[prediction], change, a, s
-
-
-@pytest.mark.parametrize("prediction", ["denoised", "eps", "v", "velocity"])
-def test_predictions_stand_for_the_picture(prediction):
-    x, x0, output, change, a, s = sample_point(prediction)
-    torch.testing.assert_close(to_denoised(prediction, x, output, a, s), x0, atol=1e-5, rtol=1e-5)
-    moved = output + output_change(prediction, change, a, s)
-    torch.testing.assert_close(
-        to_denoised(prediction, x, moved, a, s), x0 + change, atol=1e-5, rtol=1e-5
+@pytest.mark.parametrize(
+    ("name", "prediction"),
+    [("ve", "denoised"), ("ve", "eps"), ("vp", "eps"), ("vp", "v"), ("flow", "velocity")],
+)
+def test_predictions_stand_for_the_picture(name, prediction, request):
+    family = Flow() if name == "flow" else request.getfixturevalue(name)
+    t = TIMES[name]
+    x0, eps, change = torch.randn(
+        3, len(t), 4, 5, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64
     )
+    a, s = (scale(t)[:, None, None, None] for scale in (family.signal, family.noise))
+    x = a * x0 + s * eps
+    output = {"denoised": x0, "eps": eps, "v": a * eps - s * x0, "velocity": eps - x0}[prediction]
+    found = family.denoised(prediction, x, output, t)
+    torch.testing.assert_close(found, x0, atol=1e-4, rtol=1e-4)
+    moved = output + family.output_change(prediction, change, t)
+    found = family.denoised(prediction, x, moved, t)
+    torch.testing.assert_close(found, x0 + change, atol=1e-4, rtol=1e-4)
 
 
 def test_image_k_of_a_batch_has_the_noise_of_the_image_alone():

@@ -524,9 +524,7 @@ def test_shifted_start_gives_the_coarse_part_its_full_contrast():
         (Flow(), "velocity"),
     ],
 )
-def test_a_step_reads_nothing_and_makes_nothing_on_the_cpu(
-    family, prediction, windows, without_autocast
-) -> None:
+def test_a_step_reads_nothing_and_makes_nothing_on_the_cpu(family, prediction, windows) -> None:
     model = guided(
         lambda x, t, context: x * t[:, None, None, None],
         (16, 16),
@@ -544,7 +542,7 @@ def test_a_step_reads_nothing_and_makes_nothing_on_the_cpu(
         assert model(x, t, context=context).shape == x.shape
 
 
-def test_reading_the_time_would_be_noticed(without_autocast) -> None:
+def test_reading_the_time_would_be_noticed() -> None:
     model = guided(
         lambda x, t: x,
         (16, 16),

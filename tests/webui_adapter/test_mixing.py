@@ -63,7 +63,7 @@ VP = {"abar": torch.linspace(0.999, 0.01, 1000)}
 @pytest.mark.parametrize(
     ("name", "levels"), [("Euler", VE), ("Euler", FLOW), ("DDIM", VP), ("UniPC", VP)]
 )
-def test_a_step_reads_nothing_and_makes_nothing_on_the_cpu(name, levels, space, without_autocast):
+def test_a_step_reads_nothing_and_makes_nothing_on_the_cpu(name, levels, space):
     sampler, mixed = Sampler(Inner(**levels), name), []
     settings = AttentiveGuidance(enabled=True, eta1=0, space=space)
     x, time = torch.empty(2, 4, 8, 8, device="meta"), torch.empty(2, device="meta")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from types import MappingProxyType
 
@@ -50,6 +51,12 @@ class Preset:
             return current
         return size_of_area((self.native * self.first) ** 2, current[0] / current[1], multiple)
 
+    def unasked_size(self, native: Size, multiple: int) -> Size:
+        """The first picture's size where the user has given none: that of a model of this native
+        size and this multiple, or (0, 0) where it is the native one, which is left to the model.
+        """
+        return (0, 0) if self.first in (0, 1) else self.first_size(native, multiple)
+
 
 # (what it is for, the first picture's sides beside the native ones, values)
 _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
@@ -85,15 +92,15 @@ BUILT_IN = tuple(
 )
 
 
-def preset_for(purpose: str, native: int = 0) -> Preset:
-    """The built-in preset of one of PURPOSES for a model of that native side in pixels.
+def preset_for(purpose: str, native: Size = (0, 0)) -> Preset:
+    """The built-in preset of one of PURPOSES for a model of that native (height, width) in pixels.
 
-    native: 0 where only its values count; what depends on the size is then left out. Raises
+    native: (0, 0) where only its values count; what depends on the size is then left out. Raises
     PresetError where there is no such purpose.
     """
     for recipe in _RECIPES:
         if recipe[0].casefold() == purpose.casefold():
-            return _built_in("any model", native, recipe)
+            return _built_in("any model", isqrt(native[0] * native[1]), recipe)
     known = ", ".join(f'"{known}"' for known in PURPOSES)
     raise PresetError(f"expected one of {known}, got {purpose!r}")
 

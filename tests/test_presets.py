@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_hires.presets import BUILT_IN, LONGEST_NAME, PresetError, PresetFile, first_offered
+from lib_hires.presets import (
+    BUILT_IN,
+    LONGEST_NAME,
+    PURPOSES,
+    Preset,
+    PresetError,
+    PresetFile,
+    first_offered,
+    preset_for,
+)
 from lib_hires.run_plan import run_plan
 from lib_hires.schedules import Model, Sampling
 from lib_hires.settings import Settings
@@ -46,6 +55,14 @@ def test_what_is_offered_first_follows_the_model():
 
 def test_the_first_picture_keeps_its_shape():
     assert BUILT_IN[0].first_size((768, 512)) == (640, 448)
+
+
+def test_a_first_picture_of_native_size_is_left_to_the_model():
+    native = (200, 800)  # an area of 400 x 400
+    for purpose in PURPOSES:
+        wanted = (400, 1600) if purpose == "2x, UG alone" else (0, 0)
+        assert preset_for(purpose, native).unasked_size(native, 8) == wanted
+    assert Preset("my own", {}).unasked_size(native, 8) == (0, 0)
 
 
 @pytest.mark.parametrize("current", [(0, 512), (512, 0)])

@@ -8,7 +8,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import files
-from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -213,9 +212,8 @@ class Page:
             said = "the model is not loaded yet; choose the preset again then" if purpose else ""
             return ["", _said(said), *[gr.skip()] * len(self._controls.preset)]
         native, multiple = sizes
-        preset = preset_for(purpose, isqrt(native[0] * native[1]))
         size = int(height or 0), int(width or 0)
-        values = self._controls.preset_values(preset, size, native, multiple)
+        values = self._controls.preset_values(preset_for(purpose, native), size, native, multiple)
         return ["", _said(f"these are the settings of {purpose}"), *values]
 
     def _use_settings(self, path: str | None) -> list[Any]:

@@ -100,14 +100,15 @@ class Controls:
     def preset_values(self, preset: Preset, size: Size, native: Size, multiple: int) -> list[Any]:
         """The first picture's size and the settings' values, and which groups to open for them.
 
-        size: (height, width) as it stands, 0 where the model is to choose; multiple: of what the
-        model takes. All in pixels.
+        A size that stands is brought to the preset's area in its shape, as in the WebUI; `hires
+        generate` keeps one that is given. size: (height, width) as it stands, 0 where the model is
+        to choose; multiple: of what the model takes. All in pixels.
         """
         height, width = size
         if height or width:
             height, width = preset.first_size((height or width, width or height), multiple)
-        elif preset.first != 1:
-            height, width = preset.first_size(native, multiple)
+        else:
+            height, width = preset.unasked_size(native, multiple)
         return [width, height, *self._setting_values(preset.settings().values())]
 
     def _setting_values(self, settings: Mapping[str, Any]) -> list[Any]:

@@ -149,11 +149,17 @@ def _generate(options: argparse.Namespace) -> int:
 
     given = vars(options)
     about = read_run(options.source) if options.source else {}
-    if about and options.preset is not None:
-        raise SettingsError("--preset: expected no --from beside it")
-    base = about.get("settings", {}) if options.preset is None else _preset_values(options.preset)
+    base = about.get("settings", {})
+    if options.preset is not None:
+        if about:
+            raise SettingsError("--preset: expected no --from beside it")
+        base = _preset_values(options.preset)
     named = {row.name: given[row.name] for row in declarations() if row.name in given}
     settings = Settings.from_values(base).updated(named)
+    if "refine_upsampler" in named:
+        from lib_hires.standalone.upsamplers import find_upsampler
+
+        find_upsampler(settings.refine.upsampler)  # raises also where no stage would use it
     asked = {name: given[name] for name, *_ in Request.rows() if name in given}
     if options.prompts:
         return _generate_many(options, Request.from_values(asked), settings, named.keys())
@@ -178,9 +184,8 @@ def _generate(options: argparse.Namespace) -> int:
     only = about.get("image", 0) if repeats_one else None
     if only is not None and only not in range(request.batch):
         raise SettingsError(f"--from: {options.source} says that it is image {only} of its batch")
-    if options.preset is not None:
-        sizes = model.native, model.multiple
-        request, settings = fitted(options.preset, *sizes, request, settings, named)
+    sizes = model.native, model.multiple
+    request, settings = fitted(options.preset, *sizes, request, settings, named)
     return _paint_and_save(Run(model, request, settings), options.out, only)
 
 
@@ -215,9 +220,7 @@ def _generate_many(
     device = str(state.device) if shared else options.device
     dtype = getattr(torch, options.dtype or "float32")
     model = load_model(options.model, device=device, dtype=dtype)
-    if options.preset is not None:
-        sizes = model.native, model.multiple
-        lines = [line.fitted(options.preset, *sizes, named) for line in lines]
+    lines = [line.fitted(options.preset, model.native, model.multiple, named) for line in lines]
     failed = paint_lines(lines, state, model, options.out, say, complain)
     return 2 if bad or failed else 0
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SAMPLED = ("negative", "steps", "sampler", "schedule", "cfg")
 """The controls of a request that `hires benchmark quality` leaves to the user."""
 
+REFERENCED = ("references", "prompts", "inception", "clip")
+"""Its options that are about true pictures of any kind, to judge another model by."""
+
 
 def add_benchmarks(commands: Any) -> None:
     """Add the command to those of `hires`."""
@@ -109,6 +112,7 @@ def _add_papers_options(parser: argparse.ArgumentParser) -> None:
 
 def _benchmark_quality(options: argparse.Namespace) -> int:
     _check_together(options)
+    sampling = Request(**{name: value for name, value in vars(options).items() if name in SAMPLED})
     from lib_hires.standalone.png import writable_folder
 
     kind = f"{options.scale}x"
@@ -122,8 +126,8 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
 
     auto = options.dtype == "auto"
     dtype = fast_dtype(options.device) if auto else getattr(torch, options.dtype)
-    techniques = _chosen_techniques(options)
-    subject, measurer = _measured_model(options, dtype)
+    techniques = _chosen_techniques(options, sampling)
+    subject, measurer = _measured_model(options, dtype, sampling)
     say(
         quality(
             writable_folder(options.out or Path("benchmark") / f"quality-{kind}"),
@@ -140,39 +144,36 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
 
 
 def _check_together(options: argparse.Namespace) -> None:
-    """Raises SettingsError where an option of another model lacks those it needs beside it."""
-    needed = {"--model": options.model, "--references": options.references}
-    needed["--prompts"] = options.prompts
-    missing = [name for name, value in needed.items() if value is None]
-    others = {"--inception": options.inception, "--clip": options.clip}
-    given = [name for name, value in {**needed, **others}.items() if value is not None]
-    if options.scenes and given != ["--model"]:
-        raise SettingsError(
-            "--scenes: expected --model beside it, and none of --references, --prompts, "
-            "--inception and --clip"
-        )
-    if given and missing and not options.scenes:
-        raise SettingsError(f"{given[0]}: expected {' and '.join(missing)} beside it")
+    """Raises SettingsError where an option of another model lacks those it needs beside it, or
+    stands beside --scenes, which judges otherwise."""
+    values = ((name, getattr(options, name)) for name in ("scenes", "model", *REFERENCED))
+    given = [name for name, value in values if value not in (None, False)]
+    needed = ["model"] if options.scenes else ["model", "references", "prompts"]
+    missing = [f"--{name}" for name in needed if name not in given]
+    if given and missing:
+        raise SettingsError(f"--{given[0]}: expected {' and '.join(missing)} beside it")
+    for name in REFERENCED:
+        if options.scenes and name in given:
+            raise SettingsError(f"--{name}: expected no --scenes beside it")
 
 
-def _chosen_techniques(options: argparse.Namespace) -> tuple[Technique, ...]:
+def _chosen_techniques(options: argparse.Namespace, sampling: Request) -> tuple[Technique, ...]:
     from lib_hires.standalone.techniques import STANDARD, chosen, varied
 
     names = names_in(options.techniques)
     variants = tuple(varied(words, options.scale) for words in options.variant)
-    named = chosen(names, options.scale) if names else () if variants else STANDARD
+    named = chosen(names, options.scale, sampling) if names else () if variants else STANDARD
     if options.model and names == ["every"]:  # the bundled upsampler fits the bundled model alone
         named = tuple(each for each in named if "refine_upsampler" not in each.settings)
     return (*named, *variants)
 
 
-def _measured_model(options: argparse.Namespace, dtype: torch.dtype) -> tuple[Subject, Measurer]:
+def _measured_model(
+    options: argparse.Namespace, dtype: torch.dtype, sampling: Request
+) -> tuple[Subject, Measurer]:
     """Whose pictures `hires benchmark quality` measures, and who looks at them."""
     from lib_hires.standalone.quality_painting import Subject
 
-    sampling = Request.from_values(
-        {name: value for name, value in vars(options).items() if name in SAMPLED}
-    )
     if options.model is None or options.scenes:
         from lib_hires.standalone.quality_judged import Judged
 

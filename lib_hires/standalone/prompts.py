@@ -41,7 +41,7 @@ class Line:
     settings: Settings
     given: frozenset[str] = frozenset()  # the settings that the line itself names
 
-    def fitted(self, purpose: str, native: Size, multiple: int, given: Set[str]) -> Line:
+    def fitted(self, purpose: str | None, native: Size, multiple: int, given: Set[str]) -> Line:
         """With what a preset leaves to the model; given: settings named for every line."""
         named = self.given | given
         made = fitted(purpose, native, multiple, self.request, self.settings, named)

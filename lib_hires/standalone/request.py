@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
-from math import isqrt
 from typing import Any, Literal
 
 from lib_hires.presets import preset_for
@@ -94,7 +93,7 @@ class Request(Declared):
 
 
 def fitted(
-    purpose: str,
+    purpose: str | None,
     native: Size,
     multiple: int,
     request: Request,
@@ -103,13 +102,16 @@ def fitted(
 ) -> tuple[Request, Settings]:
     """What a preset leaves to the model, where the user has not: the first size and the tiles.
 
-    native: (height, width) in pixels; multiple: of what the model takes; given: the settings that
-    the user named. Raises PresetError.
+    A size that the user gives stays as it is; `hires app` brings one to the preset's area.
+    purpose: None for no preset; native: (height, width) in pixels; multiple: of what the model
+    takes; given: the settings that the user named. Raises PresetError.
     """
-    preset = preset_for(purpose, isqrt(native[0] * native[1]))
+    if purpose is None:
+        return request, settings
+    preset = preset_for(purpose, native)
     if "refine_tile" not in given:
         settings = settings.updated({"refine_tile": preset.values.get("refine_tile", 0)})
-    if preset.first != 1 and not request.width and not request.height:
-        height, width = preset.first_size(native, multiple)
+    if not request.width and not request.height:
+        height, width = preset.unasked_size(native, multiple)
         request = replace(request, width=width, height=height)
     return request, settings

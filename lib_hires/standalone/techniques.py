@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -158,7 +158,7 @@ UG_GRID = tuple(
     variant(replace(UG, label="UG"), {f"ug_{name}": value})
     for name, values in (
         ("theta", (0.5, 0.8, 1.3)),
-        ("eta", (0.4, 0.8)),  # 0.6 is the soft end of DPM++ 2M above
+        ("eta", (0.4, 0.6, 0.8)),  # with DPM++ 2M, 0.6 is its soft end above
         ("cadence", (2, 3)),
     )
     for value in values
@@ -205,11 +205,16 @@ def every(scale: int) -> tuple[Technique, ...]:
     return (*STANDARD, *others, *upsampled)
 
 
-def chosen(names: Sequence[str], scale: int) -> tuple[Technique, ...]:
-    """The techniques of these names; "every" stands for all. Raises SettingsError."""
+def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, ...]:
+    """The techniques of these names; "every" stands for all, but for those that would paint again
+    from `base` what one before them paints. Raises SettingsError."""
     known = {technique.name: technique for technique in every(scale)}
     if list(names) == ["every"]:
-        return tuple(known.values())
+        first: dict[Hashable, Technique] = {}
+        for each in known.values():
+            start = each.starts_large, each.lanczos
+            first.setdefault((start, each.sampled(base), each.settings_at(scale)), each)
+        return tuple(first.values())
     for name in names:
         if name not in known:
             raise SettingsError(f"--techniques: expected some of {', '.join(known)}, got {name!r}")

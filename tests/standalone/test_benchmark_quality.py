@@ -249,9 +249,12 @@ def test_options_of_another_model_come_together(capsys: pytest.CaptureFixture[st
     assert main(["benchmark", "quality", "--references", "there"]) == 2
     said = capsys.readouterr().err
     assert said == "hires: --references: expected --model and --prompts beside it\n"
-    for options in ([], ["--model", "there", "--prompts", "there"]):
+    for options, sentence in (
+        (["--clip", "there"], "--scenes: expected --model beside it"),
+        (["--model", "there", "--prompts", "there"], "--prompts: expected no --scenes beside it"),
+    ):
         assert main(["benchmark", "quality", "--scenes", *options]) == 2
-        assert "--scenes: expected --model beside it, and none of" in capsys.readouterr().err
+        assert capsys.readouterr().err == f"hires: {sentence}\n"
 
 
 def test_features_are_those_of_clean_fid(inputs: Path, weights: Path) -> None:

@@ -58,6 +58,7 @@ def test_help_is_there_at_once() -> None:
         (["--model", "/nowhere.safetensors"], "/nowhere.safetensors: no such model"),
         (["--from", "/nowhere.png"], "--from: there is no file /nowhere.png"),
         (["--from", __file__], f"--from: {__file__} is not a PNG picture"),
+        (["--refine-upsampler", "ug"], "refine_upsampler: expected the name of a feature upsam"),
         (["--device", "no-such-device"], "device 'no-such-device': cannot be used here"),
     ],
 )

@@ -15,6 +15,7 @@ from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.demo import CELL, LABEL, Row, contact_sheet, demo
 from lib_hires.standalone.models import BUNDLED
 from lib_hires.standalone.png import read_about
+from lib_hires.standalone.request import Request
 from lib_hires.standalone.techniques import (
     ENLARGING,
     NAIVE,
@@ -74,10 +75,17 @@ def test_demo_writes_the_sheet_the_pictures_and_the_report(tmp_path: Path) -> No
 
 
 def test_techniques_are_chosen_by_name() -> None:
-    assert chosen(["ug", "naive"], 2) == (UG, NAIVE)
-    assert chosen(["every"], 4) == every(4)
+    assert chosen(["ug", "naive"], 2, Request()) == (UG, NAIVE)
     with pytest.raises(SettingsError, match="expected some of naive, lanczos, .*, got 'ugg'"):
-        chosen(["ug", "ugg"], 2)
+        chosen(["ug", "ugg"], 2, Request())
+
+
+def test_no_two_of_every_technique_paint_the_same() -> None:
+    for scale in (2, 4):
+        assert chosen(["every"], scale, Request(sampler="LCM")) == every(scale)
+        for sampler in ("DPM++ 2M", "Euler"):  # whose row with an eta of 0.6 has a soft end already
+            made = chosen(["every"], scale, Request(sampler=sampler))
+            assert made == tuple(each for each in every(scale) if each.name != "ug_eta=0.6")
 
 
 def test_every_preset_is_a_row_of_its_own() -> None:

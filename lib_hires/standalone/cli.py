@@ -26,8 +26,9 @@ from lib_hires.standalone.upsampler_training import UpsamplerTraining
 if TYPE_CHECKING:
     from lib_hires.standalone.generate import Run
 
-TRAINING = ("vae", "latents", "decoder", "model", "export", "judge", "few-steps")
-"""The stages of `hires train-demo`."""
+BUNDLED = ("vae", "latents", "decoder", "model", "export", "judge")
+STUDENTS = ("few-steps", "turbo")
+"""The stages of `hires train-demo`: what makes the bundled model, and what is made of it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--work", type=Path, default=Path("training"), help="folder of the checkpoints; resumes"
     )
-    text = f"some of {', '.join(TRAINING)}, with commas (default: all but few-steps)"
+    text = f"some of {', '.join(BUNDLED + STUDENTS)}, with commas (default: {', '.join(BUNDLED)})"
     train.add_argument("--stages", default="", help=text)
     train.add_argument(
         "--start-from", type=Path, help="folder of a trained model whose weights to go on from"
@@ -70,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--model-minutes", type=float, help="how long the U-Net is trained")
     train.add_argument(
         "--few-steps-minutes", type=float, help="how long a model of few steps is distilled"
+    )
+    train.add_argument(
+        "--turbo-minutes", type=float, help="how long that model is trained against a critic"
     )
     train.set_defaults(command=_train_demo)
     train_upsampler = commands.add_parser("train-upsampler", help="train a feature upsampler")
@@ -276,27 +280,35 @@ def _demo(options: argparse.Namespace) -> int:
 def _train_demo(options: argparse.Namespace) -> int:
     from lib_hires.standalone.png import writable_folder
 
-    stages = names_in(options.stages) or [stage for stage in TRAINING if stage != "few-steps"]
+    stages = names_in(options.stages) or BUNDLED
+    known = BUNDLED + STUDENTS
     for stage in stages:
-        if stage not in TRAINING:
-            raise SettingsError(f"--stages: expected some of {', '.join(TRAINING)}, got {stage!r}")
+        if stage not in known:
+            raise SettingsError(f"--stages: expected some of {', '.join(known)}, got {stage!r}")
     writable_folder(options.out)
     writable_folder(options.work)
-    from lib_hires.standalone import train_few_steps, train_judge
+    from lib_hires.standalone import train_few_steps, train_judge, train_turbo
     from lib_hires.standalone.train_demo import STAGES, TrainingConfig, start_from, train
 
     if options.start_from:
         start_from(options.start_from, options.work)
     own = [stage for stage in stages if stage in STAGES]
-    minutes = {} if options.model_minutes is None else {"model_minutes": options.model_minutes}
-    train(options.out, stages=own, config=TrainingConfig(**minutes), work=options.work)
+    config = TrainingConfig(**_minutes(model_minutes=options.model_minutes))
+    train(options.out, stages=own, config=config, work=options.work)
     if "judge" in stages:
         train_judge.train(options.out)
     if "few-steps" in stages:
-        given = options.few_steps_minutes
-        minutes = {} if given is None else {"minutes": given}
-        train_few_steps.train(options.work, options.out, train_few_steps.FewStepsConfig(**minutes))
+        few_steps = train_few_steps.FewStepsConfig(**_minutes(minutes=options.few_steps_minutes))
+        train_few_steps.train(options.work, options.out, few_steps)
+    if "turbo" in stages:
+        turbo = train_turbo.TurboConfig(**_minutes(minutes=options.turbo_minutes))
+        train_turbo.train(options.work, options.out, turbo)
     return 0
+
+
+def _minutes(**given: float | None) -> dict[str, float]:
+    """What was given of them."""
+    return {name: minutes for name, minutes in given.items() if minutes is not None}
 
 
 def _train_upsampler(options: argparse.Namespace) -> int:

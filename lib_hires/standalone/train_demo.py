@@ -14,8 +14,9 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,21 @@ BEFORE = "before.json"  # the record of the model that a work folder was started
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Everything that decides how the model comes out, beside the time given."""
+class StageConfig:
+    """What every stage of training needs to know."""
 
     seed: int = 1
+    ema: float = 0.999
+    warmup_steps: int = 100
+    decay_share: float = 0.5  # the last part of a stage, in which the rate falls to zero
+    save_minutes: float = 3.0
+    sample_minutes: float = 10.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig(StageConfig):
+    """Everything that decides how the model comes out, beside the time given."""
+
     vae_minutes: float = 20.0
     vae_batch: int = 8
     vae_crop: int = 96
@@ -60,11 +72,6 @@ class TrainingConfig:
     model_batch: int = 16
     model_rate: float = 1e-3
     caption_dropout: float = 0.1
-    ema: float = 0.999
-    warmup_steps: int = 100
-    decay_share: float = 0.5  # the last part of a stage, in which the rate falls to zero
-    save_minutes: float = 3.0
-    sample_minutes: float = 10.0
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -113,7 +120,7 @@ class Progress:
     losses: list[tuple[int, float, float]] = field(default_factory=list)  # step, minutes, loss
 
 
-def rate_at(config: TrainingConfig, progress: Progress, minutes: float, peak: float) -> float:
+def rate_at(config: StageConfig, progress: Progress, minutes: float, peak: float) -> float:
     """Warm-up over steps, constant, then linear to zero over the last `decay_share` of the time."""
     left = 1 - progress.seconds / (60 * minutes)
     warm = min(1.0, (progress.step + 1) / config.warmup_steps)
@@ -134,10 +141,10 @@ def load(path: Path) -> dict[str, Any] | None:
 def run_stage(
     name: str,
     path: Path,
-    config: TrainingConfig,
+    config: StageConfig,
     minutes: float,
     *,
-    rate: float,
+    rates: Mapping[str, float],
     parts: dict[str, nn.Module],
     averages: dict[str, nn.Module],
     rng: np.random.Generator,
@@ -146,13 +153,13 @@ def run_stage(
 ) -> Progress:
     """Train `parts` on `loss_of(progress)` until `minutes` have been trained, going on from `path`.
 
+    `rates` holds the highest learning rate of each of the parts.
     `averages` holds the exponential moving averages of some of the parts, under the same names.
     `look(step)` is called every `sample_minutes` and at the end.
     """
     weights = [p for part in parts.values() for p in part.parameters()]
-    optimizer = torch.optim.AdamW(
-        weights, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-    )
+    groups = [{"params": list(part.parameters()), "lr": rates[k]} for k, part in parts.items()]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     progress = Progress()
     state = load(path)
     if state is not None:
@@ -182,8 +189,8 @@ def run_stage(
     running: list[float] = []
     while progress.seconds < minutes * 60:
         begun = time.monotonic()
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(config, progress, minutes, rate)
+        for group, name in zip(optimizer.param_groups, parts, strict=True):
+            group["lr"] = rate_at(config, progress, minutes, rates[name])
         loss = loss_of(progress)
         if not torch.isfinite(loss):
             log.warning("%s: step %d has no finite loss; skipped", name, progress.step)
@@ -218,7 +225,7 @@ def run_stage(
 
 @torch.no_grad()
 def _average(
-    config: TrainingConfig, step: int, parts: dict[str, nn.Module], averages: dict[str, nn.Module]
+    config: StageConfig, step: int, parts: dict[str, nn.Module], averages: dict[str, nn.Module]
 ) -> None:
     keep = min(config.ema, (step + 1) / (step + 10))
     for name, average in averages.items():
@@ -309,7 +316,7 @@ def train_vae(work: Path, config: TrainingConfig) -> Progress:
 
     return run_stage(
         "vae", work / "vae.pt", config, config.vae_minutes,
-        rate=config.vae_rate, parts={"vae": vae}, averages={},
+        rates={"vae": config.vae_rate}, parts={"vae": vae}, averages={},
         rng=rng, loss_of=loss_of, look=look,
     )  # fmt: skip
 
@@ -339,7 +346,7 @@ def train_decoder(work: Path, config: TrainingConfig) -> Progress:
 
     return run_stage(
         "decoder", work / "decoder.pt", config, config.decoder_minutes,
-        rate=config.decoder_rate, parts=parts, averages=averages,
+        rates=dict.fromkeys(parts, config.decoder_rate), parts=parts, averages=averages,
         rng=rng, loss_of=loss_of, look=look,
     )  # fmt: skip
 
@@ -474,7 +481,6 @@ def train_model(work: Path, config: TrainingConfig) -> Progress:
     parts["unet"].set_attn_processor(AttnProcessor())  # its backward pass is the faster one here
     tokens = TokenCache(tokenizer)
     vae = load_vae(work)
-    abar = demo.alphas_cumprod().float()
     steps = 0
 
     def loss_of(progress: Progress) -> Tensor:
@@ -483,9 +489,8 @@ def train_model(work: Path, config: TrainingConfig) -> Progress:
         if steps % 200 == 0:
             data.refresh()
         x0, captions = data.batch(rng, config.model_batch, config.caption_dropout)
-        n = len(x0)
-        t = random_times(n)
-        a, s = (abar[t] ** 0.5).view(-1, 1, 1, 1), ((1 - abar[t]) ** 0.5).view(-1, 1, 1, 1)
+        t = random_times(len(x0))
+        a, s = scales(t)
         noise = torch.randn_like(x0)
         noisy = (a * x0 + s * noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -499,9 +504,34 @@ def train_model(work: Path, config: TrainingConfig) -> Progress:
 
     return run_stage(
         "model", work / "model.pt", config, config.model_minutes,
-        rate=config.model_rate, parts=parts, averages=averages,
+        rates=dict.fromkeys(parts, config.model_rate), parts=parts, averages=averages,
         rng=rng, loss_of=loss_of, look=look,
     )  # fmt: skip
+
+
+def trained_model(work: Path) -> tuple[nn.Module, nn.Module]:
+    """The averaged U-Net and text encoder of `work`. Raises ValueError where none was trained."""
+    state = load(work / "model.pt")
+    if state is None:
+        raise ValueError(
+            f"{work / 'model.pt'}: not there; run the stage 'model' first, or give --start-from"
+        )
+    parts = {"unet": demo.build_unet(), "text": demo.build_text_encoder()}
+    for name, part in parts.items():
+        part.load_state_dict(state["modules"][f"ema_{name}"])
+        part.eval().requires_grad_(False)
+    return parts["unet"], parts["text"]
+
+
+def scales(t: Tensor) -> tuple[Tensor, Tensor]:
+    """a(t) and s(t), (b, 1, 1, 1) each, of timesteps (b,)."""
+    abar = _abar()[t].view(-1, 1, 1, 1)
+    return abar.sqrt(), (1 - abar).sqrt()
+
+
+@cache
+def _abar() -> Tensor:
+    return demo.alphas_cumprod().float()
 
 
 def random_times(n: int) -> Tensor:
@@ -540,8 +570,7 @@ def sample(
 
     `context`, `empty`: (b, 77, 128); `noise`: (b, 4, h, w) of unit variance.
     """
-    abar = demo.alphas_cumprod().float()
-    table = ((1 - abar) / abar).sqrt()
+    table = ((1 - _abar()) / _abar()).sqrt()
     ramp = torch.linspace(0, 1, steps)
     low, high = table[0] ** (1 / 7), table[-1] ** (1 / 7)
     sigmas = torch.cat([(high + ramp * (low - high)) ** 7, torch.zeros(1)])
@@ -612,12 +641,7 @@ def show_samples(
 def export_model(work: Path, out: Path) -> None:
     """Write the bundled model's files, the training's record and its loss curve into `out`."""
     vae, data = load_vae(work), Latents(work / "latents")
-    state = load(work / "model.pt")
-    if state is None:
-        raise ValueError(f"{work / 'model.pt'}: not there; run the stage 'model' first")
-    unet, text = demo.build_unet(), demo.build_text_encoder()
-    unet.load_state_dict(state["modules"]["ema_unet"])
-    text.load_state_dict(state["modules"]["ema_text"])
+    unet, text = trained_model(work)
     demo.normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
     demo.export(out, vae=vae, unet=unet, text_encoder=text)
     found = {name: load(work / f"{name}.pt") for name in ("vae", "decoder", "model")}

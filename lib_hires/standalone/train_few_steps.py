@@ -27,12 +27,13 @@ from lib_hires.standalone import demo_model as demo
 from lib_hires.standalone.train_demo import (
     Latents,
     Progress,
+    StageConfig,
     TokenCache,
-    TrainingConfig,
-    load,
     load_vae,
     run_stage,
+    scales,
     show_samples,
+    trained_model,
 )
 
 NAME = f"{demo.NAME}-lcm"
@@ -41,14 +42,14 @@ HUBER = 0.1  # a tenth of the latents' deviation
 
 
 @dataclass(frozen=True)
-class FewStepsConfig(TrainingConfig):
+class FewStepsConfig(StageConfig):
     """What decides how the student comes out."""
 
+    ema: float = 0.99
     minutes: float = 16.0
     batch: int = 8
     rate: float = 3e-4
     cfg: float = 5.0  # the guidance that the few steps have inside
-    ema: float = 0.99
 
 
 def train(work: Path, out: Path, config: FewStepsConfig | None = None) -> Path:
@@ -58,51 +59,91 @@ def train(work: Path, out: Path, config: FewStepsConfig | None = None) -> Path:
     Raises ValueError without a trained model.
     """
     config = config or FewStepsConfig()
-    state = load(work / "model.pt")
-    if state is None:
-        raise ValueError(
-            f"{work / 'model.pt'}: not there; run the stage 'model' first, or give --start-from"
-        )
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng([config.seed, 4])
-    data, vae = Latents(work / "latents"), load_vae(work)
-    tokenizer = demo.build_tokenizer(work / "tokenizer")
-    teacher, text = demo.build_unet(), demo.build_text_encoder()
-    teacher.load_state_dict(state["modules"]["ema_unet"])
-    text.load_state_dict(state["modules"]["ema_text"])
-    checkpoint = work / f"few-steps-{_digest(teacher, text)}.pt"
-    for frozen in (teacher, text):
-        frozen.eval().requires_grad_(False)
-    student = copy.deepcopy(teacher).requires_grad_(True).train()
-    average = copy.deepcopy(teacher)
-    for unet in (teacher, student, average):
-        demo.speed_up(unet)
-    student.set_attn_processor(AttnProcessor())  # its backward pass is the faster one here
-    trajectories = Trajectories(teacher, text, TokenCache(tokenizer), config)
+    lesson = Lesson(work, config)
+    student = lesson.student()
 
     def loss_of(_: Progress) -> Tensor:
-        x, t, context, end = trajectories.batch(data, rng)
+        x, t, context, end = lesson.states()
         return pseudo_huber(denoised(answering(student, context), x, t), end)
 
-    def look(step: int) -> None:
-        path = work / "samples" / f"few-steps-{step:06d}.png"
-        show_samples(average, text, vae, data, tokenizer, path, sampler=sample)
-
-    run_stage(
-        "few-steps", checkpoint, config, config.minutes,
-        rate=config.rate, parts={"unet": student}, averages={"unet": average},
-        rng=rng, loss_of=loss_of, look=look,
-    )  # fmt: skip
-    demo.normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
-    return demo.export(out, vae=vae, unet=average, text_encoder=text, name=NAME)
+    average = lesson.taught("few-steps", config, student, loss_of)
+    return lesson.export(out, average, NAME)
 
 
-def _digest(*parts: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        for weights in part.state_dict().values():
-            digest.update(weights.numpy().tobytes())
-    return digest.hexdigest()[:8]
+class Lesson:
+    """A teacher, the trained model of a work folder, and what its students learn from."""
+
+    def __init__(self, work: Path, config: FewStepsConfig) -> None:
+        self._work = work
+        self.teacher, self._text = trained_model(work)
+        demo.speed_up(self.teacher)
+        torch.manual_seed(config.seed)
+        self._rng = np.random.default_rng([config.seed, 4])
+        self._data, self._vae = Latents(work / "latents"), load_vae(work)
+        self._tokenizer = demo.build_tokenizer(work / "tokenizer")
+        self._tokens = TokenCache(self._tokenizer)
+        self._trajectories = Trajectories(self.teacher, self.embed, config)
+
+    def student(self) -> nn.Module:
+        """A copy of the teacher, to be trained."""
+        student = demo.speed_up(copy.deepcopy(self.teacher)).requires_grad_(True).train()
+        student.set_attn_processor(AttnProcessor())  # its backward pass is the faster one here
+        return student
+
+    @torch.no_grad()
+    def embed(self, captions: Sequence[str]) -> Tensor:
+        """Contexts (b, 77, 128)."""
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self._text(self._tokens(captions)).last_hidden_state
+
+    def states(self) -> tuple[Tensor, ...]:
+        """Some states of the teacher's way: what `Trajectories.batch` returns."""
+        return self._trajectories.batch(self._data, self._rng)
+
+    def scenes(self, n: int) -> tuple[Tensor, Tensor]:
+        """Latents (n, 4, 32, 32) of true pictures and their contexts (n, 77, 128)."""
+        latents, captions = self._data.batch(self._rng, n, dropout=0)
+        return latents, self.embed(captions)
+
+    def checkpoint(self, stage: str) -> Path:
+        """Where a stage with this teacher stands."""
+        digest = hashlib.sha256()
+        for part in (self.teacher, self._text):
+            for weights in part.state_dict().values():
+                digest.update(weights.numpy().tobytes())
+        return self._work / f"{stage}-{digest.hexdigest()[:8]}.pt"
+
+    def taught(
+        self,
+        stage: str,
+        config: FewStepsConfig,
+        student: nn.Module,
+        loss_of: Callable[[Progress], Tensor],
+        **beside: tuple[nn.Module, float],
+    ) -> nn.Module:
+        """The average of the student on its way; beside: what else is trained, and its rate."""
+        learning = {"unet": (student, config.rate), **beside}
+        average = demo.speed_up(copy.deepcopy(self.teacher))
+        average.load_state_dict(student.state_dict())
+
+        def look(step: int) -> None:
+            path = self._work / "samples" / f"{stage}-{step:06d}.png"
+            given = (average, self._text, self._vae, self._data, self._tokenizer)
+            show_samples(*given, path, sampler=sample)
+
+        run_stage(
+            stage, self.checkpoint(stage), config, config.minutes,
+            rates={name: rate for name, (_, rate) in learning.items()},
+            parts={name: part for name, (part, _) in learning.items()}, averages={"unet": average},
+            rng=self._rng, loss_of=loss_of, look=look,
+        )  # fmt: skip
+        return average
+
+    def export(self, out: Path, unet: nn.Module, name: str) -> Path:
+        """Write `out`/NAME.safetensors, with what belongs beside it."""
+        vae = copy.deepcopy(self._vae)
+        demo.normalise_latents(vae, self._data.mean.flatten(), self._data.deviation.flatten())
+        return demo.export(out, vae=vae, unet=unet, text_encoder=self._text, name=name)
 
 
 class Trajectories:
@@ -111,11 +152,11 @@ class Trajectories:
     def __init__(
         self,
         teacher: nn.Module,
-        text: Callable[[Tensor], object],
-        tokens: Callable[[Sequence[str]], Tensor],
+        embed: Callable[[Sequence[str]], Tensor],
         config: FewStepsConfig,
     ) -> None:
-        self._teacher, self._text, self._tokens, self._config = teacher, text, tokens, config
+        self._teacher, self._embed, self._config = teacher, embed, config
+        self._empty = embed([""])
         self._waiting: list[tuple[Tensor, ...]] = []
 
     @torch.no_grad()
@@ -130,7 +171,8 @@ class Trajectories:
     def _sampled(self, data: Latents, rng: np.random.Generator) -> tuple[Tensor, ...]:
         """All states of one trajectory a scene; every other time from the noisiest time on."""
         x0, captions = data.batch(rng, self._config.batch, dropout=0)
-        context, empty = self._embed(captions), self._embed([""] * len(captions))
+        context = self._embed(captions)
+        empty = self._empty.expand(len(captions), -1, -1)
         velocity = guided(self._teacher, context, empty, self._config.cfg)
         steps = DDIM_STEPS if rng.random() < 0.5 else int(rng.integers(1, DDIM_STEPS))
         stride = demo.TRAINING_STEPS // DDIM_STEPS
@@ -146,10 +188,6 @@ class Trajectories:
             context.repeat(steps, 1, 1),
             end.repeat(steps, 1, 1, 1),
         )
-
-    def _embed(self, captions: Sequence[str]) -> Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return self._text(self._tokens(captions)).last_hidden_state
 
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
@@ -196,12 +234,6 @@ def denoised(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
 def pseudo_huber(x: Tensor, target: Tensor) -> Tensor:
     """The mean of sqrt(d² + c²) - c over all values: squares of small d, sizes of large ones."""
     return ((x - target).square() + HUBER**2).sqrt().mean() - HUBER
-
-
-def scales(t: Tensor) -> tuple[Tensor, Tensor]:
-    """a(t) and s(t) of timesteps (b,), (b, 1, 1, 1) each."""
-    abar = demo.alphas_cumprod().float()[t].view(-1, 1, 1, 1)
-    return abar.sqrt(), (1 - abar).sqrt()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A block in which float32 stays float32."""
+"""A block in which float32 is not made half precision."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     autocast for: before 2.5 Apple's.
     """
     kind = device.type
-    return torch.autocast(kind, enabled=False) if _rounds(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if _autocasts(kind) else nullcontext()
 
 
-def _rounds(kind: str) -> bool:
+def _autocasts(kind: str) -> bool:
     """Whether autocast is on for a kind of device."""
     if hasattr(torch.amp, "is_autocast_available"):  # from 2.4 on
         return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

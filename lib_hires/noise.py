@@ -57,7 +57,8 @@ class NoiseFamily(ABC):
     def denoised(self, prediction: Prediction, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
         """The picture x0 that a model's `output` at `x` stands for, (b, c, h, w) each; t: (b,).
 
-        "v" is a·eps - s·x0 (a² + s² = 1), "velocity" is eps - x0 of rectified flow.
+        "denoised" is x0 itself, "eps" the noise, "v" a·eps - s·x0 (a² + s² = 1), "velocity"
+        eps - x0 of rectified flow.
         """
         if prediction == "denoised":
             return output

@@ -51,11 +51,13 @@ class Preset:
             return current
         return size_of_area((self.native * self.first) ** 2, current[0] / current[1], multiple)
 
-    def unasked_size(self, native: Size, multiple: int) -> Size:
-        """The first picture's size where the user has given none: that of a model of this native
-        size and this multiple, or (0, 0) where it is the native one, which is left to the model.
+    def size_for(self, model: Size, multiple: int) -> Size:
+        """The first picture's (height, width) in pixels where the user has given none; (0, 0)
+        leaves it to the model.
+
+        model: its native (height, width); multiple: of what it takes.
         """
-        return (0, 0) if self.first in (0, 1) else self.first_size(native, multiple)
+        return (0, 0) if self.first in (0, 1) else self.first_size(model, multiple)
 
 
 # (what it is for, the first picture's sides beside the native ones, values)

@@ -10,8 +10,8 @@ This is the paper's eq. 4 written for the predicted picture. In eps, with D[x] =
 
 where s(tau)·sqrt(P) = s/m and a(tau)·sqrt(P) = a, so eps_small/m = (D[x] - a·x0_small)/s and
 eps' - eps = w·U[-(a/s)·(x0_small - D[x0])]: the change of eps that changes x0 as above. The same
-change serves every parametrisation (`noise.output_change`), and because it is linear it can be made
-before classifier-free guidance as well as after.
+change serves every parametrisation (`NoiseFamily.output_change`), and because it is linear it can
+be made before classifier-free guidance as well as after.
 
 It follows that D[x0'] = (1 - w)·D[x0] + w·x0_small: at w = 1 the coarse picture walks exactly the
 native sampler's way from D[x_T] along the noise levels sigma/m.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 
@@ -42,7 +40,5 @@ def test_a_device_without_autocast_asks_torch_for_none(
         raise RuntimeError(f"User specified an unsupported autocast device_type '{kind}'")
 
     monkeypatch.setattr(torch, "autocast", refused)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with full_precision(torch.device(kind)):
-            pass
+    with full_precision(torch.device(kind)):
+        pass

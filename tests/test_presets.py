@@ -61,8 +61,8 @@ def test_a_first_picture_of_native_size_is_left_to_the_model():
     native = (200, 800)  # an area of 400 x 400
     for purpose in PURPOSES:
         wanted = (400, 1600) if purpose == "2x, UG alone" else (0, 0)
-        assert preset_for(purpose, native).unasked_size(native, 8) == wanted
-    assert Preset("my own", {}).unasked_size(native, 8) == (0, 0)
+        assert preset_for(purpose, native).size_for(native, 8) == wanted
+    assert Preset("my own", {}).size_for(native, 8) == (0, 0)
 
 
 @pytest.mark.parametrize("current", [(0, 512), (512, 0)])

@@ -108,7 +108,7 @@ class Controls:
         if height or width:
             height, width = preset.first_size((height or width, width or height), multiple)
         else:
-            height, width = preset.unasked_size(native, multiple)
+            height, width = preset.size_for(native, multiple)
         return [width, height, *self._setting_values(preset.settings().values())]
 
     def _setting_values(self, settings: Mapping[str, Any]) -> list[Any]:

@@ -26,8 +26,8 @@ from lib_hires.standalone.upsampler_training import UpsamplerTraining
 if TYPE_CHECKING:
     from lib_hires.standalone.generate import Run
 
-BUNDLED = ("vae", "latents", "decoder", "model", "export", "judge")
-STUDENTS = ("few-steps", "turbo")
+BUNDLED_STAGES = ("vae", "latents", "decoder", "model", "export", "judge")
+STUDENT_STAGES = ("few-steps", "turbo")
 """The stages of `hires train-demo`: what makes the bundled model, and what is made of it."""
 
 
@@ -63,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--work", type=Path, default=Path("training"), help="folder of the checkpoints; resumes"
     )
-    text = f"some of {', '.join(BUNDLED + STUDENTS)}, with commas (default: {', '.join(BUNDLED)})"
+    text = f"some of {', '.join(BUNDLED_STAGES + STUDENT_STAGES)}, with commas"
+    text += f" (default: {', '.join(BUNDLED_STAGES)})"
     train.add_argument("--stages", default="", help=text)
     train.add_argument(
         "--start-from", type=Path, help="folder of a trained model whose weights to go on from"
@@ -280,8 +281,8 @@ def _demo(options: argparse.Namespace) -> int:
 def _train_demo(options: argparse.Namespace) -> int:
     from lib_hires.standalone.png import writable_folder
 
-    stages = names_in(options.stages) or BUNDLED
-    known = BUNDLED + STUDENTS
+    stages = names_in(options.stages) or BUNDLED_STAGES
+    known = BUNDLED_STAGES + STUDENT_STAGES
     for stage in stages:
         if stage not in known:
             raise SettingsError(f"--stages: expected some of {', '.join(known)}, got {stage!r}")

@@ -86,7 +86,7 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     add_request_options(sampling, SAMPLED)
     other = parser.add_argument_group("Another model than the bundled one")
     other.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
-    text = "judge as the bundled model's: for one trained on its scenes (train-demo's few-steps)"
+    text = "judge as the bundled model's: for one made of it (train-demo's few-steps, turbo)"
     other.add_argument("--scenes", action="store_true", help=text)
     other.add_argument("--references", metavar="FOLDER", type=Path, help="of true pictures")
     other.add_argument("--prompts", metavar="FILE", type=Path, help="one a line, taken in turn")

@@ -112,6 +112,6 @@ def fitted(
     if "refine_tile" not in given:
         settings = settings.updated({"refine_tile": preset.values.get("refine_tile", 0)})
     if not request.width and not request.height:
-        height, width = preset.unasked_size(native, multiple)
+        height, width = preset.size_for(native, multiple)
         request = replace(request, width=width, height=height)
     return request, settings

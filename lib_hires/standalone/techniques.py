@@ -158,7 +158,7 @@ UG_GRID = tuple(
     variant(replace(UG, label="UG"), {f"ug_{name}": value})
     for name, values in (
         ("theta", (0.5, 0.8, 1.3)),
-        ("eta", (0.4, 0.6, 0.8)),  # with DPM++ 2M, 0.6 is its soft end above
+        ("eta", (0.4, 0.6, 0.8)),  # with DPM++ 2M and Euler, 0.6 is the soft end above
         ("cadence", (2, 3)),
     )
     for value in values

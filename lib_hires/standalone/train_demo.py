@@ -14,6 +14,7 @@ import copy
 import json
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
@@ -153,12 +154,14 @@ def run_stage(
 ) -> Progress:
     """Train `parts` on `loss_of(progress)` until `minutes` have been trained, going on from `path`.
 
-    `rates` holds the highest learning rate of each of the parts.
+    `rates` holds the highest learning rate of each of the parts,
     `averages` holds the exponential moving averages of some of the parts, under the same names.
     `look(step)` is called every `sample_minutes` and at the end.
     """
-    weights = [p for part in parts.values() for p in part.parameters()]
-    groups = [{"params": list(part.parameters()), "lr": rates[k]} for k, part in parts.items()]
+    weights: dict[float, list[nn.Parameter]] = defaultdict(list)  # by their highest rate
+    for key, part in parts.items():
+        weights[rates[key]] += part.parameters()
+    groups = [{"params": some} for some in weights.values()]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     progress = Progress()
     state = load(path)
@@ -189,8 +192,8 @@ def run_stage(
     running: list[float] = []
     while progress.seconds < minutes * 60:
         begun = time.monotonic()
-        for group, name in zip(optimizer.param_groups, parts, strict=True):
-            group["lr"] = rate_at(config, progress, minutes, rates[name])
+        for group, rate in zip(optimizer.param_groups, weights, strict=True):
+            group["lr"] = rate_at(config, progress, minutes, rate)
         loss = loss_of(progress)
         if not torch.isfinite(loss):
             log.warning("%s: step %d has no finite loss; skipped", name, progress.step)
@@ -198,7 +201,7 @@ def run_stage(
             continue
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
+        nn.utils.clip_grad_norm_([each for some in weights.values() for each in some], 1.0)
         optimizer.step()
         _average(config, progress.step, parts, averages)
         progress.step += 1

@@ -55,7 +55,7 @@ class FewStepsConfig(StageConfig):
 def train(work: Path, out: Path, config: FewStepsConfig | None = None) -> Path:
     """Distil `work`/model.pt into `out`/hires-demo-lcm.safetensors, which is returned.
 
-    Resumable while the teacher stays as it is: the checkpoint is `work`/few-steps-TEACHER.pt.
+    Resumable while the teacher stays as it is: the checkpoint is `work`/few-steps-DIGEST.pt.
     Raises ValueError without a trained model.
     """
     config = config or FewStepsConfig()
@@ -71,7 +71,10 @@ def train(work: Path, out: Path, config: FewStepsConfig | None = None) -> Path:
 
 
 class Lesson:
-    """A teacher, the trained model of a work folder, and what its students learn from."""
+    """A teacher, the trained model of a work folder, and what its students learn from.
+
+    Seeds torch's random numbers. Raises ValueError where the folder has no model or no latents.
+    """
 
     def __init__(self, work: Path, config: FewStepsConfig) -> None:
         self._work = work
@@ -86,7 +89,7 @@ class Lesson:
 
     def student(self) -> nn.Module:
         """A copy of the teacher, to be trained."""
-        student = demo.speed_up(copy.deepcopy(self.teacher)).requires_grad_(True).train()
+        student = copy.deepcopy(self.teacher).requires_grad_(True).train()
         student.set_attn_processor(AttnProcessor())  # its backward pass is the faster one here
         return student
 
@@ -105,10 +108,10 @@ class Lesson:
         latents, captions = self._data.batch(self._rng, n, dropout=0)
         return latents, self.embed(captions)
 
-    def checkpoint(self, stage: str) -> Path:
-        """Where a stage with this teacher stands."""
+    def checkpoint(self, stage: str, start: nn.Module) -> Path:
+        """Where a stage stands whose student begins as `start`."""
         digest = hashlib.sha256()
-        for part in (self.teacher, self._text):
+        for part in (start, self._text):
             for weights in part.state_dict().values():
                 digest.update(weights.numpy().tobytes())
         return self._work / f"{stage}-{digest.hexdigest()[:8]}.pt"
@@ -123,7 +126,7 @@ class Lesson:
     ) -> nn.Module:
         """The average of the student on its way; beside: what else is trained, and its rate."""
         learning = {"unet": (student, config.rate), **beside}
-        average = demo.speed_up(copy.deepcopy(self.teacher))
+        average = copy.deepcopy(self.teacher)
         average.load_state_dict(student.state_dict())
 
         def look(step: int) -> None:
@@ -132,7 +135,7 @@ class Lesson:
             show_samples(*given, path, sampler=sample)
 
         run_stage(
-            stage, self.checkpoint(stage), config, config.minutes,
+            stage, self.checkpoint(stage, student), config, config.minutes,
             rates={name: rate for name, (_, rate) in learning.items()},
             parts={name: part for name, (part, _) in learning.items()}, averages={"unet": average},
             rng=self._rng, loss_of=loss_of, look=look,

@@ -36,7 +36,7 @@ NOISIEST = 600  # timestep; above it true and made pictures look alike
 class TurboConfig(FewStepsConfig):
     """What decides how the student comes out."""
 
-    minutes: float = 20.0
+    minutes: float = 22.0
     rate: float = 1e-4
     critic_rate: float = 2e-3
     pleasing: float = 0.05  # the critic's part of the student's loss
@@ -45,21 +45,18 @@ class TurboConfig(FewStepsConfig):
 def train(work: Path, out: Path, config: TurboConfig | None = None) -> Path:
     """Train the student of `few-steps` into `out`/hires-demo-turbo.safetensors, which is returned.
 
-    Resumable while the teacher stays as it is: the checkpoint is `work`/turbo-TEACHER.pt. Raises
+    Resumable while that student stays as it is: the checkpoint is `work`/turbo-DIGEST.pt. Raises
     ValueError without a trained model or a student.
     """
     config = config or TurboConfig()
     lesson = Lesson(work, config)
-    state = load(lesson.checkpoint("few-steps"))
+    state = load(lesson.checkpoint("few-steps", lesson.teacher))
     if state is None:
         raise ValueError(f"{work}: holds no student of this model; run the stage 'few-steps' first")
-    student, critic = (
-        lesson.student(),
-        Critic(demo.UNET_CHANNELS * k for k in demo.UNET_MULTIPLIERS),
-    )
+    student = lesson.student()
     student.load_state_dict(state["modules"]["ema_unet"])
     critic = Critic(demo.UNET_CHANNELS * k for k in demo.UNET_MULTIPLIERS)
-    demo.speed_up(critic)  # torch's own backward pass of GroupNorm crashes here
+    demo.speed_up(critic)  # torch's own GroupNorm crashes learning from channels-last features
 
     def loss_of(_: Progress) -> Tensor:
         x, t, context, end = lesson.states()
@@ -80,7 +77,7 @@ def train(work: Path, out: Path, config: TurboConfig | None = None) -> Path:
 
 class Critic(nn.Module):
     """critic(features) -> (b, n) marks, above 0 where the picture looks true: one at every position
-    of each of the features (b, c, h, w)."""
+    of each of the features (b, c, h, w). `channels`: of each of them, multiples of 32."""
 
     def __init__(self, channels: Iterable[int]) -> None:
         super().__init__()
@@ -101,7 +98,10 @@ class Critic(nn.Module):
 
 
 def features(unet: UNet2DConditionModel, x0: Tensor, context: Tensor) -> list[Tensor]:
-    """What each of the U-Net's levels on the way down sees in x0 (b, c, h, w), noised anew."""
+    """What each of the U-Net's levels on the way down sees in x0 (b, c, h, w), noised anew.
+
+    The level's first block tells, its attention included: still at the level's full size.
+    """
     t = torch.randint(NOISIEST, (len(x0),))
     a, s = scales(t)
     x = (a * x0 + s * torch.randn_like(x0)).contiguous(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_models
 
@@ -20,3 +21,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path) -> LatentModel:
     return load_model(tiny_folder)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A work folder of `hires train-demo` that has the bundled model and one empty scene."""
+    from lib_hires.standalone.train_demo import BUNDLED, start_from
+
+    folder = tmp_path / "work"
+    start_from(BUNDLED, folder)
+    scene = np.zeros((1, 4, 32, 32), np.float16)
+    np.savez(folder / "latents" / "0000.npz", latents=scene, captions=np.array([["a", "a"]]))
+    return folder

@@ -205,7 +205,7 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
             return part(torch.full((1, 2), seen[-1])).square().mean()
 
         progress = run_stage(
-            "toy", tmp_path / "toy.pt", TrainingConfig(), minutes, rate=1e-2,
+            "toy", tmp_path / "toy.pt", TrainingConfig(), minutes, rates={"p": 1e-2},
             parts={"p": part}, averages={"p": average}, rng=rng, loss_of=loss_of,
             look=lambda step: None,
         )  # fmt: skip

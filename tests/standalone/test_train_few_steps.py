@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, LCMScheduler
@@ -14,7 +13,7 @@ from torch import Tensor
 from lib_hires.standalone import cli, train_few_steps, train_turbo
 from lib_hires.standalone import demo_model as demo
 from lib_hires.standalone.models import load_model
-from lib_hires.standalone.train_demo import BUNDLED, STAGES, scales, start_from
+from lib_hires.standalone.train_demo import BUNDLED, STAGES, scales
 from lib_hires.standalone.train_few_steps import (
     FewStepsConfig,
     Trajectories,
@@ -137,22 +136,14 @@ def test_each_step_of_a_sample_has_noise_of_its_own() -> None:
     assert (flat - torch.eye(4)).abs().max() < 0.2
 
 
-def started(folder: Path) -> Path:
-    """A work folder that has the bundled model and one empty scene."""
-    work = folder / "work"
-    start_from(BUNDLED, work)
-    scene = np.zeros((1, 4, 32, 32), np.float16)
-    np.savez(work / "latents" / "0000.npz", latents=scene, captions=np.array([["a", "a"]]))
-    return work
-
-
-def test_a_distilled_model_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_distilled_model_is_a_model(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before a step it is its teacher, after some it is not; another teacher begins anew."""
     looked = []
     monkeypatch.setattr(train_few_steps, "show_samples", lambda *_, **given: looked.append(given))
     with pytest.raises(ValueError, match="not there; run the stage 'model' first, or give --start"):
         train(tmp_path / "nothing", tmp_path)
-    work = started(tmp_path)
     distilled = []
     for minutes in (0.0, 0.005):
         path = train(work, tmp_path / "out", FewStepsConfig(minutes=minutes, batch=1))
@@ -173,84 +164,10 @@ def test_a_distilled_model_is_a_model(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(list(work.glob("few-steps-*.pt"))) == 2
 
 
-def test_a_turbo_model_begins_as_the_model_of_few_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train_few_steps, "show_samples", lambda *_, **given: None)
-    work = started(tmp_path)
-    with pytest.raises(ValueError, match="holds no student of this model; run the stage 'few-st"):
-        train_turbo.train(work, tmp_path)
-    few_steps = load_model(train(work, tmp_path, FewStepsConfig(minutes=0.005, batch=1)))
-    turbo = [
-        load_model(train_turbo.train(work, tmp_path, TurboConfig(minutes=minutes, batch=1)))
-        for minutes in (0.0, 0.005)
-    ]
-    weights = [model.unet.state_dict() for model in (few_steps, *turbo)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
-    heads = torch.load(next(work.glob("turbo-*.pt")), weights_only=True)["modules"]["critic"]
-    assert {name.split(".")[1] for name in heads} == {"0", "1", "2"}
-
-
-def some_features(seed: int) -> list[Tensor]:
-    source = torch.Generator().manual_seed(seed)
-    return [torch.randn(2, 32, size, size, generator=source) for size in (8, 4)]
-
-
-def test_the_critic_marks_every_position_and_learns_to_tell_apart() -> None:
-    torch.manual_seed(0)
-    critic = train_turbo.Critic([32, 32])
-    true, made = some_features(1), some_features(2)
-    assert critic(true).shape == (2, 8 * 8 + 4 * 4)
-    losses = []
-    optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
-    for _ in range(40):
-        losses.append(train_turbo.told_apart(critic, true, made))
-        optimizer.zero_grad()
-        losses[-1].backward()
-        optimizer.step()
-    assert losses[0] > 1.5
-    assert losses[-1] < 0.2
-    assert train_turbo.pleased(critic, true) > 0.8 > -0.8 > train_turbo.pleased(critic, made)
-
-
-def test_the_critic_and_the_student_learn_from_losses_of_their_own() -> None:
-    critic = train_turbo.Critic([32, 32])
-    true, made = some_features(1), [each.requires_grad_() for each in some_features(2)]
-    train_turbo.told_apart(critic, true, made).backward()
-    assert all(each.grad is None for each in made)
-    assert all(weight.grad is not None for weight in critic.parameters())
-    critic.zero_grad()
-    train_turbo.pleased(critic, made).backward()
-    assert all(each.grad is not None and each.grad.any() for each in made)
-    assert all(weight.grad is None for weight in critic.parameters())
-
-
-def test_the_critic_sees_what_the_unet_sees_on_its_way_down(
-    x: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unet, t = demo.build_unet(), torch.tensor([300])
-    torch.manual_seed(0)
-    a, s = scales(t)
-    noised, context = a * x + s * torch.randn_like(x), torch.randn(1, 77, 128)
-    first = []
-    for level in unet.down_blocks:
-        level.resnets[0].register_forward_hook(lambda *given: first.append(given[-1]))
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        unet(noised, t, context)
-    expected = [each.float() for each in first]
-    monkeypatch.setattr(torch, "randint", lambda *_: t)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        found = train_turbo.features(unet, x, context)
-    assert [each.shape[-1] for each in found] == [8, 4, 2]
-    torch.testing.assert_close(found[0], expected[0])
-
-
 def test_stages_are_known_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (*STAGES, "judge") == cli.BUNDLED
+    assert (*STAGES, "judge") == cli.BUNDLED_STAGES
     folders = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     assert cli.main(["train-demo", *folders, "--stages", "few-step"]) == 2
     assert "--stages: expected some of vae, latents, " in capsys.readouterr().err

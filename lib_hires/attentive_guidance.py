@@ -42,11 +42,12 @@ def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     positions = z.float().flatten(2).transpose(1, 2).unsqueeze(1)  # (b, 1, h·w, c)
     # Fused attention kernels want a multiple of 8 channels; zeros change no product.
     padded = F.pad(positions, (0, -c % 8)).contiguous()
-    scale = 1 / (lambda_ or math.sqrt(c))
+    # Attention divides by the root of its channels; its argument `scale` came with torch 2.1.
+    scale = math.sqrt(padded.shape[-1]) / (lambda_ or math.sqrt(c))
     with full_precision(z.device):
         attended = torch.cat(
             [
-                F.scaled_dot_product_attention(queries, padded, padded, scale=scale)
+                F.scaled_dot_product_attention(scale * queries, padded, padded)
                 for queries in torch.split(padded, QUERIES, dim=2)
             ],
             dim=2,

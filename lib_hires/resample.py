@@ -68,9 +68,7 @@ class Reduction:
 
     def reduce(self, x: Tensor) -> Tensor:
         """D: (..., H, W) to (..., h, w), in float32, also under a host's autocast."""
-        with full_precision(x.device):
-            # Columns first: one plain matrix product, which leaves fewer values for the rows'.
-            return self.reduce_rows @ (x.float() @ self.reduce_columns.T)
+        return _reduced(x, self.reduce_rows, self.reduce_columns)
 
     def enlarge(self, x: Tensor) -> Tensor:
         """U: (..., h, w) to (..., H, W), in float32."""
@@ -84,6 +82,25 @@ def area_matrix(large: int, small: int) -> Tensor:
     start = torch.arange(large, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], start + 1) - torch.maximum(edges[:-1, None], start)
     return overlap.clamp(min=0) * small / large
+
+
+def area_means(x: Tensor, size: Size) -> Tensor:
+    """D of a picture (..., H, W) beside the latent: (..., *size), no larger, in float32.
+
+    torch's own area means count values that two blocks share in both as whole ones, and Apple's
+    devices know them at whole scales only.
+    """
+    rows, columns = (
+        area_matrix(large, small).float().to(x.device)
+        for large, small in zip(x.shape[-2:], size, strict=True)
+    )
+    return _reduced(x, rows, columns)
+
+
+def _reduced(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    with full_precision(x.device):
+        # Columns first: one plain matrix product, which leaves fewer values for the rows'.
+        return rows @ (x.float() @ columns.T)
 
 
 def bicubic(x: Tensor, size: Size) -> Tensor:

@@ -11,6 +11,7 @@ The caller's own function decodes or encodes; the VAE's modules are reached by h
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class Half:
         stop = partial(_stop, reached, size)
         with (
             suppress(_Reached),
-            self.first.register_forward_pre_hook(lambda _, inputs: stop(inputs[0])),
+            self.first.register_forward_pre_hook(_here(lambda _, inputs: stop(inputs[0]))),
         ):
             yield reached
 
@@ -123,7 +124,7 @@ class Half:
         stop = partial(_stop, reached, size)
         with (
             suppress(_Reached),
-            self.last.register_forward_hook(lambda *call: stop(call[2])),
+            self.last.register_forward_hook(_here(lambda *call: stop(call[2]))),
         ):
             yield reached
 
@@ -131,9 +132,9 @@ class Half:
     def middle_takes(self, features: Tensor, factor: int) -> Iterator[None]:
         """Inside the block the encoder's middle is given `features`, whatever the image."""
         with (
-            self._given_tiny(TINY * factor),
+            self._given_tiny(features, factor),
             self.first.register_forward_pre_hook(
-                lambda _, inputs: (features.to(inputs[0]), *inputs[1:])
+                _here(lambda _, inputs: (features.to(inputs[0]), *inputs[1:]))
             ),
         ):
             yield
@@ -142,23 +143,38 @@ class Half:
     def middle_gives(self, features: Tensor) -> Iterator[None]:
         """Inside the block the decoder's middle gives `features`, whatever the latent."""
         with (
-            self._given_tiny(TINY),
-            self.last.register_forward_hook(lambda *call: features.to(call[2])),
+            self._given_tiny(features, 1),
+            self.last.register_forward_hook(_here(lambda *call: features.to(call[2]))),
         ):
             yield
 
-    def _given_tiny(self, side: int) -> AbstractContextManager[Any]:
-        return self.net.register_forward_pre_hook(
-            lambda _, inputs: (inputs[0][..., :side, :side], *inputs[1:])
-        )
+    def _given_tiny(self, features: Tensor, factor: int) -> AbstractContextManager[Any]:
+        """Inside the block a corner stands in for what `features` belong to, and for that alone."""
+        side = TINY * factor
+
+        def tiny(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            if _latent_size(inputs[0], factor) != features.shape[-2:]:
+                raise _PassedBy
+            return inputs[0][..., :side, :side], *inputs[1:]
+
+        return self.net.register_forward_pre_hook(_here(tiny))
 
 
-class _Reached(Exception):
-    """The middle was reached, and what comes after it is not wanted."""
+class _Reached(BaseException):
+    """The middle was reached, and what comes after it is not wanted.
+
+    Not an Exception, which Forge with --directml takes for a lack of memory and tries again.
+    """
 
 
-class _PassedBy(Exception):
-    """The function does not take what it is given through the VAE."""
+class _PassedBy(BaseException):
+    """The function does not take what it is given through the VAE, or not the whole of it."""
+
+
+def _here(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """For calls of this thread alone: in another one a host may decode a live preview."""
+    here = threading.get_ident()
+    return lambda *call: hook(*call) if threading.get_ident() == here else None
 
 
 def _stop(reached: list[Tensor], size: Size, features: Tensor) -> None:

@@ -7,13 +7,13 @@ subject (MultiDiffusion, arXiv:2302.08113), so Upsample Guidance holds them toge
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lib_hires.memory import is_out_of_memory
 from lib_hires.sizes import Size
 
 Corner = tuple[int, int]  # (top, left)
@@ -123,7 +123,7 @@ class Windowed:
         try:
             return self._predict(parts, t.repeat(len(some)), **told)
         except RuntimeError as error:
-            if len(some) == 1 or not re.search("out of memory|can't allocate memory", str(error)):
+            if len(some) == 1 or not is_out_of_memory(error):
                 raise
         return None
 

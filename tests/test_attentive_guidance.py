@@ -36,6 +36,18 @@ def test_pfsa_is_the_explicit_softmax(shape, temperature, deviation):
     torch.testing.assert_close(pfsa(z, temperature), expected, atol=1e-4 * deviation, rtol=1e-4)
 
 
+def test_pfsa_asks_of_attention_what_torch_2_0_knows(monkeypatch):
+    attention, asked = torch.nn.functional.scaled_dot_product_attention, []
+
+    def of_2_0(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False):
+        asked.append(query.shape)
+        return attention(query, key, value, attn_mask, dropout_p, is_causal)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", of_2_0)
+    torch.testing.assert_close(pfsa(noise(1, 4, 6, 5)), explicit(noise(1, 4, 6, 5), 2))
+    assert asked
+
+
 def test_pfsa_of_one_position_and_of_a_constant_is_itself():
     torch.testing.assert_close(pfsa(noise(2, 4, 1, 1)), noise(2, 4, 1, 1))
     flat = torch.full((1, 4, 6, 5), 0.3)

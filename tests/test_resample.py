@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_hires.resample import Reduction, area_matrix, bicubic
+from lib_hires.resample import Reduction, area_matrix, area_means, bicubic
 
 
 @st.composite
@@ -37,6 +37,14 @@ def test_fractional_scales_are_the_integral_over_each_area(large, small):
     values = noise(large).double()
     exact = values.repeat_interleave(small).reshape(small, large).mean(1)
     torch.testing.assert_close(area_matrix(large, small) @ values, exact)
+
+
+@settings(max_examples=40, deadline=None)
+@given(sizes())
+def test_area_means_are_d(shapes):
+    large, small = shapes
+    x = noise(2, 3, *large)
+    assert torch.equal(area_means(x, small), Reduction.between(large, small).reduce(x))
 
 
 @settings(max_examples=60, deadline=None)

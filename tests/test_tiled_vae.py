@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,10 @@ def picture(decode: bool, images: int = 1) -> Tensor:
 
 def in_tiles(function, x: Tensor, vae: nn.Module, decode: bool, pixels: int = PIXELS) -> Tensor:
     return vae_tiled(function, x, vae=vae, pixels=pixels, factor=FACTOR, decode=decode)
+
+
+def in_halves(half: nn.Module, part: Tensor) -> Tensor:
+    return torch.cat([half(side) for side in part.chunk(2, dim=-1)], dim=-1)
 
 
 def hooks(module: nn.Module) -> int:
@@ -181,13 +187,51 @@ def test_a_host_may_turn_to_previews_in_the_middle() -> None:
     assert hooks(vae) == 0
 
 
-def test_a_host_with_tiles_of_its_own_is_left_to_them() -> None:
-    vae, z = ToyVae(), picture(True)
+@both
+def test_a_host_with_tiles_of_its_own_is_left_to_them(decode: bool) -> None:
+    """As Forge where it always tiles; what is no larger than one of its tiles it computes whole."""
+    vae, x = ToyVae(), picture(decode)
+    half, tile = vae.half(decode), PIXELS // FACTOR if decode else PIXELS
 
-    def halves(part: Tensor) -> Tensor:
-        return torch.cat([vae.decoder(half) for half in part.chunk(2, dim=-1)], dim=-1)
+    def function(part: Tensor) -> Tensor:
+        return half(part) if max(part.shape[-2:]) <= tile else in_halves(half, part)
 
-    assert torch.equal(in_tiles(halves, z, vae, True), halves(z))
+    assert torch.equal(in_tiles(function, x, vae, decode), in_halves(half, x))
+    assert hooks(vae) == 0
+
+
+@both
+def test_a_host_that_tries_again_at_any_error_is_not_made_to(decode: bool) -> None:
+    """As Forge with --directml, which takes every error for a lack of memory."""
+    vae, x = ToyVae(), picture(decode)
+    half, failed = vae.half(decode), []
+
+    def function(part: Tensor) -> Tensor:
+        try:
+            return half(part)
+        except Exception as error:
+            failed.append(error)
+            return in_halves(half, part)
+
+    assert torch.equal(in_tiles(function, x, vae, decode), in_tiles(half, x, vae, decode))
+    assert failed == []
+
+
+def test_a_live_preview_is_decoded_as_ever() -> None:
+    """In another thread, and of the very size that is decoded."""
+    vae, z = ToyVae(normed=False), picture(True)
+    whole, previews = vae.decoder(z), []
+
+    with ThreadPoolExecutor(1) as other:
+
+        def function(part: Tensor) -> Tensor:
+            previews.append(other.submit(vae.decoder, z).result())
+            return vae.decoder(part)
+
+        image = in_tiles(function, z, vae, True)
+    assert torch.equal(image, in_tiles(vae.decoder, z, vae, True))
+    for preview in previews:
+        torch.testing.assert_close(preview, whole)
 
 
 @pytest.mark.parametrize("pixels", [16, 36, 64, 100])

@@ -143,6 +143,7 @@ def test_conditioning_that_is_more_than_a_picture_is_fitted_to_the_window() -> N
         torch.cuda.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("MPS backend out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("There is not enough GPU video memory available!"),
     ],
 )
 def test_fewer_windows_are_asked_at_once_where_memory_ends(error: RuntimeError) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from lib_hires.memory import is_out_of_memory
 from lib_hires.run_record import RunRecord
 from lib_hires.standalone import png
 from lib_hires.standalone.generate import Painted, Run
@@ -71,7 +72,7 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
         return f"could not write the picture of {where}: {error.strerror}"
     if isinstance(error, FloatingPointError):
         return f"{error}: try --dtype float32"
-    if "out of memory" in str(error) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
         return f"out of memory in {where}: {lower}, or lower --batch"
     raise error

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_hires.resample import area_means
 from lib_hires.sizes import Size
 from lib_hires.webui.latents import FACTOR
 
@@ -86,7 +87,7 @@ def shrunk(part: Tensor, large: Size, small: Size) -> Tensor:
     """
     if tuple(part.shape[-2:]) != large:
         return part
-    means = F.interpolate(part.float(), size=small, mode="area").to(part.dtype)
+    means = area_means(part, small).to(part.dtype)
     if part.shape[1] != 5:
         return means
     mask = F.interpolate(part[:, :1].float(), size=small, mode="nearest-exact").to(part.dtype)

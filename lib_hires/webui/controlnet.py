@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lib_hires.passes import Kind
+from lib_hires.resample import area_means
 from lib_hires.sizes import Size
 from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
@@ -159,9 +160,13 @@ def _state(unit: Any, size: Size, second: bool) -> dict[str, Any]:
 
 def resized_hint(hint: Tensor, size: Size) -> Tensor:
     """A hint (b, c, h, w) at another size; of four channels the last is a mask and stays hard."""
-    smaller = size[0] <= hint.shape[-2] and size[1] <= hint.shape[-1]
-    mode = {"mode": "area"} if smaller else {"mode": "bilinear", "align_corners": False}
-    resized = F.interpolate(hint.float(), size=size, **mode).to(hint.dtype)
+    if tuple(hint.shape[-2:]) == size:
+        return hint
+    if size[0] <= hint.shape[-2] and size[1] <= hint.shape[-1]:
+        resized = area_means(hint, size)
+    else:
+        resized = F.interpolate(hint.float(), size=size, mode="bilinear", align_corners=False)
+    resized = resized.to(hint.dtype)
     if hint.shape[1] != 4:
         return resized
     mask = F.interpolate(hint[:, 3:].float(), size=size, mode="nearest-exact").to(hint.dtype)

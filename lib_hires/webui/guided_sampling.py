@@ -79,7 +79,7 @@ def guided(
                 guidance.say(f"Attentive Guidance was left out, because {reason}.")
             else:
                 mixed = guidance.record.current.mix
-                stack.enter_context(mixing(sampler, guidance.settings.pfsa, mixed))
+                stack.enter_context(mixing(sampler, guidance.settings.pfsa, mixed, guidance.say))
         yield
 
 

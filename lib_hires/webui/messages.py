@@ -13,6 +13,15 @@ log = logging.getLogger("hires_guidance")
 Say = Callable[[str], None]
 
 
+def say_failed(say: Say, technique: str, error: Exception) -> None:
+    """Tell, in the block that handles `error`, that a technique is left out from here on."""
+    log.exception("%s failed", technique)
+    say(
+        f"the rest of the picture was made without {technique}, because it failed "
+        f"({type(error).__name__}: {error})."
+    )
+
+
 def say_to(p: Any) -> Say:
     """A function that tells the user of run `p` a sentence, once."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.noise import NoiseFamily
 from lib_hires.settings import AttentiveGuidance
+from lib_hires.webui.messages import Say, say_failed
 from lib_hires.webui.noise import family_of
 from lib_hires.webui.patching import replaced
 
@@ -40,7 +41,7 @@ def reason_not_to_mix(config: Any) -> str:
 
 @contextmanager
 def mixing(
-    sampler: Any, settings: AttentiveGuidance, on_mixed: Callable[[], None]
+    sampler: Any, settings: AttentiveGuidance, on_mixed: Callable[[], None], say: Say
 ) -> Iterator[None]:
     """Mix PFSA into the state of everything that `sampler` samples inside the block.
 
@@ -49,20 +50,30 @@ def mixing(
     The state is the tensor that the CFG denoiser gets in the evaluation that begins a step; with
     UniPC, which evaluates predictions of the state, the one that its callback gets.
 
+    A mix that fails, as where memory runs out, leaves the state as it was; the rest of the block
+    goes on without, and a sentence is said.
+
     A step waits for nothing that is on the device; the model's noise levels are read once, and
     anew where the refiner takes another model in the middle.
     """
     denoiser = sampler.model_wrap_cfg
     family_once = lru_cache(maxsize=1)(family_of)
     last_time: list[Tensor] = []
+    failed = False
 
     def mix(state: Tensor, time: Tensor, done: int) -> None:
+        nonlocal failed
         gamma = gamma_at(done, denoiser.steps, settings)
-        if gamma == 0 or done >= denoiser.steps:  # the last state is the finished picture
+        if failed or gamma == 0 or done >= denoiser.steps:  # the last is the finished picture
             return
-        on_mixed()
-        family, _ = family_once(denoiser.inner_model)
-        mix_scaled_(state, time, gamma, settings, family)
+        try:
+            family, _ = family_once(denoiser.inner_model)
+            mix_scaled_(state, time, gamma, settings, family)
+        except Exception as error:
+            failed = True
+            say_failed(say, "Attentive Guidance", error)
+        else:
+            on_mixed()
 
     def before_evaluation(_: Any, inputs: tuple[Tensor, ...]) -> None:
         state, times = inputs[:2]

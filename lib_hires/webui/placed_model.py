@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lib_hires.sizes import Size
-from lib_hires.webui.messages import Say
-
-log = logging.getLogger("hires_guidance")
+from lib_hires.webui.messages import Say, say_failed
 
 Denoiser = Callable[..., Tensor]
 MakeDenoiser = Callable[[Tensor, Tensor, Mapping[str, Any]], Denoiser]
@@ -63,11 +60,7 @@ class PlacedModel:
                 self._denoisers[place] = self._make(x, t, cond)
             return self._denoisers[place](x, t, **cond)
         except Exception as error:
-            log.exception("%s failed", self._technique)
             self._failed = True
-            self._say(
-                f"the rest of the picture was made without {self._technique}, because it failed "
-                f"({type(error).__name__}: {error})."
-            )
+            say_failed(self._say, self._technique, error)
         self._denoisers.clear()  # and with them, after the block, what the failed call held
         return self._forward(x, t, **cond)

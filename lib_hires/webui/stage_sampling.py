@@ -40,9 +40,10 @@ def sample_stage(
     run.sampler = sampler
     name, schedule, steps = host_schedule(sampler, times)
     noise = run.rng.next()
+    with devices.autocast():
+        cond, uncond = stage_conditioning(p, stage.size)
     precision = devices.without_autocast if devices.unet_needs_upcast else devices.autocast
     with precision():
-        cond, uncond = stage_conditioning(p, stage.size)
         if guidance.controlnet is not None:
             guidance.controlnet.marked(cond, uncond)
         image_cond = run.txt2img_image_conditioning(latent, stage.size[1], stage.size[0])

@@ -13,6 +13,7 @@ from modules import devices, shared
 from torch import Tensor
 
 from lib_hires.feature_upsampler import UpsamplerError
+from lib_hires.memory import is_out_of_memory
 from lib_hires.passes import in_windows
 from lib_hires.refinement import Stage, plan, refine
 from lib_hires.settings import Settings, SettingsError
@@ -93,7 +94,7 @@ def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
     except SettingsError as error:
         say(f"the picture was not refined. {error}.")
         return samples
-    vae = HostVae(p.sd_model, settings.refine.tile)
+    vae = HostVae(p.sd_model, settings.refine.tile, say)
     latents = _latents(p, samples, stages, settings, vae, say)
     kept: list[list[Kept]] = []
 
@@ -194,7 +195,7 @@ def _stages_done(number: int, count: int) -> str:
 
 
 def _remedy(error: Exception) -> str:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if is_out_of_memory(error):
         return 'Set "Decode in tiles of" to 512, or lower "Enlarge by".'
     if isinstance(error, FloatingPointError):
         return 'Lower "Strengths", or start the WebUI with --no-half.'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +16,18 @@ from torch import Tensor
 from lib_hires.tiled_vae import vae_tiled
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.latents import FACTOR
+from lib_hires.webui.messages import Say
+
+log = logging.getLogger("hires_guidance")
 
 
 class HostVae:
     """The loaded model's VAE, in tiles of `tile` pixels, 0 for whole pictures."""
 
-    def __init__(self, sd_model: Any, tile: int) -> None:
+    def __init__(self, sd_model: Any, tile: int, say: Say = log.warning) -> None:
         self._model = sd_model
         self._tile = tile
+        self._say = say
         self._last: tuple[Tensor, Tensor] | None = None
 
     def remember(self, latent: Tensor, images: Tensor) -> None:
@@ -37,7 +42,8 @@ class HostVae:
         return self._last[1]
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (b, 3, H, W) in [-1, 1] to latents, the posterior's mode."""
+        """Images (b, 3, H, W) in [-1, 1] to latents, the posterior's mode; what the host gives, and
+        a sentence, where it encodes in tiles of its own."""
         return self._in_tiles(self._encode, images, decode=False)
 
     def finished(self, latent: Tensor) -> Tensor | DecodedSamples:
@@ -71,7 +77,7 @@ class HostVae:
         if shared.opts.sd_vae_encode_method != "Full":
             method = approximation_indexes[shared.opts.sd_vae_encode_method]
             return images_tensor_to_samples(images * 0.5 + 0.5, method)
-        with devices.autocast():
+        with devices.autocast(disable=devices.dtype_vae == torch.float32):
             return torch.cat([self._encode_one(image[None]) for image in images])
 
     def _encode_one(self, image: Tensor) -> Tensor:
@@ -79,8 +85,10 @@ class HostVae:
 
         The first half of the moments that the encoder gives is the mean. They are overheard, for
         SDXL's code draws inside, and memory options and tiling extensions act on the way there.
+        A host that has tiles of its own shows those of tiles alone.
         """
         image = image.to(device=shared.device, dtype=devices.dtype_vae)
+        size = tuple(side // FACTOR for side in image.shape[-2:])
         moments: list[Tensor] = []
         host = host_of(self._model)
         vae = host.autoencoder(self._model)
@@ -89,9 +97,13 @@ class HostVae:
             last_layer.register_forward_hook(lambda *call: moments.append(call[2])),
             torch.random.fork_rng(devices=[]),  # what is drawn there is the CPU's
         ):
-            self._model.encode_first_stage(image)
-        mean, _ = moments[-1].chunk(2, dim=1)
-        return host.scaled(self._model, mean)
+            given = self._model.encode_first_stage(image)
+            whole = [heard for heard in moments if heard.shape[-2:] == size]
+            if not whole:
+                self._say("the WebUI encodes in tiles of its own, which adds a little noise.")
+                return self._model.get_first_stage_encoding(given)
+        mean, _ = whole[-1].chunk(2, dim=1)
+        return host.scaled(self._model, mean).to(image.device)  # Forge's VAE may be on the CPU
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         if not self._tile or max(x.shape[-2:]) * (FACTOR if decode else 1) <= self._tile:

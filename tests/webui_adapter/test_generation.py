@@ -270,6 +270,28 @@ def test_a_failing_small_call_leaves_the_picture_and_says_so(host):
     assert torch.isfinite(made.images[0]).all()
 
 
+def test_a_mix_that_fails_leaves_the_picture_and_says_so(host, monkeypatch):
+    plain, mixed = host.paint(), host.paint(PFSA)
+    with monkeypatch.context() as patch:
+        patch.setattr("lib_hires.attentive_guidance.pfsa", lambda *_: raise_failure())
+        made = host.paint(PFSA)
+    assert same(plain, made)
+    assert len(made.said) == 1
+    assert "without Attentive Guidance, because it failed (Failure: as asked)." in made.said[0]
+    assert same(mixed, host.paint(PFSA))
+
+
+def raise_out_of_memory():
+    raise RuntimeError("MPS backend out of memory")
+
+
+def test_a_stage_without_memory_names_what_to_lower(host):
+    repair = fail_at(host, 6, raise_out_of_memory)
+    made = host.paint(REFINE)
+    repair()
+    assert 'Set "Decode in tiles of" to 512' in made.said[0]
+
+
 def test_stages_are_counted_and_named(host):
     from modules import shared
 
@@ -334,6 +356,16 @@ def test_image_conditioning_shrinks_along(host):
     assert torch.allclose(
         shrunk["cond"]["c_concat"][0][:, 1:], torch.nn.functional.avg_pool2d(part[:, 1:], 2)
     )
+
+
+def test_image_conditioning_is_reduced_as_the_latent_is():
+    """At no whole scale has every device area means of its own."""
+    from lib_hires.resample import Reduction
+    from lib_hires.webui.conditioning import shrunk
+
+    part = torch.rand(2, 4, 16, 24).half()
+    expected = Reduction.between((16, 24), (10, 14)).reduce(part)
+    assert torch.equal(shrunk(part, (16, 24), (10, 14)), expected.half())
 
 
 def test_a_generation_inside_another_changes_neither():
@@ -736,6 +768,15 @@ def test_hints_are_resized_and_masks_stay_hard(size):
     assert set(resized[:, 3].unique().tolist()) <= {0.0, 1.0}
     assert (resized[:, :3].mean() - hint[:, :3].mean()).abs() < 0.02
     assert torch.equal(resized_hint(hint, (32, 48)), hint)
+
+
+def test_hints_are_reduced_as_latents_are():
+    from lib_hires.resample import Reduction
+    from lib_hires.webui.controlnet import resized_hint
+
+    hint = torch.rand(1, 3, 32, 48).half()
+    expected = Reduction.between((32, 48), (24, 40)).reduce(hint)
+    assert torch.equal(resized_hint(hint, (24, 40)), expected.half())
 
 
 def test_lllites_embeddings_are_made_anew_for_another_size():

@@ -67,7 +67,7 @@ def test_a_step_reads_nothing_and_makes_nothing_on_the_cpu(name, levels, space):
     sampler, mixed = Sampler(Inner(**levels), name), []
     settings = AttentiveGuidance(enabled=True, eta1=0, space=space)
     x, time = torch.empty(2, 4, 8, 8, device="meta"), torch.empty(2, device="meta")
-    with mixing(sampler, settings, lambda: mixed.append(sampler.model_wrap_cfg.step)):
+    with mixing(sampler, settings, lambda: mixed.append(sampler.model_wrap_cfg.step), print):
         sampler.take_step(x, time)
         sampler.take_step(x, time)  # knows the model by now
         before = len(mixed)
@@ -81,7 +81,7 @@ def test_after_the_refiner_the_states_are_those_of_its_noise_levels():
     sampler, time = Sampler(first, "DDIM"), torch.full((2,), 500.0)
     mixed = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     expected = mixed.clone()
-    with mixing(sampler, PFSA, lambda: None):
+    with mixing(sampler, PFSA, lambda: None, print):
         sampler.model_wrap_cfg(mixed, time)
         for inner in (first, second):
             sampler.model_wrap_cfg.inner_model = inner
@@ -90,6 +90,48 @@ def test_after_the_refiner_the_states_are_those_of_its_noise_levels():
         family = WholeTimesteps(inner.inner_model.alphas_cumprod)
         mix_scaled_(expected, time[:1], gamma_at(done, Denoiser.steps, PFSA), PFSA, family)
     assert torch.equal(mixed, expected)
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(("name", "levels"), [("Euler", VE), ("DDIM", VP), ("UniPC", VP)])
+def test_a_mix_that_fails_leaves_the_rest_unmixed_and_says_so_once(name, levels, monkeypatch):
+    sampler, mixed, said = Sampler(Inner(**levels), name), [], []
+    x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    time = torch.full((2,), 5.0)
+    with mixing(sampler, PFSA, lambda: mixed.append(1), said.append):
+        sampler.take_step(x, time)
+        sampler.take_step(x, time)
+        kept, before = x.clone(), len(mixed)
+        with monkeypatch.context() as patch:
+            error = torch.cuda.OutOfMemoryError("CUDA out of memory")
+            patch.setattr("lib_hires.attentive_guidance.pfsa", raising(error))
+            sampler.take_step(x, time)
+        sampler.take_step(x, time)
+    assert torch.equal(x, kept)
+    assert len(mixed) == before > 0
+    assert said == [
+        "the rest of the picture was made without Attentive Guidance, because it failed "
+        "(OutOfMemoryError: CUDA out of memory)."
+    ]
+
+
+def test_an_interrupt_in_a_mix_is_no_failure(monkeypatch):
+    class Interrupted(BaseException):
+        """As the hosts' own is derived."""
+
+    sampler, said = Sampler(Inner(**VE), "Euler"), []
+    monkeypatch.setattr("lib_hires.attentive_guidance.pfsa", raising(Interrupted()))
+    x, time = torch.zeros(1, 4, 8, 8), torch.ones(1)
+    with pytest.raises(Interrupted), mixing(sampler, PFSA, lambda: None, said.append):
+        sampler.take_step(x, time)
+        sampler.take_step(x, time)
+    assert said == []
 
 
 def test_a_half_precision_state_is_brought_to_scale_in_float32():

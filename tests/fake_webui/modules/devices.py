@@ -7,7 +7,13 @@ import torch
 cpu = device = torch.device("cpu")
 dtype = dtype_vae = torch.float32
 unet_needs_upcast = False
-autocast = without_autocast = nullcontext
+
+
+def autocast(disable=False):
+    return nullcontext()
+
+
+without_autocast = autocast
 
 
 def torch_gc():

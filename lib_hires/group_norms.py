@@ -8,9 +8,11 @@ so exact moments would cost a pass over the tiles for each norm. Two passes come
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +79,14 @@ def norms_take(
 
     with ExitStack() as stack:
         for norm in norms:
-            stack.enter_context(norm.register_forward_hook(normed))
+            stack.enter_context(norm.register_forward_hook(of_this_thread(normed)))
         yield
+
+
+def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """`hook` for the calls of this thread alone: in another a host may decode a live preview."""
+    here = threading.get_ident()
+    return lambda *call: hook(*call) if threading.get_ident() == here else None
 
 
 def whole_moments(

@@ -11,7 +11,6 @@ The caller's own function decodes or encodes; the VAE's modules are reached by h
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib_hires.group_norms import norms_take, whole_moments
+from lib_hires.group_norms import norms_take, of_this_thread, whole_moments
 from lib_hires.sizes import Size
 from lib_hires.tiling import Tile, assembled, tiles_over
 
@@ -113,7 +112,7 @@ class Half:
         stop = partial(_stop, reached, size)
         with (
             suppress(_Reached),
-            self.first.register_forward_pre_hook(_here(lambda _, inputs: stop(inputs[0]))),
+            self.first.register_forward_pre_hook(of_this_thread(lambda _, inputs: stop(inputs[0]))),
         ):
             yield reached
 
@@ -124,7 +123,7 @@ class Half:
         stop = partial(_stop, reached, size)
         with (
             suppress(_Reached),
-            self.last.register_forward_hook(_here(lambda *call: stop(call[2]))),
+            self.last.register_forward_hook(of_this_thread(lambda *call: stop(call[2]))),
         ):
             yield reached
 
@@ -134,7 +133,7 @@ class Half:
         with (
             self._given_tiny(features, factor),
             self.first.register_forward_pre_hook(
-                _here(lambda _, inputs: (features.to(inputs[0]), *inputs[1:]))
+                of_this_thread(lambda _, inputs: (features.to(inputs[0]), *inputs[1:]))
             ),
         ):
             yield
@@ -144,7 +143,7 @@ class Half:
         """Inside the block the decoder's middle gives `features`, whatever the latent."""
         with (
             self._given_tiny(features, 1),
-            self.last.register_forward_hook(_here(lambda *call: features.to(call[2]))),
+            self.last.register_forward_hook(of_this_thread(lambda *call: features.to(call[2]))),
         ):
             yield
 
@@ -157,7 +156,7 @@ class Half:
                 raise _PassedBy
             return inputs[0][..., :side, :side], *inputs[1:]
 
-        return self.net.register_forward_pre_hook(_here(tiny))
+        return self.net.register_forward_pre_hook(of_this_thread(tiny))
 
 
 class _Reached(BaseException):
@@ -169,12 +168,6 @@ class _Reached(BaseException):
 
 class _PassedBy(BaseException):
     """The function does not take what it is given through the VAE, or not the whole of it."""
-
-
-def _here(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """For calls of this thread alone: in another one a host may decode a live preview."""
-    here = threading.get_ident()
-    return lambda *call: hook(*call) if threading.get_ident() == here else None
 
 
 def _stop(reached: list[Tensor], size: Size, features: Tensor) -> None:

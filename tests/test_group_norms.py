@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,14 @@ def test_own_moments_are_what_a_norm_takes(affine: bool, dtype: torch.dtype) -> 
     assert got.dtype == dtype
     tolerance = 1e-4 if dtype == torch.float32 else 0.2  # x itself is rounded
     torch.testing.assert_close(got.float(), norm(x), atol=tolerance, rtol=0)
+
+
+def test_another_threads_norms_take_their_own() -> None:
+    norm, x = norm_of(), uneven(2, 6, 9, 12)
+    own, told = norm(x), Moments.of(norm, 2 * x)
+    with norms_take([norm], lambda *_: told), ThreadPoolExecutor(1) as other:
+        assert torch.equal(other.submit(norm, x).result(), own)
+        assert not torch.allclose(norm(x), own)
 
 
 def test_joined_moments_are_those_of_all_values() -> None:

@@ -72,7 +72,10 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--prompts: {file} cannot be read ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SettingsError(
+            f"--prompts: {file} cannot be read ({reason}); one prompt is given without an option"
+        ) from None
     if not text.strip():
         raise SettingsError(f"--prompts: {file} is empty")
     rows = _table(text) if file.suffix.lower() == ".csv" else _prompts(text)

@@ -117,7 +117,8 @@ def test_no_cuda_is_refused_not_replaced(hires) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["generate", "--prompts", str(tmp_path / "none.txt")]) == 2
-    assert "none.txt cannot be read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "none.txt cannot be read (No such file or directory); one prompt is given w" in said
     assert main(["generate", "a red house", "--prompts", "none.txt"]) == 2
     assert "neither a prompt nor --from beside it" in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -90,11 +91,15 @@ def area_means(x: Tensor, size: Size) -> Tensor:
     torch's own area means count values that two blocks share in both as whole ones, and Apple's
     devices know them at whole scales only.
     """
-    rows, columns = (
-        area_matrix(large, small).float().to(x.device)
-        for large, small in zip(x.shape[-2:], size, strict=True)
-    )
+    height, width = x.shape[-2:]
+    rows, columns = _on_device(height, size[0], x.device), _on_device(width, size[1], x.device)
     return _reduced(x, rows, columns)
+
+
+@lru_cache(maxsize=8)  # so that the steps of a sampling bring it to the device once
+def _on_device(large: int, small: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return area_matrix(large, small).float().to(device)
 
 
 def _reduced(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

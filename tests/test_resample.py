@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from meta_device import OnDevice
 
 from lib_hires.resample import Reduction, area_matrix, area_means, bicubic
 
@@ -150,3 +151,10 @@ def test_a_host_s_autocast_does_not_lower_the_precision():
     plain = reduction.enlarge(reduction.reduce(x))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(reduction.enlarge(reduction.reduce(x)), plain)
+
+
+def test_area_means_make_nothing_on_the_cpu_but_once():
+    x = torch.empty(1, 5, 48, 32, device="meta")
+    area_means(x, (20, 12))
+    with OnDevice():
+        assert area_means(x, (20, 12)).shape == (1, 5, 20, 12)

@@ -52,12 +52,12 @@ def growth(model: LatentModel, areas: Sequence[float], repeats: int) -> list[Gro
     """Of pictures of about `areas` times the native area, with classifier-free guidance."""
     native = latent_size(model, 1)
     seconds = median_of(repeats, evaluation(model, native))
-    held = _peak(model, native, None)
+    held = peak_of_evaluation(model, native)
     made = []
     for area in tqdm(areas, desc="growth", leave=False):
         size = latent_size(model, area)
         for window in (None, native) if math.prod(size) > math.prod(native) else (None,):
-            peak = _peak(model, size, window)
+            peak = peak_of_evaluation(model, size, window)
             made.append(
                 Growth(
                     math.prod(size) / math.prod(native),
@@ -140,8 +140,9 @@ def _call(
     return torch.no_grad()(lambda: predict(x, t, **told))
 
 
-def _peak(model: LatentModel, latent: Size, window: Size | None) -> int | None:
-    """Bytes; on the CPU in a fresh process, which needs no more of the model than its U-Net."""
+def peak_of_evaluation(model: LatentModel, latent: Size, window: Size | None = None) -> int | None:
+    """Bytes of what `evaluation` does; on the CPU in a fresh process, to which the U-Net is all
+    that goes. None where the system does not tell."""
     unet_alone = dataclasses.replace(model, encoders=())
     measure = partial(_peak_of_call, unet_alone, _told(model), latent, window)
     return measure() if model.device.type != "cpu" else in_fresh_process(measure)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lib_hires.standalone.benchmark_growth import (
     growth,
     latent_size,
     median_of,
+    peak_of_evaluation,
     plot_growth,
 )
 from lib_hires.standalone.benchmark_real_size import SIDES, real_size_rows, real_size_table, skipped
@@ -38,6 +40,8 @@ from lib_hires.standalone.benchmark_tiles import difference_rows, memory_rows
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.part_times import Timed, bound, ratio, time_run
+from lib_hires.standalone.peak_memory import peak_memory
+from lib_hires.standalone.processes import in_fresh_process
 from lib_hires.standalone.request import Request
 from lib_hires.upsampler_file import NamedUpsampler
 
@@ -90,7 +94,7 @@ def speed(
     for scale in scales:
         rows += _rows_at(model, scale, steps, repeats)
     rows += [_upsampler_row(model, method, steps, repeats) for method in ("AP-LDM", "Pivot")]
-    rows += [_pfsa_row(model, repeats), *_tile_rows(model, scales)]
+    rows += [*_pfsa_rows(model, repeats), *_tile_rows(model, scales)]
     grown = growth(model, areas, repeats)
     rows += [row for each in grown for row in each.rows]
     plot_growth(grown, out / "growth.png")
@@ -166,13 +170,32 @@ def _untrained_upsampler(model: LatentModel) -> NamedUpsampler:
     return NamedUpsampler("untrained", "", FeatureUpsampler(info).requires_grad_(False))
 
 
-def _pfsa_row(model: LatentModel, repeats: int) -> dict[str, Any]:
-    latent = model.native[0] * 2 // model.factor, model.native[1] * 2 // model.factor
-    state = torch.randn(1, model.latent_channels, *latent, device=model.device)
-    settings = AttentiveGuidance(enabled=True)
-    mixing = median_of(repeats, lambda: mix_into_state_(state.clone(), 0.004, settings, 1.0))
+def _pfsa_rows(model: LatentModel, repeats: int) -> list[dict[str, Any]]:
+    """Seconds of mixing a state of twice the native sides, and its memory where the system tells.
+
+    Each over that of an evaluation there.
+    """
+    latent = latent_size(model, 4)
+    shape = 1, model.latent_channels, *latent
+    mixing = median_of(repeats, _mixing(shape, model.device))
     beside = median_of(repeats, evaluation(model, latent))
-    return {"name": "PFSA a step, 2x, beside an evaluation", "ratio": mixing / beside}
+    rows = [{"name": "PFSA a step, 2x, beside an evaluation", "ratio": mixing / beside}]
+    measure = partial(_peak_of_mixing, shape, model.device)
+    peak = measure() if model.device.type != "cpu" else in_fresh_process(measure)
+    held = peak_of_evaluation(model, latent)
+    if peak is not None and held:
+        rows.append({"name": "  memory of it", "ratio": peak / held})
+    return rows
+
+
+def _mixing(shape: tuple[int, ...], device: torch.device) -> Callable[[], None]:
+    state, settings = torch.randn(shape, device=device), AttentiveGuidance(enabled=True)
+    return lambda: mix_into_state_(state.clone(), 0.004, settings, 1.0)
+
+
+def _peak_of_mixing(shape: tuple[int, ...], device: torch.device) -> int | None:
+    _mixing((*shape[:2], 8, 8), device)()  # what the first call loads
+    return peak_memory(device, _mixing(shape, device))
 
 
 def _tile_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any]]:

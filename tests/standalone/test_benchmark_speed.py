@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 
 from lib_hires.settings import Settings
 from lib_hires.standalone.benchmark_real_size import random_model, real_size_table, rows_of
-from lib_hires.standalone.benchmark_speed import speed
+from lib_hires.standalone.benchmark_speed import _peak_of_mixing, speed
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.part_times import PartTimes, Timed, bound, ratio, time_run
+from lib_hires.standalone.processes import in_fresh_process
 
 
 def test_every_call_of_the_model_is_timed_by_its_size(tiny_model: LatentModel) -> None:
@@ -122,3 +124,9 @@ def test_sides_that_cannot_be_painted_are_refused(
 ) -> None:
     assert main(["benchmark", "speed", "--out", str(tmp_path), "--sides", sides]) == 2
     assert "--sides: expected multiples of 64 from 1280 to 8192" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory's peak is told by Linux alone")
+def test_mixing_takes_less_than_all_products_of_two_positions() -> None:
+    taken = in_fresh_process(_peak_of_mixing, (1, 4, 64, 64), torch.device("cpu"))
+    assert 0 < taken < 4 * 64**4

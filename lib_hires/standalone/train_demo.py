@@ -154,7 +154,7 @@ def run_stage(
 ) -> Progress:
     """Train `parts` on `loss_of(progress)` until `minutes` have been trained, going on from `path`.
 
-    `rates` holds the highest learning rate of each of the parts,
+    `rates` holds the highest learning rate of each of the parts.
     `averages` holds the exponential moving averages of some of the parts, under the same names.
     `look(step)` is called every `sample_minutes` and at the end.
     """

@@ -98,7 +98,7 @@ def area_means(x: Tensor, size: Size) -> Tensor:
 
 @lru_cache(maxsize=8)  # so that the steps of a sampling bring it to the device once
 def _on_device(large: int, small: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # what is kept must serve outside of it too
         return area_matrix(large, small).float().to(device)
 
 

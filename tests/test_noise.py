@@ -142,10 +142,10 @@ def test_predictions_stand_for_the_picture(name, prediction, request):
     x = a * x0 + s * eps
     output = {"denoised": x0, "eps": eps, "v": a * eps - s * x0, "velocity": eps - x0}[prediction]
     found = family.denoised(prediction, x, output, t)
-    torch.testing.assert_close(found, x0, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, x0, atol=1e-5, rtol=1e-5)
     moved = output + family.output_change(prediction, change, t)
     found = family.denoised(prediction, x, moved, t)
-    torch.testing.assert_close(found, x0 + change, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found, x0 + change, atol=1e-5, rtol=1e-5)
 
 
 def test_image_k_of_a_batch_has_the_noise_of_the_image_alone():

@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from lib_hires.sizes import Size, snap
 from lib_hires.standalone.latent_model import LatentModel
-from lib_hires.standalone.peak_memory import peak_memory
-from lib_hires.standalone.processes import in_fresh_process
+from lib_hires.standalone.peak_memory import peak_alone, peak_memory
 from lib_hires.windows import Windowed, corners
 
 PROMPT = "a red house under an evening sky"
@@ -145,7 +144,7 @@ def peak_of_evaluation(model: LatentModel, latent: Size, window: Size | None = N
     that goes. None where the system does not tell."""
     unet_alone = dataclasses.replace(model, encoders=())
     measure = partial(_peak_of_call, unet_alone, _told(model), latent, window)
-    return measure() if model.device.type != "cpu" else in_fresh_process(measure)
+    return peak_alone(model.device, measure)
 
 
 def _peak_of_call(

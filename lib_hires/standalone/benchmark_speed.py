@@ -40,8 +40,7 @@ from lib_hires.standalone.benchmark_tiles import difference_rows, memory_rows
 from lib_hires.standalone.generate import Run
 from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.part_times import Timed, bound, ratio, time_run
-from lib_hires.standalone.peak_memory import peak_memory
-from lib_hires.standalone.processes import in_fresh_process
+from lib_hires.standalone.peak_memory import peak_alone, peak_memory
 from lib_hires.standalone.request import Request
 from lib_hires.upsampler_file import NamedUpsampler
 
@@ -180,8 +179,7 @@ def _pfsa_rows(model: LatentModel, repeats: int) -> list[dict[str, Any]]:
     mixing = median_of(repeats, _mixing(shape, model.device))
     beside = median_of(repeats, evaluation(model, latent))
     rows = [{"name": "PFSA a step, 2x, beside an evaluation", "ratio": mixing / beside}]
-    measure = partial(_peak_of_mixing, shape, model.device)
-    peak = measure() if model.device.type != "cpu" else in_fresh_process(measure)
+    peak = peak_alone(model.device, partial(_peak_of_mixing, shape, model.device))
     held = peak_of_evaluation(model, latent)
     if peak is not None and held:
         rows.append({"name": "  memory of it", "ratio": peak / held})

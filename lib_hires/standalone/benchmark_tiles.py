@@ -12,8 +12,7 @@ from torch import Tensor
 
 from lib_hires.sizes import Size
 from lib_hires.standalone.latent_model import LatentModel
-from lib_hires.standalone.peak_memory import peak_memory
-from lib_hires.standalone.processes import in_fresh_process
+from lib_hires.standalone.peak_memory import peak_alone, peak_memory
 from lib_hires.tiled_vae import vae_tiled
 
 GOALS = {"mean": 2, "largest": 8}  # of 255
@@ -71,7 +70,7 @@ def _peak(model: LatentModel, scale: int, pixels: int) -> int | None:
     size = model.native[0] * scale // model.factor, model.native[1] * scale // model.factor
     decoder = dataclasses.replace(model, unet=None, encoders=())
     measure = partial(_peak_of_decoding, decoder, model.latent_channels, size, pixels)
-    return measure() if model.device.type != "cpu" else in_fresh_process(measure)
+    return peak_alone(model.device, measure)
 
 
 def _peak_of_decoding(model: LatentModel, channels: int, size: Size, pixels: int) -> int | None:

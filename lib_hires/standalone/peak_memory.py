@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lib_hires.run_record import forget_peak, held_at_most
+from lib_hires.standalone.processes import in_fresh_process
 
 _FORGET = Path("/proc/self/clear_refs")  # see proc(5): 5 lets VmHWM begin anew
 _STATUS = Path("/proc/self/status")
@@ -32,6 +33,14 @@ def peak_memory(device: torch.device, work: Callable[[], object]) -> int | None:
     before = _resident("VmRSS")
     work()
     return _resident("VmHWM") - before
+
+
+def peak_alone(device: torch.device, measure: Callable[[], int | None]) -> int | None:
+    """measure(), which asks `peak_memory` about `device`: for the CPU in a fresh process.
+
+    It goes there by pickle.
+    """
+    return in_fresh_process(measure) if device.type == "cpu" else measure()
 
 
 def _resident(name: str) -> int:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from lib_hires.noise import per_image
 from lib_hires.standalone import demo_model as demo
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.scenes import CLASSES, Scene, draw, random_scene
@@ -161,6 +162,7 @@ def run_stage(
     weights: dict[float, list[nn.Parameter]] = defaultdict(list)  # by their highest rate
     for key, part in parts.items():
         weights[rates[key]] += part.parameters()
+    learning = [each for some in weights.values() for each in some]
     groups = [{"params": some} for some in weights.values()]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     progress = Progress()
@@ -201,7 +203,7 @@ def run_stage(
             continue
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_([each for some in weights.values() for each in some], 1.0)
+        nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
         _average(config, progress.step, parts, averages)
         progress.step += 1
@@ -528,7 +530,7 @@ def trained_model(work: Path) -> tuple[nn.Module, nn.Module]:
 
 def scales(t: Tensor) -> tuple[Tensor, Tensor]:
     """a(t) and s(t), (b, 1, 1, 1) each, of timesteps (b,)."""
-    abar = _abar()[t].view(-1, 1, 1, 1)
+    abar = per_image(_abar()[t])
     return abar.sqrt(), (1 - abar).sqrt()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +17,11 @@ from lib_hires.webui.hosts import host_of
 from lib_hires.webui.latents import FACTOR
 from lib_hires.webui.messages import Say
 
-log = logging.getLogger("hires_guidance")
-
 
 class HostVae:
     """The loaded model's VAE, in tiles of `tile` pixels, 0 for whole pictures."""
 
-    def __init__(self, sd_model: Any, tile: int, say: Say = log.warning) -> None:
+    def __init__(self, sd_model: Any, tile: int, say: Say) -> None:
         self._model = sd_model
         self._tile = tile
         self._say = say

@@ -618,7 +618,7 @@ def test_pictures_are_encoded_to_the_posteriors_mode(kind):
     )
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    encoded = HostVae(model, 0).encode(images)
+    encoded = HostVae(model, 0, print).encode(images)
     assert torch.equal(before, torch.random.get_rng_state())
     posterior = model.first_stage_model.encode(images)
     assert torch.allclose(encoded, model.scale_factor * posterior._mean, atol=1e-6)
@@ -663,7 +663,7 @@ def test_what_a_host_decodes_in_tiles_is_taken_as_it_gives_it(host):
             return torch.cat(halves, dim=-1)
 
     latent, model = torch.randn(1, 4, 8, 8), InTiles(shared.loaded.sd_model)
-    assert torch.equal(HostVae(model, 0).decode(latent), model.decode_first_stage(latent))
+    assert torch.equal(HostVae(model, 0, print).decode(latent), model.decode_first_stage(latent))
 
 
 HINT = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))

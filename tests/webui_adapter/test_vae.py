@@ -63,7 +63,7 @@ def test_a_vae_in_float32_is_not_rounded(host, contexts, monkeypatch, dtype, con
     monkeypatch.setattr(devices, "dtype_vae", dtype)
     model, seen = shared.loaded.sd_model, []
     model.first_stage_model.quant_conv.register_forward_hook(lambda *_: seen.append(contexts[-1]))
-    HostVae(model, 0).encode(torch.zeros(1, 3, 64, 64))
+    HostVae(model, 0, print).encode(torch.zeros(1, 3, 64, 64))
     assert seen == [context]
 
 
@@ -79,7 +79,7 @@ def test_a_latent_comes_back_to_the_pictures_device(host, monkeypatch):
         model, "encode_first_stage", lambda image: encode(torch.zeros(image.shape)), raising=False
     )
     monkeypatch.setattr(shared, "device", torch.device("meta"))
-    assert HostVae(model, 0).encode(torch.zeros(1, 3, 64, 64)).is_meta
+    assert HostVae(model, 0, print).encode(torch.zeros(1, 3, 64, 64)).is_meta
 
 
 @pytest.mark.parametrize("upcast", [False, True])

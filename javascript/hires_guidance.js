@@ -1,5 +1,5 @@
 // HiRes Guidance: a live drawing of what a run will do, beside the controls that it follows.
-// An element `.hires-guidance` brings its facts along (lib_hires/drawing.py), and all else is read from the page's own
+// An element `.hires-guidance` brings its facts along (lib_hires/run/drawing.py), and all else is read from the page's own
 // inputs. `tables` is the engine's plan once more; tests/drawing_tables.json holds both to the same numbers.
 "use strict";
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib_hires.full_precision import full_precision
+from lib_hires.devices import full_precision
 from lib_hires.settings import AttentiveGuidance
 
 QUERIES = 512  # attended at once, so that memory stays linear also where no fused kernel exists

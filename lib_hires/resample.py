@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib_hires.full_precision import full_precision
+from lib_hires.devices import full_precision
 from lib_hires.sizes import Size
 
 

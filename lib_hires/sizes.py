@@ -1,4 +1,4 @@
-"""Sizes a model can take: rounding, and the native size for a target of any aspect."""
+"""Sizes that a model can take: rounding, the native size for any aspect, and how they are shown."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -
         small = native_size(large, native, multiple)
     small = min(small[0], large[0]), min(small[1], large[1])
     return None if small == large else small
+
+
+def shown(size: Size) -> str:
+    """(height, width) as users write it."""
+    return f"{size[1]}x{size[0]}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

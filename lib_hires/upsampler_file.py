@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from lib_hires.feature_upsampler import FeatureUpsampler, UpsamplerError, UpsamplerInfo
-from lib_hires.sizes import Size
-from lib_hires.whole_file import whole_file
-from lib_hires.words import shown
+from lib_hires.files import whole_file
+from lib_hires.sizes import Size, shown
 
 SUFFIX = ".safetensors"
 LARGEST = 1 << 20  # bytes

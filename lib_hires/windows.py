@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_hires.memory import is_out_of_memory
+from lib_hires.devices import is_out_of_memory
 from lib_hires.sizes import Size
 
 Corner = tuple[int, int]  # (top, left)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from modules import script_callbacks, scripts
 
-from lib_hires.webui import run
-from lib_hires.webui.axes import add_axes
-from lib_hires.webui.controls import make_controls, paste_fields
-from lib_hires.webui.drawn import Drawing
-from lib_hires.webui.options import add_options
-from lib_hires.webui.plan_line import PlanLine
-from lib_hires.webui.presets import PresetRow
-from lib_hires.webui.routes import add_routes
-from lib_hires.webui.tab import Tab
+from lib_hires.webui import lifecycle as run
+from lib_hires.webui.page.controls import add_options, make_controls, paste_fields
+from lib_hires.webui.page.drawing import Drawing
+from lib_hires.webui.page.plan_line import PlanLine
+from lib_hires.webui.page.presets import PresetRow
+from lib_hires.webui.page.tab import Tab
+from lib_hires.webui.surfaces.api import add_routes
+from lib_hires.webui.surfaces.axes import add_axes
 
 
 class HiResGuidance(scripts.Script):

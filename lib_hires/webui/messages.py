@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from lib_hires.webui.infotext import NOTE
+from lib_hires.webui.surfaces.infotext import NOTE
 
 log = logging.getLogger("hires_guidance")
 

@@ -6,7 +6,7 @@ const path = require("node:path");
 const test = require("node:test");
 
 const root = path.join(__dirname, "..", "..");
-const {facts, runs} = require(path.join(root, "tests", "drawing_tables.json"));
+const {facts, runs} = require(path.join(root, "tests", "engine", "run", "drawing_tables.json"));
 const {tables, meant} = require(path.join(root, "javascript", "hires_guidance.js"));
 
 function agree(given, wanted, where) {

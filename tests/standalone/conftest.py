@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny_models
 
-from lib_hires.standalone.latent_model import LatentModel
 from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.latent import LatentModel
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +26,11 @@ def tiny_model(tiny_folder: Path) -> LatentModel:
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A work folder of `hires train-demo` that has the bundled model and one empty scene."""
-    from lib_hires.standalone.train_demo import BUNDLED, start_from
+    from lib_hires.standalone.bundled import FOLDER
+    from lib_hires.standalone.training.bundled import start_from
 
     folder = tmp_path / "work"
-    start_from(BUNDLED, folder)
+    start_from(FOLDER, folder)
     scene = np.zeros((1, 4, 32, 32), np.float16)
     np.savez(folder / "latents" / "0000.npz", latents=scene, captions=np.array([["a", "a"]]))
     return folder

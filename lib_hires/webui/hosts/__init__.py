@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from lib_hires.webui.guided_pass import GuidedPass
 from lib_hires.webui.hosts import a1111, forge
-from lib_hires.webui.model_calls import ModelCalls
+from lib_hires.webui.hosts.guided_pass import GuidedPass
+from lib_hires.webui.hosts.model_calls import ModelCalls
 from lib_hires.webui.patching import replaced
 
 

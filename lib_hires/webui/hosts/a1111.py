@@ -11,12 +11,12 @@ from modules import devices
 from torch import Tensor
 
 from lib_hires.sizes import Size
-from lib_hires.webui.conditioning import SizeEmbeddings, shrink_cond
-from lib_hires.webui.guided_pass import GuidedPass
-from lib_hires.webui.model_calls import ModelCalls
-from lib_hires.webui.noise import family_of
+from lib_hires.webui.hosts.conditioning import SizeEmbeddings, shrink_cond
+from lib_hires.webui.hosts.guided_pass import GuidedPass
+from lib_hires.webui.hosts.model_calls import ModelCalls
+from lib_hires.webui.hosts.noise import family_of
+from lib_hires.webui.hosts.per_call import PlacedModel
 from lib_hires.webui.patching import replaced
-from lib_hires.webui.placed_model import PlacedModel
 
 
 def is_supported(sd_model: Any) -> bool:

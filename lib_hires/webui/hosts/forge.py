@@ -15,18 +15,18 @@ from torch import Tensor
 
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import UpsampleGuided
-from lib_hires.webui import noise
-from lib_hires.webui.guided_pass import GuidedPass
+from lib_hires.webui.hosts import noise
 from lib_hires.webui.hosts.forge_conds import (
     call_fitting,
     options_in_windows,
     shrunk_conds,
     size_embeddings,
 )
+from lib_hires.webui.hosts.guided_pass import GuidedPass
+from lib_hires.webui.hosts.model_calls import CONTROLNET_SEES_WHOLE, ModelCalls
+from lib_hires.webui.hosts.per_call import Denoiser, PlacedModel
 from lib_hires.webui.messages import Say
-from lib_hires.webui.model_calls import CONTROLNET_SEES_WHOLE, ModelCalls
 from lib_hires.webui.patching import replaced
-from lib_hires.webui.placed_model import Denoiser, PlacedModel
 from lib_hires.windows import Windowed
 
 log = logging.getLogger("hires_guidance")

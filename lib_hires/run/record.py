@@ -1,0 +1,172 @@
+"""What a run really did, counted while it ran; `run_plan` says beforehand what it would do.
+
+Hosts tell the record of every evaluation and every finished step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from lib_hires.run.passes import Kind, pass_name
+from lib_hires.sizes import Size, count, shown
+
+
+@dataclass
+class PassRecord:
+    """One pass or stage over one batch of pictures, or added up over several batches."""
+
+    kind: Kind
+    number: int  # of a stage, counted from 1; 0 for a pass that the host makes by itself
+    size: Size  # (height, width) of the picture in pixels
+    steps: int = 0  # that are finished
+    guided_steps: int = 0
+    mixed_steps: int = 0
+    evaluations: int = 0  # of the model, those of the native-size question included
+    small_evaluations: int = 0
+    seconds: float = 0.0
+    finished: bool = False
+    batches: int = 1
+    _guided: bool = False  # the evaluation that was begun last, ...
+    _asked: bool = False  # ... and whether the native-size question was asked for it
+
+    @property
+    def name(self) -> str:
+        return pass_name(self.kind, self.number)
+
+    def begin_evaluation(self) -> None:
+        """The model is to be asked about the whole picture."""
+        self.evaluations += 1
+        self._guided = self._asked = False
+
+    def guide(self, asked: bool) -> None:
+        """Upsample Guidance acts on the evaluation; asked: with a native-size question of its own.
+
+        Hosts may ask about the branches of an evaluation one after another; that is one question.
+        """
+        if asked and not self._asked:
+            self.evaluations += 1
+            self.small_evaluations += 1
+        self._guided, self._asked = True, self._asked or asked
+
+    def mix(self) -> None:
+        """Attentive Guidance acts on the state after a step."""
+        self.mixed_steps += 1
+
+    def finish_step(self) -> None:
+        """A step is finished, whose first evaluation was the last one begun."""
+        self.steps += 1
+        self.guided_steps += self._guided
+
+    def sentence(self) -> str:
+        """The pass in the details."""
+        batches = f" in {self.batches} batches" if self.batches > 1 else ""
+        native = f" ({self.small_evaluations} at the native size)" if self.small_evaluations else ""
+        parts = [
+            count(self.steps, "step"),
+            f"{self.guided_steps} guided" if self.guided_steps else "",
+            f"{self.mixed_steps} mixed" if self.mixed_steps else "",
+            f"{count(self.evaluations, 'model evaluation')}{native}",
+            _seconds(self.seconds),
+            "" if self.finished else "stopped before its end",
+        ]
+        return f"{self.name} {shown(self.size)}{batches}: {', '.join(filter(None, parts))}"
+
+
+def _not_told() -> None:
+    """For a device that does not count its memory."""
+
+
+@dataclass
+class RunRecord:
+    """The passes of a run in the order in which they began, and its memory. It can be pickled.
+
+    clock: seconds from any beginning. held_at_most: the peak of the device's memory until now, in
+    bytes, None where the device does not tell.
+    """
+
+    clock: Callable[[], float]
+    held_at_most: Callable[[], int | None] = _not_told
+    passes: list[PassRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._earlier_peak = self._peak = self.held_at_most()
+
+    @contextmanager
+    def taking(self, kind: Kind, size: Size, number: int = 0) -> Iterator[PassRecord]:
+        """Record what happens inside the block; left by an exception it counts as stopped."""
+        part = PassRecord(kind, number, size)
+        self.passes.append(part)
+        started = self.clock()
+        try:
+            yield part
+            part.finished = True
+        finally:
+            part.seconds = self.clock() - started
+            self._peak = self.held_at_most()
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Bytes; None where it is not known, also where the peak may be of an earlier run."""
+        return None if self._peak == self._earlier_peak else self._peak
+
+    @property
+    def current(self) -> PassRecord:
+        """The pass that began last."""
+        return self.passes[-1]
+
+    @property
+    def evaluations(self) -> int:
+        return sum(part.evaluations for part in self.passes)
+
+    @property
+    def small_evaluations(self) -> int:
+        return sum(part.small_evaluations for part in self.passes)
+
+    def summary(self) -> str:
+        """The line after the run; nothing where no pass began."""
+        if not self.passes:
+            return ""
+        passes = self._over_batches()
+        seconds = ", ".join(f"{part.name} in {_seconds(part.seconds)}" for part in passes)
+        stopped = [f"stopped in {part.name}" for part in passes if not part.finished]
+        memory = self.peak_memory
+        largest = f"largest memory {memory / 2**30:.2f} GiB" if memory is not None else ""
+        return "; ".join(filter(None, [self._guidance(), seconds, *stopped, largest]))
+
+    def lines(self) -> list[str]:
+        """The details: one line for each pass, its batches added up."""
+        return [part.sentence() for part in self._over_batches()]
+
+    def _guidance(self) -> str:
+        total = _added(self.passes)
+        mixed = f", {total.mixed_steps} mixed" if total.mixed_steps else ""
+        of = f"{total.guided_steps} of " if total.guided_steps else ""
+        return f"{of}{count(total.steps, 'step')}{' guided' if of else ''}{mixed}"
+
+    def _over_batches(self) -> list[PassRecord]:
+        """One for each pass, in the order of the first batch."""
+        parts: dict[tuple[str, Size], list[PassRecord]] = {}
+        for part in self.passes:
+            parts.setdefault((part.name, part.size), []).append(part)
+        return [_added(batches) for batches in parts.values()]
+
+
+def _added(batches: Sequence[PassRecord]) -> PassRecord:
+    """Several records as one, under the first one's name."""
+    return replace(
+        batches[0],
+        steps=sum(part.steps for part in batches),
+        guided_steps=sum(part.guided_steps for part in batches),
+        mixed_steps=sum(part.mixed_steps for part in batches),
+        evaluations=sum(part.evaluations for part in batches),
+        small_evaluations=sum(part.small_evaluations for part in batches),
+        seconds=sum(part.seconds for part in batches),
+        finished=all(part.finished for part in batches),
+        batches=len(batches),
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s"

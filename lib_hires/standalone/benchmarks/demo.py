@@ -1,0 +1,173 @@
+"""`hires demo`: every technique side by side, on the bundled model."""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from lib_hires.settings import NOTHING
+from lib_hires.standalone.benchmarks.techniques import (
+    ENLARGING,
+    FIT_FOR_UPSAMPLERS,
+    NATIVE,
+    NATIVE_PFSA,
+    Technique,
+    make,
+    with_upsampler,
+)
+from lib_hires.standalone.models import LatentModel, load_model
+from lib_hires.standalone.pipeline.png import save
+from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.pipeline.upsamplers import find_upsampler
+from lib_hires.standalone.world.judge import Judge, inspect, load_judge
+
+WISHES = (
+    ("a red house under a clear sky", 1),
+    ("a yellow fish under an evening sky", 2),
+    ("a purple car under a cloudy sky", 3),
+    ("a pink flower under a night sky", 4),
+)
+SHOWN_AT = {1: 4, 2: 4, 4: 1}  # how many of the wishes at each scale; 4x costs most
+
+CELL = 176
+LABEL = 190
+LABEL_LETTERS = 26  # of a technique, to a line of that width
+PAPER, INK, FAINT = (255, 255, 255), (30, 30, 34), (110, 110, 118)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A technique's pictures at one scale and their entries in the report."""
+
+    technique: Technique
+    scale: int
+    pictures: Sequence[Image.Image]
+    entries: Sequence[dict[str, Any]]
+
+
+def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOTHING) -> str:
+    """Make the pictures, the contact sheet `demo.png` and `report.json` in `out`.
+
+    shown_at: how many of the wishes are made at each scale. upsampler: a feature upsampler, as the
+    control names it; adds rows with it.
+    Returns the sheet's path and a short table for the terminal.
+    """
+    find_upsampler(upsampler)  # raises before the work starts
+    model, judge = load_model(None), load_judge()
+    enlarging = [
+        (scale, technique) for scale in (2, 4) for technique in _enlarging(scale, upsampler)
+    ]
+    plan = [(1, NATIVE), (1, NATIVE_PFSA), *enlarging]
+    plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
+    total = sum(shown_at[scale] for scale, _ in plan)
+    with tqdm(total=total, unit="picture", desc="demo") as bar:
+        rows = [
+            _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar)
+            for scale, technique in plan
+        ]
+    report = [entry for row in rows for entry in row.entries]
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    sheet = out / "demo.png"
+    captions = [" ".join(prompt.split()[1:3]) for prompt, _ in WISHES]
+    contact_sheet(rows, captions).save(sheet)
+    return "\n".join([*_table(rows), f"sheet: {sheet}"])
+
+
+def _enlarging(scale: int, upsampler: str) -> tuple[Technique, ...]:
+    if upsampler == NOTHING:
+        return ENLARGING
+    fit = FIT_FOR_UPSAMPLERS[scale]
+    return ENLARGING + tuple(with_upsampler(technique, upsampler) for technique in fit)
+
+
+def _row(
+    model: LatentModel,
+    judge: Judge,
+    technique: Technique,
+    scale: int,
+    wishes: Sequence[tuple[str, int]],
+    out: Path,
+    bar: Any,
+) -> Row:
+    pictures, entries = [], []
+    for prompt, seed in wishes:
+        bar.set_postfix_str(f"{technique.label} at {scale}x")
+        base = Request(prompt=prompt, seed=seed)
+        made = make(technique, model, base, scale)
+        (picture,) = made.pictures
+        entry = {
+            "file": f"{scale}x-{technique.name}-{seed}.png",
+            "technique": technique.name,
+            "scale": scale,
+            "prompt": prompt,
+            "settings": technique.settings_at(scale).changed(),
+            "width": picture.width,
+            "height": picture.height,
+            "seed": seed,
+            "seconds": round(made.seconds, 3),
+            "model_evaluations": made.model_evaluations,
+            "objects": inspect([picture], judge)[0].objects,
+        }
+        save(picture, out / entry["file"], made.about | {"demo": entry})
+        pictures.append(picture)
+        entries.append(entry)
+        bar.update()
+    return Row(technique, scale, pictures, entries)
+
+
+def _table(rows: Sequence[Row]) -> Iterator[str]:
+    yield f"{'':24}{'scale':>6}{'seconds':>9}{'evaluations':>13}  objects"
+    for row in rows:
+        objects = ", ".join(str(entry["objects"]) for entry in row.entries)
+        evaluations = row.entries[0]["model_evaluations"]
+        name = f"{row.technique.label:24}{row.scale:>5}x"
+        yield f"{name}{_seconds(row):>9.1f}{evaluations:>13}  {objects}"
+
+
+def _seconds(row: Row) -> float:
+    return math.fsum(entry["seconds"] for entry in row.entries) / len(row.entries)
+
+
+def contact_sheet(rows: Sequence[Row], captions: Sequence[str]) -> Image.Image:
+    """One row per technique and scale: its pictures, reduced, and a detail at full size."""
+    columns = max(len(row.pictures) for row in rows) + 1
+    sheet = Image.new("RGB", (LABEL + columns * CELL, 24 + len(rows) * CELL), PAPER)
+    ink = ImageDraw.Draw(sheet)
+    small, large = ImageFont.load_default(12), ImageFont.load_default(15)
+    for column, caption in enumerate(captions):
+        ink.text((LABEL + column * CELL + 4, 5), caption, INK, small)
+    ink.text((LABEL + (columns - 1) * CELL + 4, 5), "detail at full size", INK, small)
+    for number, row in enumerate(rows):
+        top = 24 + number * CELL
+        ink.text((8, top + 8), f"{row.scale}x  {row.pictures[0].width} pixels", FAINT, small)
+        label = textwrap.wrap(row.technique.label, LABEL_LETTERS)
+        ink.multiline_text((8, top + 28), "\n".join(label), INK, large)
+        top_of_facts = top + 36 + 18 * len(label)
+        ink.text((8, top_of_facts), f"{_seconds(row):.1f} s a picture", FAINT, small)
+        if "objects" in row.entries[0]:
+            objects = ", ".join(f"{entry['objects']:.0f}" for entry in row.entries)
+            ink.text((8, top_of_facts + 18), f"objects: {objects}", FAINT, small)
+        cells = [*(reduced(picture) for picture in row.pictures), None]
+        cells = [*cells[:-1], *[None] * (columns - len(cells)), _detail(row.pictures[0])]
+        for column, cell in enumerate(cells):
+            if cell is not None:
+                sheet.paste(cell, (LABEL + column * CELL, top))
+    return sheet
+
+
+def reduced(picture: Image.Image) -> Image.Image:
+    """As the sheet shows it."""
+    return picture.resize((CELL - 4, CELL - 4), Image.Resampling.LANCZOS)
+
+
+def _detail(picture: Image.Image) -> Image.Image:
+    left, top = ((side - CELL + 4) // 2 for side in picture.size)
+    return picture.crop((left, top, left + CELL - 4, top + CELL - 4))

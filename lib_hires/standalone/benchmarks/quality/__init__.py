@@ -1,0 +1,167 @@
+"""`hires benchmark quality`: what the pictures of each technique show, beside true pictures.
+
+Every picture is first painted into a file of its own, by several processes side by side; then all
+are measured. Called again with the same folder it paints only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from lib_hires.settings import SettingsError
+from lib_hires.sizes import Size
+from lib_hires.standalone.benchmarks.demo import Row, contact_sheet, reduced
+from lib_hires.standalone.benchmarks.quality.generation import (
+    Painting,
+    Subject,
+    check,
+    claim,
+    costs,
+    measure_memory,
+    memory_of,
+    paint_missing,
+)
+from lib_hires.standalone.benchmarks.quality.measures import (
+    Look,
+    Measurer,
+    looks,
+    only_of_the_size,
+    row,
+)
+from lib_hires.standalone.benchmarks.quality.report import markdown, page, plot, table
+from lib_hires.standalone.benchmarks.techniques import NATIVE, STANDARD, Technique
+from lib_hires.standalone.pipeline.request import Request
+
+FINAL_SEEDS = 10_000  # pictures are reported on seeds from here; settings were chosen on others
+SHOWN = 8  # pictures of each technique on the sheet
+
+
+def quality(
+    out: Path,
+    subject: Subject,
+    measurer: Measurer,
+    *,
+    pictures: int,
+    scale: int,
+    techniques: Sequence[Technique] = STANDARD,
+    first_seed: int = FINAL_SEEDS,
+    workers: int = 0,
+) -> str:
+    """Measure every technique on `pictures` pictures at `scale` times the native size.
+
+    workers: processes that paint, 0 for one a core. Writes the pictures, report.json (one row per
+    technique), the same as report.md, samples.png, quality.png and index.html into `out`; returns
+    the table. Raises SettingsError for fewer than 2 pictures, from which no distance can be
+    computed, for a technique that the model cannot run, and for a folder with pictures of another
+    model or other settings.
+    """
+    if pictures < 2:
+        raise SettingsError(f"--pictures: expected at least 2, got {pictures}")
+    plan = [Painting(NATIVE, 1, first_seed)]
+    plan += [Painting(technique, scale, first_seed) for technique in techniques]
+    native = check(subject, plan)
+    claim(out, subject, plan)
+    seeds = range(first_seed, first_seed + pictures)
+    paintings = [replace(each, seed=seed) for seed in seeds for each in plan]
+    paint_missing(out, subject, paintings, workers or os.cpu_count() or 1)
+    measure_memory(out, subject, plan)
+
+    files = [[replace(each, seed=seed).path(out) for seed in seeds] for each in plan]
+    report, samples = _measured(out, plan, files, measurer, native, subject.sampling)
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    (out / "report.md").write_text(markdown(report))
+    contact_sheet(samples, captions=()).save(out / "samples.png")
+    plot(report, out / "quality.png")
+    page(report, files, out / "index.html", measurer.notes)
+    sampling = subject.sampling
+    head = (
+        f"{pictures} pictures a technique, seeds from {first_seed}, {sampling.steps} steps, "
+        f"{sampling.schedule}, CFG {sampling.cfg:g}, {subject.dtype}"
+    )
+    return "\n".join([head, *measurer.notes, *table(report)])
+
+
+def _measured(
+    out: Path,
+    plan: Sequence[Painting],
+    files: Sequence[Sequence[Path]],
+    measurer: Measurer,
+    native: Size,
+    sampling: Request,
+) -> tuple[list[dict[str, Any]], list[Row]]:
+    """The report's rows and the sheet's; the first one of the report, where there is one, of other
+    true pictures."""
+    scale, count = plan[-1].scale, len(files[0])
+    crop, size = min(native), (native[1] * scale, native[0] * scale)
+    true = looks(((None, picture) for picture in measurer.true_pictures(*size)), measurer, crop)
+    others = looks(measurer.other_true_pictures(count, *size), measurer, crop)
+    report, samples = [], []
+    if others:
+        report.append({"technique": "true", "scale": scale} | row(others, true, measurer.names))
+    for each, paths in tqdm(list(zip(plan, files, strict=True)), desc="measuring", leave=False):
+        seen, taken = looks(_opened(paths), measurer, crop), list(costs(paths))
+        measures = row(seen, true, measurer.names)
+        if each.scale != scale:
+            measures |= dict.fromkeys(only_of_the_size(measurer.names))
+        sampled = each.technique.sampled(sampling)
+        report.append(_line(each, sampled, measures, taken, memory_of(out, each)))
+        samples.append(Row(each.technique, each.scale, *_shown(paths[:SHOWN], seen, taken)))
+    empty = dict.fromkeys(report[-1])
+    return [empty | line for line in report], samples
+
+
+def _opened(paths: Sequence[Path]) -> Iterator[tuple[int, Image.Image]]:
+    """Pictures and their seeds."""
+    for path in paths:
+        with Image.open(path) as picture:
+            yield int(path.stem), picture
+
+
+def _shown(
+    paths: Sequence[Path], seen: Sequence[Look], taken: Sequence[Mapping[str, Any]]
+) -> tuple[list[Image.Image], list[dict[str, Any]]]:
+    """The pictures of a row of the sheet, the first at full size, and what it says of them."""
+    pictures = [Image.open(path).convert("RGB") for path in paths[:1]]
+    for path in paths[1:]:
+        with Image.open(path) as picture:
+            pictures.append(reduced(picture.convert("RGB")))
+    entries = [look.marks | cost for look, cost in zip(seen, taken, strict=True)]
+    return pictures, entries[: len(paths)]
+
+
+def _line(
+    painting: Painting,
+    sampled: Request,
+    measures: dict[str, Any],
+    taken: Sequence[dict[str, Any]],
+    memory: int | None,
+) -> dict[str, Any]:
+    """A technique's row of the report."""
+    return {
+        "technique": painting.technique.name,
+        "scale": painting.scale,
+        **measures,
+        "seconds_per_picture": _middle(taken, "seconds", 2),
+        "model_evaluations": _middle(taken, "model_evaluations", 1),
+        "memory_mib": None if memory is None else round(memory / 2**20),
+        "sampler": sampled.sampler,
+        "schedule": sampled.schedule,
+        "steps": sampled.steps,
+        "cfg": sampled.cfg,
+        "settings": painting.technique.settings_at(painting.scale).changed(),
+    }
+
+
+def _middle(taken: Sequence[dict[str, Any]], name: str, digits: int) -> float | None:
+    """The median, which little other work does not move; None where a picture does not tell."""
+    values = [cost[name] for cost in taken]
+    return None if None in values else round(float(np.median(values)), digits)

@@ -1,0 +1,220 @@
+"""The quality benchmark's pictures: each is painted once into a file of its own.
+
+Several processes paint side by side. Called again with the same folder they paint what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.standalone import bundled
+from lib_hires.standalone.benchmarks.memory import peak_memory
+from lib_hires.standalone.benchmarks.processes import fresh_processes, in_fresh_process
+from lib_hires.standalone.benchmarks.techniques import Technique, make
+from lib_hires.standalone.models import load_model, usable
+from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.generate import Run
+from lib_hires.standalone.pipeline.png import read_about, save
+from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.world.scenes import Scene, random_scene
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that paints and what it is asked for; can be sent to other processes."""
+
+    model: Path | None = None  # None: the bundled one
+    prompts: tuple[str, ...] = ()  # cycled over the seeds; none: captions of the bundled world
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    sampling: Request = field(default_factory=Request)  # but for prompt, size and seed
+
+    def load(self) -> LatentModel:
+        return load_model(self.model, device=self.device, dtype=self.dtype)
+
+    def request(self, seed: int) -> Request:
+        """What is asked for with a seed, whatever the technique."""
+        cycled = self.prompts and self.prompts[seed % len(self.prompts)]
+        return replace(self.sampling, prompt=cycled or scene_of(seed).caption, seed=seed)
+
+    def note(self) -> dict[str, Any]:
+        """What tells its pictures from those of another."""
+        note = {
+            "dtype": str(self.dtype),
+            "version": version("hires-guidance"),
+            "model": _digest(_files(self.model)),
+        }
+        if self.prompts:
+            note["prompts"] = list(self.prompts)
+        if self.device != "cpu":
+            note["device"] = self.device
+        return note
+
+
+def scene_of(seed: int) -> Scene:
+    """The scene of the bundled model's world that this seed stands for."""
+    return random_scene(np.random.default_rng(seed))
+
+
+def _files(model: Path | None) -> list[Path]:
+    """All that a model is made of."""
+    if model is None:
+        return [bundled.MODEL]
+    if model.is_dir():
+        return sorted(path for path in model.rglob("*") if path.is_file())
+    return [path for path in (model, model.with_suffix(".yaml")) if path.is_file()]
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while chunk := file.read(2**24):
+                digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Painting:
+    """One picture that is to be painted."""
+
+    technique: Technique
+    scale: int
+    seed: int
+
+    def path(self, out: Path) -> Path:
+        return out / "pictures" / f"{self.scale}x-{self.technique.name}" / f"{self.seed}.png"
+
+
+def check(subject: Subject, plan: Sequence[Painting]) -> tuple[int, int]:
+    """Load the model and see that it can paint all of these; returns its native (height, width).
+
+    The CPU does for that, so that the processes that paint have the device alone. Raises
+    ModelError, also for a device that is not there, and SettingsError with the technique's name.
+    """
+    usable(subject.device)
+    model = replace(subject, device="cpu").load()
+    for painting in plan:
+        technique, scale = painting.technique, painting.scale
+        request = technique.request(subject.request(painting.seed), scale, model)
+        try:
+            Run(model, request, technique.settings_at(scale))
+        except SettingsError as error:
+            raise SettingsError(f"--techniques: {technique.name} at {scale}x: {error}") from None
+    return model.native
+
+
+def claim(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
+    """Note in each technique's folder how its pictures are made.
+
+    Raises SettingsError, before anything is written, where one holds pictures made otherwise, or
+    two would share one.
+    """
+    note = subject.note()
+    notes = {}
+    for painting in plan:
+        technique = painting.technique
+        made = {
+            "settings": technique.settings_at(painting.scale).values(),
+            "request": technique.sampled(subject.sampling).values(),
+            **note,
+        }
+        path = painting.path(out).with_name("made.json")
+        if path in notes:
+            raise SettingsError(f"--techniques: {technique.name} is there twice")
+        if path.exists() and _as_written_now(json.loads(path.read_text())) != made:
+            raise SettingsError(
+                f"--out: {path.parent} holds pictures of another model, other prompts or other "
+                "settings; give another folder"
+            )
+        notes[path] = made
+    for path, made in notes.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def _as_written_now(made: dict[str, Any]) -> dict[str, Any]:
+    """A note of an earlier version, with the controls that came since at their defaults."""
+    return made | {"settings": Settings.from_values(made["settings"]).values()}
+
+
+def paint_missing(out: Path, subject: Subject, paintings: Sequence[Painting], workers: int) -> None:
+    """Paint what has no file yet, in `workers` processes that share the machine's cores."""
+    missing = [painting for painting in paintings if not painting.path(out).exists()]
+    if not missing:
+        return
+    Random(0).shuffle(missing)  # so that every process paints pictures of every technique
+    workers = min(workers, len(missing))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Small pictures gain more from a process a core than from a core more a process.
+    with (
+        ProcessPoolExecutor(workers, mp_context=fresh_processes()) as pool,
+        tqdm(total=len(missing), desc="painting", unit="picture") as bar,
+    ):
+        shares = [missing[number::workers] for number in range(workers)]
+        jobs = [pool.submit(paint, out, subject, share, threads) for share in shares]
+        while wait(jobs, timeout=1).not_done:
+            bar.n = sum(painting.path(out).exists() for painting in missing)
+            bar.refresh()
+        for job in jobs:
+            job.result()
+
+
+def paint(out: Path, subject: Subject, paintings: Sequence[Painting], threads: int) -> None:
+    """Paint the pictures one after another; to be called in a process of its own."""
+    torch.set_num_threads(threads)
+    model = subject.load()
+    for painting in paintings:
+        made = make(painting.technique, model, subject.request(painting.seed), painting.scale)
+        took = {"seconds": made.seconds, "model_evaluations": made.model_evaluations}
+        save(made.pictures[0], painting.path(out), made.about | took)
+
+
+def costs(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What painting each picture took: seconds and model evaluations."""
+    for path in paths:
+        about = read_about(path)
+        yield {name: about.get(name) for name in ("seconds", "model_evaluations")}
+
+
+def measure_memory(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
+    """Paint one more picture of each technique, in a fresh process, and note its peak memory.
+
+    Where that was noted before it stays.
+    """
+    missing = [painting for painting in plan if not _memory_note(out, painting).exists()]
+    for painting in tqdm(missing, desc="memory", unit="technique", leave=False):
+        peak = in_fresh_process(_peak_of, subject, painting)
+        _memory_note(out, painting).write_text(json.dumps({"peak_memory": peak}) + "\n")
+
+
+def _peak_of(subject: Subject, painting: Painting) -> int | None:
+    """Bytes beyond those of the loaded model; to be called in a process of its own."""
+    model, request = subject.load(), subject.request(painting.seed)
+    return peak_memory(
+        model.device, lambda: make(painting.technique, model, request, painting.scale)
+    )
+
+
+def memory_of(out: Path, painting: Painting) -> int | None:
+    """The bytes that `measure_memory` has noted; None where the system did not tell."""
+    noted: int | None = json.loads(_memory_note(out, painting).read_text())["peak_memory"]
+    return noted
+
+
+def _memory_note(out: Path, painting: Painting) -> Path:
+    return painting.path(out).with_name("memory.json")

@@ -1,0 +1,57 @@
+"""Measuring the bundled model's pictures: a judge knows its world, and true pictures are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from lib_hires.standalone.benchmarks.quality.generation import scene_of
+from lib_hires.standalone.benchmarks.quality.measures import Mark, Names
+from lib_hires.standalone.world.judge import load_judge
+from lib_hires.standalone.world.scenes import draw
+
+TRUE_SEEDS = 900_000  # the true pictures that those of the techniques are compared with
+TRUE_PICTURES = 400
+OTHER_SEEDS = 800_000  # as many other true pictures as of a technique: how near one can come
+
+
+class Judged:
+    """A `Measurer`: objects, class and colour, and distances of the judge's features."""
+
+    names = Names("fd_whole", "fd_crop", "kd_whole", "kd_crop")
+    notes = ()
+
+    def __init__(self, true_pictures: int = TRUE_PICTURES) -> None:
+        self._judge = load_judge()
+        self._true = true_pictures
+
+    def true_pictures(self, width: int, height: int) -> Iterator[Image.Image]:
+        for _, picture in _drawn(TRUE_SEEDS, self._true, width, height):
+            yield picture
+
+    def other_true_pictures(
+        self, count: int, width: int, height: int
+    ) -> Iterator[tuple[int, Image.Image]]:
+        return _drawn(OTHER_SEEDS, count, width, height)
+
+    def features(self, images: Tensor, crops: bool) -> Tensor:
+        if crops:
+            return self._judge.features(images, side=None)
+        return self._judge.features(images)
+
+    def marks(self, image: Tensor, seed: int) -> dict[str, Mark]:
+        (seen,), (wanted,) = self._judge.look(image), scene_of(seed).subjects
+        return {
+            "objects": float(seen.objects),
+            "one_object": seen.objects == 1,
+            "class_accuracy": seen.kind == wanted.kind,
+            "colour_accuracy": seen.colour == wanted.colour,
+        }
+
+
+def _drawn(first: int, count: int, width: int, height: int) -> Iterator[tuple[int, Image.Image]]:
+    for seed in tqdm(range(first, first + count), desc="true pictures", leave=False):
+        yield seed, draw(scene_of(seed), width, height)

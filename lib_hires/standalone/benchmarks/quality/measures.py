@@ -1,0 +1,155 @@
+"""What the quality benchmark measures on a set of pictures, whoever looks at them.
+
+A `Measurer` is who looks: it knows the true pictures, and sees in each picture a vector of features
+and how well it fits its prompt. Everything else is computed here, alike for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lib_hires.standalone.benchmarks.quality.distances import (
+    bootstrap_error,
+    detail,
+    frechet_distance,
+    kernel_distance,
+    native_crops,
+    share_interval,
+)
+from lib_hires.standalone.world.judge import to_tensor
+
+CROPS = 2  # native-size crops of each picture
+
+Mark = float | bool | None  # bool: one of a share; None: cannot be told on this machine
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a measurer's distances are called."""
+
+    frechet: str
+    frechet_crops: str
+    kernel: str
+    kernel_crops: str
+
+
+class Measurer(Protocol):
+    """Who looks at the pictures."""
+
+    names: Names
+    notes: Sequence[str]  # sentences on what cannot be measured, and why
+
+    def true_pictures(self, width: int, height: int) -> Iterator[Image.Image]:
+        """Those that the painted ones are compared with, of that size in pixels."""
+
+    def other_true_pictures(
+        self, count: int, width: int, height: int
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """As many more with their seeds, to say how near one can come; or none."""
+
+    def features(self, images: Tensor, crops: bool) -> Tensor | None:
+        """(b, d) of pictures (b, 3, H, W) in [-1, 1]; crops: pieces at full detail."""
+
+    def marks(self, image: Tensor, seed: int) -> dict[str, Mark]:
+        """How well a picture (1, 3, H, W) fits what its seed asked for."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the measures need of one picture, which itself is dropped."""
+
+    whole: Tensor | None  # (1, d) features
+    crops: Tensor | None  # (CROPS, d) features at full detail
+    detail: float
+    marks: dict[str, Mark]
+
+
+def looks(
+    pictures: Iterable[tuple[int | None, Image.Image]], measurer: Measurer, crop: int
+) -> list[Look]:
+    """Look at pictures one after another, each with its seed where it was asked for.
+
+    crop: the side, in pixels, of the crops.
+    """
+    seen = []
+    for number, (seed, picture) in enumerate(pictures):
+        image = to_tensor(picture)
+        pieces = native_crops(image, crop, CROPS, np.random.default_rng(number))
+        whole, crops = measurer.features(image, False), measurer.features(pieces, True)
+        marks = {} if seed is None else measurer.marks(image, seed)
+        seen.append(Look(whole, crops, detail(image), marks))
+    return seen
+
+
+def row(painted: Sequence[Look], true: Sequence[Look], names: Names) -> dict[str, Any]:
+    """A technique's measures; of each `x`, `x_error` is the standard error by bootstrap.
+
+    Shares have the interval of 95 % `x_95` instead: redrawing a share of 100 % tells nothing.
+    """
+    measures: dict[str, Any] = {"n": len(painted)}
+    for name in painted[0].marks:
+        measures |= _mark(name, [look.marks[name] for look in painted])
+    for look, frechet, kernel in (
+        ("whole", names.frechet, names.kernel),
+        ("crops", names.frechet_crops, names.kernel_crops),
+    ):
+        samples = _features(painted, look), _features(true, look)
+        measures |= _measured(frechet, _frechet, *samples, digits=2)
+        measures |= _measured(kernel, _kernel, *samples, digits=4)
+    details = (np.array([look.detail for look in seen]) for seen in (painted, true))
+    return measures | _measured("detail", lambda a, b: float(a.mean() / b.mean()), *details)
+
+
+def only_of_the_size(names: Names) -> list[str]:
+    """The measures of `row` that mean nothing for pictures smaller than the true ones."""
+    measures = (names.frechet_crops, names.kernel_crops, "detail")
+    return [key for name in measures for key in (name, f"{name}_error")]
+
+
+def _mark(name: str, marks: Sequence[Any]) -> dict[str, Any]:
+    """The mean of a mark over all pictures."""
+    if None in marks:
+        return _measured(name, _mean, None)
+    if not isinstance(marks[0], bool):
+        return _measured(name, _mean, np.array(marks))
+    share = float(np.mean(marks))
+    low, high = share_interval(share, len(marks))
+    return {name: round(share, 3), f"{name}_95": f"{low:.2f}-{high:.2f}"}
+
+
+def _measured(name: str, statistic: Any, *samples: Any, digits: int = 2) -> dict[str, Any]:
+    """A statistic of samples and its error; both None where a sample is."""
+    if any(sample is None for sample in samples):
+        return {name: None, f"{name}_error": None}
+    error = bootstrap_error(statistic, *samples)
+    return {
+        name: round(statistic(*samples), digits),
+        f"{name}_error": round(error, digits),
+    }
+
+
+def _features(seen: Sequence[Look], look: str) -> Tensor | None:  # (pictures, looks at each, d)
+    features = [getattr(one, look) for one in seen]
+    return None if features[0] is None else torch.stack(features)
+
+
+def _mean(sample: np.ndarray) -> float:
+    return float(sample.mean())
+
+
+def _frechet(features: Tensor, true: Tensor) -> float:
+    """Of (pictures, looks at each, d), so that pictures are redrawn with all their crops."""
+    return frechet_distance(features.flatten(0, 1), true.flatten(0, 1))
+
+
+def _kernel(features: Tensor, true: Tensor) -> float:
+    """Of (pictures, looks at each, d), look by look: two looks at a picture are no two pictures."""
+    each = range(features.shape[1])
+    return float(np.mean([kernel_distance(features[:, k], true[:, k]) for k in each]))

@@ -1,0 +1,219 @@
+"""Measuring any model's pictures: a folder of references, Inception's features and CLIP's score.
+
+Nothing is downloaded. Where a network's weights are missing, its columns stay empty and a sentence
+says how to get them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.standalone.benchmarks.quality.generation import Subject
+from lib_hires.standalone.benchmarks.quality.measures import Mark, Names
+from lib_hires.standalone.models import usable
+from lib_hires.standalone.pipeline.batch import read_lines
+from lib_hires.standalone.pipeline.request import Request
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+INCEPTION_FOLDER = Path("/tmp")  # where clean-fid keeps its weights
+INCEPTION_FILE = "inception-2015-12-05.pt"  # as clean-fid names them
+CLIP = "openai/clip-vit-large-patch14"
+
+
+class WeightsMissing(Exception):
+    """A network that is not on this machine; one sentence that says how to get it."""
+
+
+class Referenced:
+    """A `Measurer`: FID, KID and their like on crops, and the CLIP score.
+
+    Raises SettingsError for a folder without pictures that can be read, at least two, and
+    ModelError for a device that is not there.
+    """
+
+    names = Names("fid", "patch_fid", "kid", "patch_kid")
+
+    def __init__(
+        self,
+        references: Path,
+        subject: Subject,
+        inception: Path = INCEPTION_FOLDER,
+        clip: str = CLIP,
+    ) -> None:
+        """inception: the folder of clean-fid's weights. clip: a folder, or a name on the Hub."""
+        self._references = _pictures(references)
+        self._subject = subject
+        device = usable(subject.device)
+        self.notes: list[str] = []
+        self._inception = self._loaded(lambda: load_inception(inception, device))
+        self._clip = self._loaded(lambda: load_clip(clip, device))
+
+    def _loaded(self, load: Callable[[], Any]) -> Any:
+        try:
+            return load()
+        except WeightsMissing as missing:
+            self.notes.append(str(missing))
+            return None
+
+    def true_pictures(self, width: int, height: int) -> Iterator[Image.Image]:
+        """The references, cropped around the middle to the shape and resized."""
+        small = 0
+        for path in tqdm(self._references, desc="references", leave=False):
+            with Image.open(path) as opened:
+                upright = ImageOps.exif_transpose(opened).convert("RGB")
+            small += upright.width < width or upright.height < height
+            yield ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
+        if small:
+            self.notes.append(
+                f"{small} of {len(self._references)} references are smaller than {width}x{height} "
+                "and were enlarged: patch_fid, patch_kid and detail compare with blurred pictures"
+            )
+
+    def other_true_pictures(
+        self, count: int, width: int, height: int
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """None: the references are too few to leave any out."""
+        return iter(())
+
+    def features(self, images: Tensor, crops: bool) -> Tensor | None:
+        return self._inception and self._inception(images)
+
+    def marks(self, image: Tensor, seed: int) -> dict[str, Mark]:
+        prompt = self._subject.request(seed).prompt
+        return {"clip_score": self._clip and self._clip.score(image, prompt)}
+
+
+def read_prompts(file: Path) -> tuple[str, ...]:
+    """The prompts of a text, one a line. Raises SettingsError, also where there is more in it."""
+
+    def refuse(sentence: str) -> None:
+        raise SettingsError(f"--prompts: {sentence}")
+
+    lines, _ = read_lines(file, Request(), Settings(), refuse)
+    for line in lines:
+        if line.request != Request(prompt=line.request.prompt) or line.settings != Settings():
+            refuse(f"{file.name}, line {line.number}: expected a prompt alone")
+    return tuple(line.request.prompt for line in lines)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise SettingsError(f"--references: there is no folder {folder}")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if len(found) < 2:
+        raise SettingsError(f"--references: expected 2 pictures or more in {folder}")
+    for path in found:
+        try:
+            Image.open(path).close()
+        except (OSError, UnidentifiedImageError):
+            raise SettingsError(f"--references: {path} is not a picture that can be read") from None
+    return found
+
+
+# --- Inception ------------------------------------------------------------------------------------
+
+
+def load_inception(folder: Path, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
+    """The features of clean-fid (Parmar et al. 2022): (b, 3, H, W) in [-1, 1] -> (b, 2048).
+
+    Pictures are resized to 299x299 without aliasing, which large ones need: the FID of others is
+    moved by what their resizing makes of fine detail. Raises WeightsMissing.
+    """
+    if importlib.util.find_spec("cleanfid") is None:
+        raise WeightsMissing("FID and KID are left out: pip install -e '.[measures]'")
+    if not (folder / INCEPTION_FILE).is_file():
+        fetch = "from cleanfid.downloads_helper import check_download_inception as get"
+        raise WeightsMissing(
+            f"FID and KID are left out: there is no {INCEPTION_FILE} in {folder}; get it with "
+            f"python -c \"{fetch}; get('{folder}')\" or name its folder with --inception"
+        )
+    from cleanfid.inception_torchscript import InceptionV3W
+    from cleanfid.resize import build_resizer
+
+    try:
+        with _retired_functions():
+            network = InceptionV3W(str(folder), download=False).to(device).eval()
+    except (RuntimeError, AttributeError):
+        path = folder / INCEPTION_FILE
+        raise SettingsError(f"--inception: {path} cannot be read; get it again") from None
+    resize = build_resizer("clean")
+
+    @torch.no_grad()
+    def features(images: Tensor) -> Tensor:
+        pixels = _bytes(images).permute(0, 2, 3, 1).numpy()
+        with _retired_functions():
+            resized = np.stack([resize(picture) for picture in pixels])
+        return network(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device)).cpu()
+
+    return features
+
+
+@contextmanager
+def _retired_functions() -> Iterator[None]:
+    """clean-fid calls some that torch and Pillow still have and warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _bytes(images: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as those of their files."""
+    return ((images + 1) * 127.5).round().byte()
+
+
+# --- CLIP -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A CLIP network with what prepares its inputs."""
+
+    model: Any
+    processor: Any
+
+    @torch.no_grad()
+    def score(self, image: Tensor, prompt: str) -> float:
+        """100 max(cos, 0) of a picture (1, 3, H, W) in [-1, 1] and its prompt (Hessel et al. 2021).
+
+        As torchmetrics computes it; the paper's own is 2.5 max(cos, 0). A prompt's end beyond what
+        the text encoder takes is cut.
+        """
+        inputs = self.processor(
+            text=[prompt],
+            images=_bytes(image[0]),
+            return_tensors="pt",
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+        ).to(self.model.device)
+        seen = self.model(**inputs)
+        cos = F.cosine_similarity(seen.image_embeds, seen.text_embeds)
+        return 100 * max(float(cos), 0.0)
+
+
+def load_clip(name: str, device: str | torch.device = "cpu") -> Clip:
+    """From a folder, or by its name on the Hub where its client keeps it. Raises WeightsMissing."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    try:
+        processor = CLIPProcessor.from_pretrained(name, local_files_only=True, use_fast=True)
+        model = CLIPModel.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        raise WeightsMissing(
+            f"The CLIP score is left out: {name} is not on this machine; get it with hf download "
+            f"{name} or name a folder with --clip"
+        ) from None
+    return Clip(model.to(device).eval(), processor)

@@ -1,0 +1,285 @@
+"""The techniques that the demo and the quality benchmark set side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import Image
+
+from lib_hires.presets import preset_for
+from lib_hires.settings import Plain, Settings, SettingsError, declarations, meant_hint
+from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.generate import Run
+from lib_hires.standalone.pipeline.png import to_pil
+from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.pipeline.upsamplers import BUNDLED_2X
+
+
+@dataclass(frozen=True)
+class Technique:
+    """One way to a picture of `scale` times the native size.
+
+    starts_large: the first picture already has the final size (naive, UG); otherwise it is native
+    and `lanczos` or refinement enlarges it.
+    """
+
+    name: str
+    label: str
+    settings: Mapping[str, Plain]
+    settings_4x: Mapping[str, Plain] | None = None  # where 4x wants others
+    starts_large: bool = False
+    lanczos: bool = False
+    sampler: str = ""  # where it is not the request's own
+
+    def request(self, base: Request, scale: int, model: LatentModel) -> Request:
+        """`base` with the first picture's size and this technique's sampler."""
+        times = scale if self.starts_large else 1
+        width, height = model.native[1] * times, model.native[0] * times
+        return replace(self.sampled(base), width=width, height=height)
+
+    def sampled(self, base: Request) -> Request:
+        """`base` with this technique's sampler."""
+        return replace(base, sampler=self.sampler or base.sampler)
+
+    def settings_at(self, scale: int) -> Settings:
+        """The controls for a final picture of `scale` times the native sides."""
+        values = dict(self.settings if scale < 4 else self.settings_4x or self.settings)
+        if values.get("refine"):
+            values["refine_factor"] = scale
+        return Settings.from_values(values)
+
+
+NATIVE = Technique("native", "native size", {})
+NATIVE_PFSA = Technique("native_pfsa", "native size, PFSA", {"pfsa": True})
+NAIVE = Technique("naive", "plain sampling", {}, starts_large=True)
+LANCZOS = Technique("lanczos", "Lanczos of native", {}, lanczos=True)
+UG = Technique("ug", "Upsample Guidance", {"ug": True}, starts_large=True)
+REFINE = Technique(
+    "refine",
+    "refinement (AP-LDM)",
+    {"refine": True, "refine_eta2": "0.2"},
+    {"refine": True, "refine_eta2": "0.1, 0.2"},
+)
+PIVOT = Technique("pivot", "pivot (Self-Cascade)", {"refine": True, "refine_method": "Pivot"})
+UG_REFINE = Technique(
+    "ug_refine",
+    "UG in refinement",
+    dict(preset_for("2x, refinement with UG").values),
+    dict(preset_for("4x, refinement with UG").values),
+)
+
+# What the two additions to the paper bring: the start at m times the noise, and the soft end of a
+# window inside the run, with which a one-step and a multistep sampler should agree.
+UNSHIFTED = Technique(
+    "ug_unshifted",
+    "UG, start not shifted",
+    {"ug": True, "ug_shifted_start": False},
+    starts_large=True,
+)
+WINDOWS = tuple(
+    Technique(
+        f"ug_eta0.6_edge{edge}_{short}",
+        label,
+        {"ug": True, "ug_eta": 0.6, "ug_edge": edge},
+        starts_large=True,
+        sampler=sampler,
+    )
+    for edge, short, sampler, label in (
+        (0, "dpmpp_2m", "DPM++ 2M", "UG to 0.6, hard end"),
+        (4, "dpmpp_2m", "DPM++ 2M", "UG to 0.6, soft end"),
+        (4, "euler", "Euler", "the same with Euler"),
+    )
+)
+
+FIT_FOR_UPSAMPLERS = {2: (REFINE, PIVOT), 4: (PIVOT,)}
+"""By scale, those whose stages are near 2x, which feature upsamplers are trained for."""
+
+
+def with_upsampler(technique: Technique, named: str) -> Technique:
+    """The same with a feature upsampler, as the control names it."""
+    return replace(
+        technique,
+        name=f"{technique.name}_upsampled",
+        label=f"{technique.label.partition(' (')[0]}, upsampler",
+        settings={**technique.settings, "refine_upsampler": named},
+        settings_4x=technique.settings_4x and {**technique.settings_4x, "refine_upsampler": named},
+    )
+
+
+# What a user of the WebUI would pick instead: one pass over the enlarged picture, unguided.
+HIRES_FIX = tuple(
+    Technique(
+        f"hires_fix_{space}_{strength}",
+        f"Hires. fix, {space}, {strength}",
+        {"refine": True, "refine_enlargement": space, "refine_eta2": strength},
+    )
+    for space in ("pixel", "latent")
+    for strength in ("0.3", "0.5", "0.7")
+)
+
+# As the papers print them, where ours differ.
+PUBLISHED = (
+    Technique(
+        "ug_published",
+        "UG as published",
+        {"ug": True, "ug_eta": 0.6, "ug_edge": 0, "ug_shifted_start": False}
+        | {"ug_enlargement": "nearest"},
+        starts_large=True,
+    ),
+    Technique(
+        "ap_ldm_published",
+        "AP-LDM as published",
+        dict(preset_for("2x, AP-LDM as published").values),
+        dict(preset_for("4x, AP-LDM as published").values),
+    ),
+)
+
+
+def variant(technique: Technique, changes: Mapping[str, Plain]) -> Technique:
+    """The same with other values of some settings, which its name and label tell."""
+    named = {name.partition("_")[2] or name: str(value) for name, value in changes.items()}
+    if len(named) < len(changes):  # of two groups alike
+        named = {name: str(value) for name, value in changes.items()}
+    told = "_".join(f"{name}={value}" for name, value in named.items())
+    values_4x = technique.settings_4x and {**technique.settings_4x, **changes}
+    return replace(
+        technique,
+        name=f"{technique.name}_{re.sub('[^a-zA-Z0-9_=.-]+', '+', told)}",  # also a folder's name
+        label=", ".join((technique.label, *(" ".join(each) for each in named.items()))),
+        settings={**technique.settings, **changes},
+        settings_4x=values_4x,
+    )
+
+
+UG_GRID = tuple(
+    variant(replace(UG, label="UG"), {f"ug_{name}": value})
+    for name, values in (
+        ("theta", (0.5, 0.8, 1.3)),
+        ("eta", (0.4, 0.6, 0.8)),  # with DPM++ 2M and Euler, 0.6 is the soft end above
+        ("cadence", (2, 3)),
+    )
+    for value in values
+)
+UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.settings})
+
+# The large picture in windows: by themselves (an eta of 0 guides no step), and held together.
+_APART = {"ug": True, "ug_eta": 0, "ug_shifted_start": False}
+IN_WINDOWS = (
+    Technique(
+        "multidiffusion",
+        "MultiDiffusion",
+        {**_APART, "ug_windows": "average", "ug_overlap": 0.75},
+        starts_large=True,
+    ),
+    Technique("windows", "windows alone", {**_APART, "ug_windows": "Hann"}, starts_large=True),
+    Technique("ug_windows", "UG in windows", {"ug": True, "ug_windows": "Hann"}, starts_large=True),
+    replace(
+        variant(UG_REFINE, {"ug_windows": "Hann"}),
+        name="ug_refine_windows",
+        label="UG in refinement, windows",
+    ),
+)
+
+# Stages of so few steps that they hardly count.
+FEW_STEPS = tuple(
+    Technique(
+        f"refine_{steps}_of_20",
+        f"refinement, {steps} of 20 steps",
+        {"refine": True, "refine_eta2": str(steps / 20)},
+        {"refine": True, "refine_eta2": f"{steps / 20}, {steps / 20}"},
+    )
+    for steps in (1, 2)
+)
+
+ENLARGING = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
+STANDARD = (*ENLARGING, UNSHIFTED, *WINDOWS)  # what half an hour of two cores is enough for
+
+
+def every(scale: int) -> tuple[Technique, ...]:
+    """All that there are at a scale, those with the bundled feature upsampler last."""
+    upsampled = (with_upsampler(each, BUNDLED_2X) for each in FIT_FOR_UPSAMPLERS[scale])
+    others = (*HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT, *IN_WINDOWS, *FEW_STEPS)
+    return (*STANDARD, *others, *upsampled)
+
+
+def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, ...]:
+    """The techniques of these names; "every" stands for all, but for those that would paint again
+    from `base` what one before them paints. Raises SettingsError."""
+    known = {technique.name: technique for technique in every(scale)}
+    if list(names) == ["every"]:
+        first: dict[Hashable, Technique] = {}
+        for each in known.values():
+            start = each.starts_large, each.lanczos
+            first.setdefault((start, each.sampled(base), each.settings_at(scale)), each)
+        return tuple(first.values())
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"--techniques: expected some of {', '.join(known)}, got {name!r}")
+    return tuple(known[name] for name in names)
+
+
+def varied(words: Sequence[str], scale: int) -> Technique:
+    """A technique's name and then settings as NAME=VALUE.
+
+    Raises SettingsError also for settings that would make pictures of another size, or no other
+    pictures.
+    """
+    name, *settings = words
+    text = " ".join(words)
+    given = dict(each.split("=", 1) for each in settings if "=" in each)
+    if not settings or len(given) < len(settings):
+        raise SettingsError(
+            f"--variant: expected NAME SETTING=VALUE, each setting once, got {text!r}; such as "
+            "ug_refine refine_eta2=0.4"
+        )
+    try:
+        values = Settings.from_values(given).values()
+        known = {technique.name: technique for technique in every(scale)}
+        if name not in known:
+            raise SettingsError(f"there is no technique {name!r}{meant_hint(name, known)}")
+        made = variant(known[name], {each: values[each] for each in given})
+        _check_variant(known[name], made, given, scale)
+    except SettingsError as error:
+        raise SettingsError(f"--variant {text}: {error}") from None
+    return made
+
+
+def _check_variant(
+    technique: Technique, made: Technique, given: Mapping[str, str], scale: int
+) -> None:
+    sizes = {"refine_factor", "refine_width", "refine_height"} & given.keys()
+    if sizes:
+        raise SettingsError(f"{min(sizes)}: the pictures' size is --scale")
+    for row in declarations():
+        if row.name in given and row.control.webui_only:
+            raise SettingsError(f"{row.name}: is for the WebUI alone")
+    settings = made.settings_at(scale)
+    if made.starts_large and settings.refine.enabled:
+        raise SettingsError(f"refine: {technique.name} starts at the final size")
+    if settings.changed() == technique.settings_at(scale).changed():
+        raise SettingsError("makes the same pictures")
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A batch of finished pictures and what making them took."""
+
+    pictures: list[Image.Image]
+    seconds: float  # for the whole batch, text encoding and decoding included
+    model_evaluations: int
+    about: dict[str, Any]  # what repeats the run
+
+
+def make(technique: Technique, model: LatentModel, base: Request, scale: int) -> Made:
+    """One batch at `scale` times the native size."""
+    request, settings = technique.request(base, scale, model), technique.settings_at(scale)
+    run = Run(model, request, settings)
+    painted = list(run.paint())[-1]
+    pictures = [to_pil(image) for image in painted.images]
+    if technique.lanczos:
+        size = model.native[1] * scale, model.native[0] * scale
+        pictures = [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
+    return Made(pictures, painted.seconds, painted.model_evaluations, run.about())

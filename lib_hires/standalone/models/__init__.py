@@ -1,0 +1,58 @@
+"""Load a text-to-image latent diffusion model: the bundled one, an LDM file or a diffusers folder.
+
+All end as the same diffusers and transformers modules. Nothing here reaches for the network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lib_hires.standalone import bundled
+from lib_hires.standalone.models.folder import load_folder
+from lib_hires.standalone.models.latent import LatentModel, ModelError
+from lib_hires.standalone.models.ldm import load_ldm_file
+
+
+def load_model(
+    path: Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LatentModel:
+    """Load a model: None is the bundled one, a file the LDM layout, a folder the diffusers one.
+
+    A file's architecture, prediction and native size come from the yaml of the same name beside
+    it; without one the file must have the shapes of SD1, SD2 or SDXL. What can be checked without
+    reading the weights is checked first.
+
+    Raises:
+        ModelError: the model is missing, damaged, of an unknown kind, or lacks its tokenizer.
+    """
+    path = Path(bundled.MODEL if path is None else path)
+    if not path.exists():
+        raise ModelError(f"{path}: no such model; give a .safetensors file or a diffusers folder")
+    device = usable(device)
+    load = load_folder if path.is_dir() else load_ldm_file
+    return load(path, device, dtype)
+
+
+def fast_dtype(device: str = "cpu") -> torch.dtype:
+    """The dtype in which a device computes a model fastest.
+
+    Half precision; on a CPU bfloat16, and only where it has units for it.
+    """
+    if device != "cpu":
+        return torch.float16
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    return torch.bfloat16 if supported() else torch.float32
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """The device. Raises ModelError where there is no such one."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {str(device)!r}: cannot be used here ({reason})") from error

@@ -1,0 +1,359 @@
+"""One run: from a request to finished pictures, stage by stage."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_hires.attentive_guidance import gamma_at, mix_into_state_
+from lib_hires.devices import forget_peak, held_at_most
+from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
+from lib_hires.noise import VarianceExploding, draw, generators
+from lib_hires.refinement import Stage, StageResult, plan, refine
+from lib_hires.resample import Reduction
+from lib_hires.run.passes import guided_at, in_windows
+from lib_hires.run.plan import RunPlan, run_plan
+from lib_hires.run.record import RunRecord
+from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.sizes import Size, native_size, not_above, snap
+from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.request import SAMPLERS, Request
+from lib_hires.standalone.pipeline.sampling import (
+    ClassifierFreeGuidance,
+    Denoiser,
+    sample,
+    schedule_sigmas,
+)
+from lib_hires.standalone.pipeline.upsamplers import find_upsampler
+from lib_hires.tiled_vae import vae_tiled
+from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+from lib_hires.upsampler_file import NamedUpsampler
+
+OnStep = Callable[[int, int, int, Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """A finished stage: 0 is the first picture, the last one is the result."""
+
+    stage: int
+    stages: int
+    latent: Tensor  # (b, c, h, w)
+    images: Tensor  # (b, 3, H, W) in [-1, 1], float32
+    seconds: float  # since the run began
+    model_evaluations: int  # calls of the model since the run began, small ones included
+    small_evaluations: int  # those of them that Upsample Guidance made
+
+
+class Run:
+    """Everything one run needs, checked when built; `paint` makes the pictures.
+
+    Raises SettingsError for what cannot work with this model and these sizes.
+    """
+
+    def __init__(
+        self,
+        model: LatentModel,
+        request: Request,
+        settings: Settings,
+        upsampler: NamedUpsampler | None = None,
+        tile: int | None = None,
+    ) -> None:
+        """upsampler: in the place of the one that the settings name. tile: of decoding and
+        encoding, in pixels, 0 for none, in the place of the settings', which are refinement's."""
+        self.model, self.request, self.settings = model, request, settings
+        self.first = first_size(request, settings, model)
+        self.stages: tuple[Stage, ...] = ()
+        if settings.refine.enabled:
+            self.stages = plan(
+                settings.refine, self.first, multiple=model.multiple, factor=model.factor
+            )
+        elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
+            reason = not_above(self.first, model.native)
+            raise SettingsError(f"ug: {reason}, so there is nothing to guide")
+        if tile is None:
+            tile = settings.refine.tile if settings.refine.enabled else 0
+        self._tile = tile
+        self.upsampler = self._checked(upsampler) if self.stages else None
+        self.denoiser = model.denoiser()
+        self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
+        self.family = VarianceExploding(self.denoiser.sigmas)
+        self.record = self._new_record()
+
+    def _new_record(self) -> RunRecord:
+        forget_peak(self.model.device)
+        return RunRecord(time.perf_counter, partial(held_at_most, self.model.device))
+
+    def _checked(self, given: NamedUpsampler | None) -> NamedUpsampler | None:
+        """The feature upsampler of the stages, its title in the settings."""
+        upsampler = given or find_upsampler(self.settings.refine.upsampler)
+        if upsampler is None:
+            return None
+        try:
+            sizes = [self.first, *(stage.size for stage in self.stages)]
+            windows = in_windows(self.settings, "stage")
+            upsampler.check(self.model.family, self.model.unet, sizes, windows)
+        except UpsamplerError as error:
+            raise SettingsError(f"refine_upsampler: {error}") from None
+        self.settings = self.settings.updated({"refine_upsampler": upsampler.title})
+        return upsampler
+
+    @property
+    def steps(self) -> list[int]:
+        """The sampler's steps of the first picture and of each stage."""
+        return [len(self.sigmas) - 1, *(len(self.stage_sigmas(stage)) - 1 for stage in self.stages)]
+
+    def stage_sigmas(self, stage: Stage) -> Tensor:
+        """The end of the schedule that a stage samples."""
+        return torch.tensor(stage.times(self.sigmas.tolist(), self._sigma_at)).to(self.sigmas)
+
+    def planned(self) -> RunPlan:
+        """What `paint` will do, counted beforehand."""
+        sampler = Sampler(SAMPLERS[self.request.sampler].evaluations)
+        sampling = Sampling(self.first, self.request.steps, sampler, self.request.schedule)
+        return run_plan(self.settings, sampling, plan_model(self.model))
+
+    def about(self) -> dict[str, Any]:
+        """Plain values that repeat this run."""
+        return {
+            "version": version("hires-guidance"),
+            "model": self.model.name,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "request": self.request.values(),
+            "settings": self.settings.changed(),
+        }
+
+    @torch.no_grad()
+    def paint(self, on_step: OnStep = lambda *_: None) -> Iterator[Painted]:
+        """Yield the first picture and then each stage's, as soon as it is finished.
+
+        What happens is told in `record`, which begins anew.
+        on_step: called after each step with (stage, step, steps of the stage, predicted latent).
+        """
+        started = time.perf_counter()
+        record = self.record = self._new_record()
+        painter = Painter(self, on_step)
+        decode = _Remembering(self.decode)
+
+        def painted(stage: int, latent: Tensor) -> Painted:
+            images = decode(latent).clamp(-1, 1)
+            seconds = time.perf_counter() - started
+            counts = record.evaluations, record.small_evaluations
+            return Painted(stage, len(self.stages), latent, images, seconds, *counts)
+
+        with record.taking("text", self.first):
+            latent = painter.first_picture()
+            if not torch.isfinite(latent).all():
+                raise FloatingPointError(
+                    "the first picture came out as values that are not numbers"
+                )
+            made = painted(0, latent)
+        yield made
+        results: Iterator[StageResult] = refine(
+            latent,
+            self.stages,
+            decode=decode,
+            encode=self.encode,
+            denoise=painter.denoise_stage,
+            factor=self.model.factor,
+            colour_match=self.settings.refine.colour_match,
+        )
+        for stage in self.stages:
+            with record.taking("stage", stage.size, stage.number):
+                made = painted(stage.number, next(results).latent)
+            yield made
+
+    def _sigma_at(self, timestep: float) -> float:
+        """sigma of a training timestep, counted as if there were 1000."""
+        timestep *= self.family.training_steps / 1000
+        return float(self.denoiser.t_to_sigma(torch.tensor(timestep)))
+
+    def reduction(self, size: Size, stage: int = 0) -> Reduction | None:
+        """D and U with which a picture of `size` pixels is guided; None where it is not."""
+        factor, model = self.model.factor, self.model
+        latent = size[0] // factor, size[1] // factor
+        small = guided_at(
+            self.settings,
+            "stage" if stage else "text",
+            latent,
+            native=(model.native[0] // factor, model.native[1] // factor),
+            multiple=model.multiple // factor,
+        )
+        return small and Reduction.between(latent, small, self.settings.ug.enlargement == "bicubic")
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The model's, in the tiles of the settings. Raises FloatingPointError."""
+        images = self._in_tiles(self.model.decode, latent, decode=True)
+        if not torch.isfinite(images).all():
+            raise FloatingPointError("decoding gave values that are not numbers")
+        return images
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The model's, in the tiles of the settings."""
+        return self._in_tiles(self.model.encode, image, decode=False)
+
+    def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
+        model = self.model
+        return vae_tiled(
+            function, x, vae=model.vae, pixels=self._tile, factor=model.factor, decode=decode
+        )
+
+
+class Painter:
+    """Samples the pictures of one run once through, and tells the run's record of it."""
+
+    def __init__(self, run: Run, on_step: OnStep) -> None:
+        self._run, self._on_step = run, on_step
+        request = run.request
+        conditioning = run.model.encode_prompts(
+            [request.prompt] * request.batch, [request.negative] * request.batch
+        )
+        self._prompted: Callable[[Denoiser], Denoiser] = partial(
+            ClassifierFreeGuidance, conditioning=conditioning, scale=request.cfg
+        )
+        self._upsampler = None
+        if run.upsampler is not None:
+            weights = copy.deepcopy(run.upsampler.weights)
+            self._upsampler = weights.to(run.model.device, run.model.dtype)
+
+    def first_picture(self) -> Tensor:
+        """The latent (b, c, h, w) sampled from pure noise."""
+        run, factor = self._run, self._run.model.factor
+        sigmas, reduction = run.sigmas, run.reduction(run.first)
+        if reduction is not None and run.settings.ug.shifted_start:
+            sigmas = shifted_schedule(sigmas, reduction.noise_gain)
+        streams = generators(run.request.seeds)
+        height, width = run.first
+        shape = run.model.latent_channels, height // factor, width // factor
+        noise = draw(streams, shape).to(sigmas)
+        return self._sample(
+            noise * sigmas[0], streams, sigmas, schedule=sigmas, reduction=reduction
+        )
+
+    def denoise_stage(self, latent: Tensor, stage: Stage, before: Tensor) -> Tensor:
+        """The enlarged latent (b, c, h, w), renoised as the stage says and denoised.
+
+        before: the smaller latent, which the stage before finished.
+        """
+        run, sigmas = self._run, self._run.stage_sigmas(stage)
+        streams = generators(run.request.seeds, stage.number)
+        noisy = latent + sigmas[0] * draw(streams, tuple(latent.shape[1:])).to(latent)
+        reduction = run.reduction(stage.size, stage.number)
+        with self._upsampled(before, (latent.shape[-2], latent.shape[-1])):
+            return self._sample(
+                noisy, streams, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
+            )
+
+    def _upsampled(self, clean: Tensor, size: Size) -> AbstractContextManager[None]:
+        """A scope in which the model has a clean latent's features in calls of latent `size`."""
+        upsampler, unet = self._upsampler, self._run.model.unet
+        small = clean.shape[-2], clean.shape[-1]
+        if upsampler is None or not upsampler.info.fits(small, size):
+            return nullcontext()
+        with captured(unet, upsampler.info.layers) as features:
+            denoise = self._prompted(self._counted(self._run.denoiser))
+            denoise(clean, clean.new_zeros(len(clean)))
+        return Upsampled(unet, upsampler, features, size)
+
+    def _sample(
+        self,
+        x: Tensor,
+        streams: Sequence[torch.Generator],
+        sigmas: Tensor,
+        *,
+        schedule: Tensor,
+        reduction: Reduction | None,
+        stage: int = 0,
+    ) -> Tensor:
+        """Sample one stage down `sigmas`, the end of the whole `schedule`."""
+        settings = self._run.settings
+        denoise: Denoiser = self._run.denoiser
+        record = self._run.record.current
+        if reduction is not None:
+            denoise = UpsampleGuided(
+                denoise,
+                settings.ug,
+                family=self._run.family,
+                reduction=reduction.to(x.device),
+                times=schedule.tolist(),
+                on_guided=record.guide,
+            )
+        steps, levels = len(sigmas) - 1, sigmas.tolist()
+
+        def mix(state: Tensor, done: int) -> None:
+            if done:
+                gamma = gamma_at(done, steps, settings.pfsa)
+                record.mixed_steps += gamma > 0
+                mix_into_state_(state, gamma, settings.pfsa, levels[done])
+
+        def after_step(step: int, denoised: Tensor) -> None:
+            record.finish_step()
+            self._on_step(stage, step, steps, denoised)
+
+        return sample(
+            self._prompted(self._counted(denoise)),
+            x,
+            sigmas,
+            SAMPLERS[self._run.request.sampler],
+            streams=streams,
+            state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
+            on_step=after_step,
+        )
+
+    def _counted(self, denoise: Denoiser) -> Denoiser:
+        """`denoise`, with the record told of its evaluations."""
+
+        def evaluate(x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+            self._run.record.current.begin_evaluation()
+            return denoise(x, sigma, **cond)
+
+        return evaluate
+
+
+class _Remembering:
+    """A function of a tensor that does not compute the same tensor twice in a row."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._last is None or self._last[0] is not x:
+            self._last = x, self._function(x)
+        return self._last[1]
+
+
+def plan_model(model: LatentModel) -> Model:
+    """What a plan must know of a model."""
+    sigmas = sigmas_of(model.alphas_cumprod)
+    return Model(sigmas, model.native, model.factor, model.multiple, model.latent_channels)
+
+
+def first_size(request: Request, settings: Settings, model: LatentModel) -> Size:
+    """The first picture's (height, width) in pixels, rounded to what the model takes.
+
+    Without a wish it has the native area, in the shape of refinement's target where that is given.
+    With one side given the picture is square. Raises SettingsError for a side that is too small.
+    """
+    if not request.width and not request.height:
+        wanted = model.native
+        refine = settings.refine
+        if refine.enabled and refine.height and refine.width:
+            wanted = refine.height, refine.width
+        return native_size(wanted, model.native, model.multiple)
+    size = request.height or request.width, request.width or request.height
+    if min(size) < model.multiple:
+        raise SettingsError(
+            f"width, height: expected at least {model.multiple}, got {size[1]}x{size[0]}"
+        )
+    return snap(size[0], model.multiple), snap(size[1], model.multiple)

@@ -1,0 +1,121 @@
+"""k-diffusion's samplers and schedules, driven so that each image is the one made alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_hires.noise import draw
+from lib_hires.refinement import ONE_STEP_SAMPLER
+from lib_hires.standalone.models.k_diffusion import import_k_diffusion
+from lib_hires.standalone.models.latent import Conditioning
+from lib_hires.standalone.pipeline.request import SAMPLERS, Sampler
+
+Denoiser = Callable[..., Tensor]
+StateHook = Callable[[Tensor, int], None]
+"""hook(state, steps done): may change the sampler's state in place before a step begins."""
+
+
+def schedule_sigmas(denoiser: Any, name: str, steps: int) -> Tensor:
+    """(steps + 1,) sigmas from the model's largest downward, and 0."""
+    sampling = import_k_diffusion().sampling
+
+    if name == "Uniform":
+        return denoiser.get_sigmas(steps)
+    if name == "SGM Uniform":  # the smallest sigma left out
+        sigmas = denoiser.get_sigmas(steps + 1)
+        return torch.cat([sigmas[:-2], sigmas[-1:]])
+    function = {
+        "Karras": sampling.get_sigmas_karras,
+        "Exponential": sampling.get_sigmas_exponential,
+    }[name]
+    smallest, largest = float(denoiser.sigma_min), float(denoiser.sigma_max)
+    return function(steps, smallest, largest, device=denoiser.sigmas.device)
+
+
+class ClassifierFreeGuidance:
+    """uncond + scale·(cond - uncond), both branches in one call of the inner denoiser."""
+
+    def __init__(self, denoise: Denoiser, conditioning: Conditioning, scale: float) -> None:
+        self._denoise = denoise
+        self._scale = scale
+        branches = (
+            [conditioning.cond, conditioning.pooled_cond],
+            [conditioning.uncond, conditioning.pooled_uncond],
+        )
+        if scale == 1:
+            branches = branches[:1]
+        context, pooled = (list(parts) for parts in zip(*branches, strict=True))
+        self._branches = len(branches)
+        self._cond = {"context": torch.cat(context)}
+        if pooled[0] is not None:
+            self._cond["pooled"] = torch.cat(pooled)
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """x (b, c, h, w), sigma (b,) to the predicted picture (b, c, h, w)."""
+        n = self._branches
+        denoised = self._denoise(x.repeat(n, 1, 1, 1), sigma.repeat(n), **self._cond)
+        if n == 1:
+            return denoised
+        cond, uncond = denoised.chunk(2)
+        return uncond + self._scale * (cond - uncond)
+
+
+def sample(
+    denoise: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    sampler: Sampler,
+    *,
+    streams: Sequence[torch.Generator],
+    state_hook: StateHook | None = None,
+    on_step: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """Run a sampler from the noisy state x (b, c, h, w) down `sigmas` (steps + 1,).
+
+    streams: where stochastic samplers take their noise from, one stream per image.
+    on_step: called with the step's index and its prediction (b, c, h, w).
+    """
+    sampling = import_k_diffusion().sampling
+
+    if len(sigmas) == 2:
+        sampler = SAMPLERS[ONE_STEP_SAMPLER]
+    extra: dict[str, Any] = {} if sampler.eta is None else {"eta": sampler.eta}
+    if sampler.noise == "white":
+        extra["noise_sampler"] = lambda *_: draw(streams, tuple(x.shape[1:])).to(x)
+    elif sampler.noise == "brownian":
+        positive = sigmas[sigmas > 0]
+        entropy = [stream.initial_seed() for stream in streams]
+        extra["noise_sampler"] = sampling.BrownianTreeNoiseSampler(
+            x, positive.min(), positive.max(), seed=entropy
+        )
+    model = _StepStarts(denoise, sampler.evaluations, state_hook) if state_hook else denoise
+    callback = None
+    if on_step is not None:
+        callback = lambda step: on_step(step["i"], step["denoised"])  # noqa: E731
+    function = getattr(sampling, sampler.function)
+    with warnings.catch_warnings():
+        # torchsde warns where sigmas at the interval's ends differ in float32's last digit.
+        warnings.filterwarnings("ignore", "Should have t[ab]")
+        return function(model, x, sigmas, callback=callback, disable=True, **extra)
+
+
+class _StepStarts:
+    """A denoiser that calls a hook on the sampler's state before each step's first evaluation."""
+
+    def __init__(self, denoise: Denoiser, evaluations: int, hook: StateHook) -> None:
+        self._denoise = denoise
+        self._evaluations = evaluations
+        self._hook = hook
+        self._count = 0
+
+    def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+        step, within = divmod(self._count, self._evaluations)
+        if within == 0:
+            self._hook(x, step)
+        self._count += 1
+        return self._denoise(x, sigma, **cond)

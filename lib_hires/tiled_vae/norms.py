@@ -1,0 +1,147 @@
+"""Group norms that take the whole picture's moments while they see one tile of it.
+
+A VAE's group norms take mean and variance over all that they are shown, so a tile with more sky
+than its neighbour comes out in other colours. What a later norm sees depends on every earlier one,
+so exact moments would cost a pass over the tiles for each norm. Two passes come close here: see
+`whole_moments`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lib_hires.tiled_vae.tiles import Tile
+
+PASSES = 2  # over all tiles; each leaves a fifth or less of the moments' error
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of each group of each image, (b, groups), float32; the variance with the norm's epsilon."""
+
+    mean: Tensor
+    variance: Tensor
+    count: int  # values in a group
+
+    @classmethod
+    def of(cls, norm: nn.GroupNorm, x: Tensor) -> Moments:
+        """x: (b, c, h, w), what the norm is given."""
+        values = x.float().reshape(x.shape[0], norm.num_groups, -1)
+        variance, mean = torch.var_mean(values, dim=2, correction=0)
+        return cls(mean, variance + norm.eps, values.shape[2])
+
+    def joined(self, other: Moments) -> Moments:
+        """Of both sets of values (Chan, Golub and LeVeque 1983)."""
+        count = self.count + other.count
+        share, gap = other.count / count, other.mean - self.mean
+        variance = torch.lerp(self.variance, other.variance, share)
+        return Moments(
+            self.mean + share * gap, variance + share * (1 - share) * gap.square(), count
+        )
+
+    def moved(self, before: Moments, after: Moments) -> Moments:
+        """Under the scaling and shift that takes `before` to `after`."""
+        scale = (after.variance / before.variance).sqrt()
+        mean = after.mean + scale * (self.mean - before.mean)
+        return Moments(mean, scale.square() * self.variance, self.count)
+
+    def apply(self, norm: nn.GroupNorm, x: Tensor) -> Tensor:
+        """x (b, c, h, w), normed with these, in its dtype."""
+        deviation = self.variance.sqrt()
+        scale, shift = (
+            values.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)[..., None, None]
+            for values in (1 / deviation, -self.mean / deviation)
+        )  # (b, c, 1, 1)
+        if norm.affine:
+            weight, bias = (values.float()[:, None, None] for values in (norm.weight, norm.bias))
+            scale, shift = scale * weight, shift * weight + bias
+        return (x * scale).add_(shift).to(x.dtype)  # computed in float32
+
+
+Taken = dict[nn.GroupNorm, Moments]
+
+
+@contextmanager
+def norms_take(
+    norms: Sequence[nn.GroupNorm], moments: Callable[[nn.GroupNorm, Tensor], Moments]
+) -> Iterator[None]:
+    """Inside the block the norms take what `moments(norm, its input)` says."""
+
+    def normed(norm: nn.GroupNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return moments(norm, inputs[0]).apply(norm, inputs[0]).to(output.dtype)
+
+    with ExitStack() as stack:
+        for norm in norms:
+            stack.enter_context(norm.register_forward_hook(of_this_thread(normed)))
+        yield
+
+
+def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """`hook` for the calls of this thread alone: in another a host may decode a live preview."""
+    here = threading.get_ident()
+    return lambda *call: hook(*call) if threading.get_ident() == here else None
+
+
+def whole_moments(
+    norms: Sequence[nn.GroupNorm],
+    tiles: Sequence[Tile],
+    show_tile: Callable[[Tile], object],
+    show_small: Callable[[], object],
+) -> Taken:
+    """What the norms would take if the whole picture went through them at once, nearly.
+
+    show_tile, show_small: bring one tile, and the whole picture in small, past every norm once.
+    First the norms take the small picture's moments. Then all tiles are shown, which tells the
+    whole's moments under those. To put these in their place corrects every norm, but moves what the
+    later ones see; how, the small picture tells, as it is shown again.
+    """
+    held: Taken = {}  # what the norms take
+    small: Taken = {}  # the small picture's own, while they take that
+    seen: Taken = {}  # the whole picture's own, while they take that
+
+    def show_and_correct() -> None:
+        before = dict(small)  # a host may compute the small picture twice over
+
+        def corrected(norm: nn.GroupNorm, x: Tensor) -> Moments:
+            small[norm] = Moments.of(norm, x)
+            held[norm] = seen[norm].moved(before[norm], small[norm]) if seen else small[norm]
+            return held[norm]
+
+        with norms_take(norms, corrected):
+            show_small()
+
+    show_and_correct()
+    for _ in range(PASSES):
+        seen = _joined(_tile_moments(norms, tile, show_tile, held) for tile in tiles)
+        show_and_correct()
+    return held
+
+
+def _tile_moments(
+    norms: Sequence[nn.GroupNorm], tile: Tile, show_tile: Callable[[Tile], object], held: Taken
+) -> Taken:
+    """Of a tile's own part; a host that computes it twice over counts once."""
+    own: Taken = {}
+
+    def note(norm: nn.GroupNorm, x: Tensor) -> Moments:
+        own[norm] = Moments.of(norm, tile.own(x))
+        return held[norm]
+
+    with norms_take(norms, note):
+        show_tile(tile)
+    return own
+
+
+def _joined(parts: Iterable[Taken]) -> Taken:
+    whole: Taken = {}
+    for part in parts:
+        for norm, moments in part.items():
+            whole[norm] = whole[norm].joined(moments) if norm in whole else moments
+    return whole

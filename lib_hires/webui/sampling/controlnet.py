@@ -1,0 +1,186 @@
+"""ControlNet (the extension sd-webui-controlnet) at sizes that it has made no hints for.
+
+It replaces the U-Net's `forward` with a loop of its own, which takes each unit's hint as it is and
+fails where that is not 8 times the latent. Here each call of the U-Net gets hints of its size.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib_hires.resample import area_means
+from lib_hires.run.passes import Kind
+from lib_hires.sizes import Size
+from lib_hires.webui.hosts.latents import FACTOR
+from lib_hires.webui.messages import Say
+from lib_hires.webui.patching import replaced
+
+HINT, HIRES_HINT = "_hint_cond", "hr_hint_cond"
+USED = ("used_hint_cond", "used_hint_cond_latent", "used_hint_inpaint_hijack")
+"""What a unit (its `ControlParams`) knows of its hint: both sizes of it, and what is made of it."""
+
+
+def active_controlnet(p: Any) -> ControlNet | None:
+    """ControlNet as it is set up for this run; None where it is not installed or has no unit."""
+    for script in getattr(p.scripts, "alwayson_scripts", ()):
+        network = getattr(script, "latest_network", None)
+        if script.title() == "ControlNet" and getattr(network, "control_params", None):
+            return ControlNet(network)
+    return None
+
+
+class ControlNet:
+    """The units that act in this run."""
+
+    def __init__(self, network: Any) -> None:
+        """network: the extension's hook of the U-Net."""
+        self._network = network
+        self._states: dict[tuple[int, Size], dict[str, Any]] = {}
+
+    def marked(self, cond: Any, uncond: Any) -> None:
+        """Mark conds in place as the extension does it, so that it can tell which is which."""
+        mark = getattr(sys.modules[type(self._network).__module__], "mark_prompt_context", None)
+        if mark is not None:
+            mark(cond, positive=True)
+            mark(uncond, positive=False)
+
+    @contextmanager
+    def fitting(self, kind: Kind, small: Size | None, asked: bool, say: Say) -> Iterator[None]:
+        """Inside the block every call of the U-Net finds hints of its own size.
+
+        kind: the pass; units can be limited to either side of Hires. fix, and the stages come
+        after it. small: the latent (height, width) that Upsample Guidance asks about. asked:
+        whether the units act there too.
+        """
+        unet, stage = self._network.model, kind == "stage"
+        known = all({HINT, HIRES_HINT, *USED} <= vars(unit).keys() for unit in self._units)
+        if not known and (small is not None or stage):
+            say(
+                "ControlNet was left out at sizes other than its own, because this version of it "
+                "is not known."
+            )
+        controlled = unet.forward
+
+        def scope(size: Size) -> AbstractContextManager[None]:
+            ours = size == small
+            if not known or (ours and not asked):
+                return self._left_out() if ours or stage else nullcontext()
+            if not ours and self._fits(size):  # so do tiles, which carry their part of the hint
+                return nullcontext()
+            return self._resized(size, second=stage or kind == "hires")
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            with scope((x.shape[-2], x.shape[-1])):
+                result: Tensor = controlled(x, *args, **kwargs)
+                return result
+
+        with replaced(unet, "forward", forward):
+            yield
+
+    @property
+    def _units(self) -> list[Any]:
+        units: list[Any] = self._network.control_params
+        return units
+
+    def _fits(self, size: Size) -> bool:
+        """Whether every unit has a hint for latents of this size, or none that has a size."""
+        pixels = size[0] * FACTOR, size[1] * FACTOR
+        return all(
+            any(tuple(hint.shape[-2:]) == pixels for hint in hints)
+            for hints in map(_hints, self._units)
+            if hints
+        )
+
+    @contextmanager
+    def _left_out(self) -> Iterator[None]:
+        """Without units, and outside the share of the run in which attention units act."""
+        unet = self._network.model
+        with (
+            replaced(self._network, "control_params", []),
+            replaced(unet, "current_sampling_percent", -1.0),
+        ):
+            yield
+
+    @contextmanager
+    def _resized(self, size: Size, second: bool) -> Iterator[None]:
+        with ExitStack() as stack:
+            for unit in self._units:
+                if _hints(unit):
+                    stack.enter_context(self._resized_hint(unit, size, second))
+                stack.enter_context(_fresh_embeddings(unit))
+            yield
+
+    @contextmanager
+    def _resized_hint(self, unit: Any, size: Size, second: bool) -> Iterator[None]:
+        """What is made of the hint, such as its latent, is kept for the next call of this size."""
+        key = id(unit), size
+        if key not in self._states:
+            self._states[key] = _state(unit, size, second)
+        state = self._states[key]
+        before = {name: getattr(unit, name) for name in state}
+        vars(unit).update(state)
+        try:
+            yield
+        finally:
+            state.update({name: getattr(unit, name) for name in state})
+            vars(unit).update(before)
+
+
+def _hints(unit: Any) -> list[Tensor]:
+    """The unit's hints that are pictures (b, c, h, w): the plain one, and that for Hires. fix.
+
+    Three channels, or four with a mask; SparseCtrl's five are latents.
+    """
+    hints = getattr(unit, HINT), getattr(unit, HIRES_HINT)
+    return [
+        hint
+        for hint in hints
+        if isinstance(hint, Tensor) and hint.ndim == 4 and hint.shape[1] in (3, 4)
+    ]
+
+
+def _state(unit: Any, size: Size, second: bool) -> dict[str, Any]:
+    """The unit's hint for latents of this size.
+
+    second: take the side of Hires. fix's second pass. The extension compares the latent with both
+    hints and takes the second where it is as near; without a second one it is the first's side.
+    """
+    hints = _hints(unit)
+    hint = resized_hint(hints[-1], (size[0] * FACTOR, size[1] * FACTOR))
+    beside = hint if second and len(hints) == 2 else None
+    return {HINT: hint, HIRES_HINT: beside, **dict.fromkeys(USED)}
+
+
+def resized_hint(hint: Tensor, size: Size) -> Tensor:
+    """A hint (b, c, h, w) at another size; of four channels the last is a mask and stays hard."""
+    if tuple(hint.shape[-2:]) == size:
+        return hint
+    if size[0] <= hint.shape[-2] and size[1] <= hint.shape[-1]:
+        resized = area_means(hint, size)
+    else:
+        resized = F.interpolate(hint.float(), size=size, mode="bilinear", align_corners=False)
+    resized = resized.to(hint.dtype)
+    if hint.shape[1] != 4:
+        return resized
+    mask = F.interpolate(hint[:, 3:].float(), size=size, mode="nearest-exact").to(hint.dtype)
+    return torch.cat([resized[:, :3], mask], dim=1)
+
+
+@contextmanager
+def _fresh_embeddings(unit: Any) -> Iterator[None]:
+    """ControlLLLite keeps what it makes of its picture, in the size of the first call."""
+    parts = getattr(unit.control_model, "modules", None)
+    if not isinstance(parts, dict):  # every other kind has torch's method of that name
+        yield
+        return
+    with ExitStack() as stack:
+        for part in parts.values():
+            stack.enter_context(replaced(part, "cond_emb", None))
+        yield

@@ -1,0 +1,140 @@
+"""The contact sheet and the report of the demo, and the techniques that it shows."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_hires.presets import PURPOSES, preset_for
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.standalone.benchmarks.demo import CELL, LABEL, Row, contact_sheet, demo
+from lib_hires.standalone.benchmarks.techniques import (
+    ENLARGING,
+    NAIVE,
+    NATIVE,
+    NATIVE_PFSA,
+    UG,
+    chosen,
+    every,
+    varied,
+)
+from lib_hires.standalone.bundled import MODEL
+from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.pipeline.request import Request
+
+bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")
+
+
+def test_every_technique_has_settings_of_its_own() -> None:
+    for scale in (2, 4):
+        techniques = [NATIVE, NATIVE_PFSA, *every(scale)]
+        assert len({technique.name for technique in techniques}) == len(techniques)
+        for technique in techniques:
+            settings = technique.settings_at(scale)
+            assert settings.refine.factor == (scale if settings.refine.enabled else 2)
+    assert NATIVE.settings_at(2) == Settings()
+
+
+def test_contact_sheet_shows_every_picture_and_a_detail() -> None:
+    red, blue = (Image.new("RGB", (600, 600), colour) for colour in ("red", "blue"))
+    entries = [{"objects": 1, "seconds": 1.0}, {"objects": 2, "seconds": 3.0}]
+    rows = [Row(NATIVE, 2, [red, blue], entries), Row(UG, 2, [blue], entries[:1])]
+    sheet = np.asarray(contact_sheet(rows, ["one", "two"]))
+    assert sheet.shape == (24 + 2 * CELL, LABEL + 3 * CELL, 3)
+    middles = [
+        [tuple(sheet[24 + row * CELL + 80, LABEL + column * CELL + 80]) for column in range(3)]
+        for row in range(2)
+    ]
+    red_, blue_, white = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+    assert middles == [[red_, blue_, red_], [blue_, white, blue_]]
+    assert (sheet[:, :LABEL] < 128).any()  # the labels
+
+
+@bundled
+def test_demo_writes_the_sheet_the_pictures_and_the_report(tmp_path: Path) -> None:
+    said = demo(tmp_path, shown_at={1: 1, 2: 1, 4: 0})
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {entry["technique"] for entry in report} == {
+        technique.name for technique in (NATIVE, NATIVE_PFSA, *ENLARGING)
+    }
+    for entry in report:
+        with Image.open(tmp_path / entry["file"]) as picture:
+            side = 256 * entry["scale"]
+            assert picture.size == (entry["width"], entry["height"]) == (side, side)
+        assert read_about(tmp_path / entry["file"])["demo"]["settings"] == entry["settings"]
+        assert entry["seconds"] > 0
+        assert entry["model_evaluations"] >= 20
+    with Image.open(tmp_path / "demo.png") as sheet:
+        assert sheet.size == (LABEL + 2 * CELL, 24 + len(report) * CELL)
+    assert said.endswith(f"sheet: {tmp_path / 'demo.png'}")
+
+
+def test_techniques_are_chosen_by_name() -> None:
+    assert chosen(["ug", "naive"], 2, Request()) == (UG, NAIVE)
+    with pytest.raises(SettingsError, match="expected some of naive, lanczos, .*, got 'ugg'"):
+        chosen(["ug", "ugg"], 2, Request())
+
+
+@pytest.mark.parametrize("sampler", ["DPM++ 2M", "Euler", "LCM"])
+def test_no_two_of_every_technique_paint_the_same(sampler: str) -> None:
+    """With DPM++ 2M and Euler the row with an eta of 0.6 is one of those with a soft end."""
+    for scale in (2, 4):
+        base = Request(sampler=sampler)
+        made = chosen(["every"], scale, base)
+        paints = [(t.starts_large, t.lanczos, t.sampled(base), t.settings_at(scale)) for t in made]
+        assert len(set(paints)) == len(paints)
+        left_out = {each.name for each in every(scale)} - {each.name for each in made}
+        assert left_out == (set() if sampler == "LCM" else {"ug_eta=0.6"})
+
+
+def test_every_preset_is_a_row_of_its_own() -> None:
+    for purpose in PURPOSES:
+        scale = int(purpose[0])
+        settings = preset_for(purpose).settings()
+        assert settings in [technique.settings_at(scale) for technique in every(scale)]
+
+
+def test_techniques_can_be_sent_to_other_processes() -> None:
+    for scale in (2, 4):
+        assert pickle.loads(pickle.dumps(every(scale))) == every(scale)
+
+
+def test_a_variant_has_other_settings_and_tells_them() -> None:
+    made = varied(["ug_refine", "refine_eta2=0.2, 0.4", "refine_colour_match=on"], 4)
+    assert made.name == "ug_refine_eta2=0.2+0.4_colour_match=True"
+    assert made.label == "UG in refinement, eta2 0.2, 0.4, colour_match True"
+    for scale in (2, 4):
+        plain = next(each for each in every(scale) if each.name == "ug_refine")
+        values = {"refine_eta2": "0.2, 0.4", "refine_colour_match": True}
+        expected = plain.settings_at(scale).updated(values)
+        assert made.settings_at(scale) == expected
+    assert varied(["ug", "ug_theta=0.5"], 2).settings_at(2).ug.theta == 0.5
+    both = ["ug_refine", "ug_enlargement=nearest", "refine_enlargement=latent"]
+    assert varied(both, 2).name == "ug_refine_ug_enlargement=nearest_refine_enlargement=latent"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["ug"], "--variant: expected NAME SETTING=VALUE, each setting once, got 'ug'"),
+        (["ug", "ug_theta"], "each setting once, got 'ug ug_theta'"),
+        (["ug", "ug_theta=1", "ug_theta=2"], "each setting once, got 'ug ug_theta=1 ug_theta=2'"),
+        (["ugg", "ug_theta=0.5"], "--variant ugg ug_theta=0.5: there is no technique 'ugg'"),
+        (["every", "ug_theta=0.5"], "there is no technique 'every'"),
+        (["ug", "ug_thet=1"], "ug_thet: there is no such setting"),
+        (["ug", "ug_theta=many"], "--variant ug ug_theta=many: ug_theta: expected a number"),
+        (["refine", "refine_factor=3"], "refine_factor: the pictures' size is --scale"),
+        (["ug", "refine=on"], "refine: ug starts at the final size"),
+        (["ug", "ug_passes=both"], "ug_passes: is for the WebUI alone"),
+        (["ug", "ug_theta=1"], "makes the same pictures"),
+        (["refine", "ug_theta=0.5"], "makes the same pictures"),
+    ],
+)
+def test_bad_variants_are_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        varied(words, 2)

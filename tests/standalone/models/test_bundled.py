@@ -1,0 +1,67 @@
+"""The bundled model: its files, and Upsample Guidance's exact property on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib_hires.noise import VarianceExploding, draw, generators
+from lib_hires.resample import Reduction
+from lib_hires.settings import UpsampleGuidance
+from lib_hires.standalone.bundled import MODEL
+from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.request import SAMPLERS
+from lib_hires.standalone.pipeline.sampling import ClassifierFreeGuidance, sample, schedule_sigmas
+from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+
+pytestmark = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")
+
+
+@pytest.fixture(scope="module")
+def model() -> LatentModel:
+    return load_model(None)
+
+
+def test_files_are_small_and_the_layout_is_sd1(model: LatentModel) -> None:
+    files = [MODEL, MODEL.with_suffix(".yaml"), *MODEL.parent.glob("hires-demo-clip/*")]
+    assert sum(file.stat().st_size for file in files) <= 16 * 2**20
+    assert (MODEL.parent / "judge.safetensors").stat().st_size <= 2**20
+    assert (model.family, model.prediction, model.native) == ("sd1", "v", (256, 256))
+    assert (model.factor, model.latent_channels) == (8, 4)
+
+
+@pytest.mark.parametrize("shifted_start", [False, True])
+@pytest.mark.parametrize("name", ["Euler", "DPM++ 2M", "Heun", "LMS"])
+def test_the_coarse_picture_walks_the_native_way(
+    model: LatentModel, name: str, shifted_start: bool
+) -> None:
+    """theta = 1, eta = 1: D of the large run is the native run from D[x_T] on sigmas/m."""
+    denoiser = model.denoiser()
+    prompts = model.encode_prompts(["a red house under a clear sky"], [""])
+    reduction = Reduction.between((64, 64), (32, 32))
+    sigmas = schedule_sigmas(denoiser, "Karras", 6)
+    if shifted_start:
+        sigmas = shifted_schedule(sigmas, reduction.noise_gain)
+    guided = UpsampleGuided(
+        denoiser,
+        UpsampleGuidance(enabled=True, shifted_start=shifted_start),
+        family=VarianceExploding(denoiser.sigmas),
+        reduction=reduction,
+        times=sigmas.tolist(),
+    )
+
+    def native(x: torch.Tensor, sigma: torch.Tensor, **cond: torch.Tensor) -> torch.Tensor:
+        return denoiser(x, sigma.clamp(denoiser.sigma_min, denoiser.sigma_max), **cond)
+
+    start = draw(generators([0]), (4, 64, 64)) * sigmas[0]
+    ends = [
+        sample(
+            ClassifierFreeGuidance(denoise, prompts, 4.0), x, schedule, SAMPLERS[name], streams=[]
+        )
+        for denoise, x, schedule in (
+            (guided, start, sigmas),
+            (native, reduction.reduce(start), sigmas * reduction.noise_gain),
+        )
+    ]
+    torch.testing.assert_close(reduction.reduce(ends[0]), ends[1], rtol=1e-4, atol=1e-4)

@@ -1,0 +1,203 @@
+"""Runs of a tiny random model: what guidance must not change, what it costs, what it leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lib_hires.resample import bicubic
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.sizes import Size
+from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.generate import Painted, Painter, Run
+from lib_hires.standalone.pipeline.request import SAMPLERS, Request
+
+
+def paint(model: LatentModel, request: dict[str, Any], **settings: Any) -> list[Painted]:
+    wanted = {"prompt": "a red house", "steps": 4} | request
+    return list(Run(model, Request(**wanted), Settings.from_values(settings)).paint())
+
+
+def picture(model: LatentModel, request: dict[str, Any], **settings: Any) -> torch.Tensor:
+    return paint(model, request, **settings)[-1].images
+
+
+LARGE = {"width": 32, "height": 32}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_settings_that_do_nothing_change_no_bit(tiny_model: LatentModel, sampler: str) -> None:
+    request = LARGE | {"sampler": sampler, "steps": 3}
+    plain = picture(tiny_model, request)
+    assert torch.equal(plain, picture(tiny_model, request, ug=True, ug_theta=0))
+    assert torch.equal(plain, picture(tiny_model, request, pfsa=True, pfsa_gamma=0))
+    assert not torch.equal(plain, picture(tiny_model, request, ug=True))
+    assert not torch.equal(plain, picture(tiny_model, request, pfsa=True, pfsa_gamma=0.5))
+
+
+def test_without_stages_refinement_changes_no_bit(tiny_model: LatentModel) -> None:
+    first, _ = paint(tiny_model, {}, refine=True)
+    assert torch.equal(first.images, picture(tiny_model, {}))
+
+
+def test_a_picture_is_enlarged_before_it_is_cut_to_its_range(
+    tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def enlarge(image: torch.Tensor, size: Size) -> torch.Tensor:
+        seen.append(image)
+        return bicubic(image, size)
+
+    monkeypatch.setattr("lib_hires.refinement.bicubic", enlarge)
+    first, _ = paint(tiny_model, {}, refine=True)
+    assert seen[0].abs().max() > 1
+    assert torch.equal(first.images, seen[0].clamp(-1, 1))
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ SDE", "DPM++ 2M SDE"])
+def test_an_image_of_a_batch_is_the_image_alone(tiny_model: LatentModel, sampler: str) -> None:
+    settings = {"ug": True, "refine": True, "refine_eta2": "0.5"}
+    request = {"sampler": sampler, "seed": 5}
+    batch = picture(tiny_model, request | {"batch": 3}, **settings)
+    alone = picture(tiny_model, request | {"seed": 7}, **settings)
+    torch.testing.assert_close(batch[2:], alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "settings"),
+    [
+        ("Euler", {"ug": True, "ug_eta": 0.6, "ug_edge": 0}),
+        ("DPM++ 2M", {"ug": True, "ug_eta": 0.8, "ug_edge": 2, "ug_cadence": 3}),
+        ("Heun", {"ug": True, "refine": True, "refine_factor": 4, "refine_eta2": "0.2, 0.4"}),
+        ("Euler", {"pfsa": True, "refine": True, "refine_method": "Pivot", "refine_pivot": 500}),
+    ],
+    ids=str,
+)
+def test_the_plan_counts_what_is_made(
+    tiny_model: LatentModel, sampler: str, settings: dict[str, Any]
+) -> None:
+    values = {"prompt": "x", "steps": 7, "sampler": sampler} | LARGE
+    run = Run(tiny_model, Request(**values), Settings.from_values(settings))
+    plan, made = run.planned(), list(run.paint())
+    assert [part.steps for part in plan.passes] == run.steps
+    assert plan.evaluations == made[-1].model_evaluations
+    assert sum(part.small_evaluations for part in plan.passes) == made[-1].small_evaluations
+
+
+@pytest.mark.parametrize(
+    ("settings", "all_calls", "small_calls"),
+    [
+        ({}, 6, 0),
+        ({"ug": True}, 12, 6),
+        ({"ug": True, "ug_cadence": 2}, 9, 3),
+        ({"ug": True, "ug_eta": 0}, 6, 0),
+        ({"ug": True, "ug_theta": 0}, 6, 0),
+    ],
+)
+def test_model_evaluations(
+    tiny_model: LatentModel, settings: dict[str, Any], all_calls: int, small_calls: int
+) -> None:
+    (done,) = paint(tiny_model, LARGE | {"steps": 6, "sampler": "Euler"}, **settings)
+    assert (done.model_evaluations, done.small_evaluations) == (all_calls, small_calls)
+
+
+def test_the_small_call_runs_at_the_native_size(tiny_model: LatentModel) -> None:
+    seen = set()
+    hook = tiny_model.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.add(tuple((args or (kwargs["sample"],))[0].shape[-2:])),
+        with_kwargs=True,
+    )
+    with hook:
+        paint(tiny_model, LARGE, ug=True)
+    assert seen == {(16, 16), (8, 8)}
+
+
+def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: LatentModel) -> None:
+    done = paint(
+        tiny_model, {"steps": 10}, refine=True, refine_eta2="0.2, 0.4", refine_factor=4, ug=True
+    )
+    assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (48, 48), (64, 64)]
+    assert [stage.small_evaluations for stage in done] == [0, 2, 6]
+    assert [stage.model_evaluations for stage in done] == [10, 14, 22]
+    unguided = paint(
+        tiny_model,
+        {"steps": 10},
+        refine=True,
+        refine_eta2="0.2, 0.4",
+        refine_factor=4,
+        ug=True,
+        refine_guided=False,
+    )
+    assert [stage.small_evaluations for stage in unguided] == [0, 0, 0]
+
+
+def test_pfsa_acts_on_the_first_picture_only(
+    tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_pfsa = paint(tiny_model, {}, refine=True, pfsa=True, pfsa_gamma=0.5)
+    assert not torch.equal(with_pfsa[0].images, picture(tiny_model, {}))
+    monkeypatch.setattr(Painter, "first_picture", lambda _: with_pfsa[0].latent)
+    plain = paint(tiny_model, {}, refine=True)
+    assert torch.equal(plain[1].images, with_pfsa[1].images)
+
+
+def test_an_error_leaves_no_trace(tiny_model: LatentModel) -> None:
+    settings = {"ug": True, "pfsa": True, "refine": True}
+    before = picture(tiny_model, LARGE, **settings)
+
+    def stop(stage: int, step: int, *_: object) -> None:
+        if (stage, step) == (0, 2):
+            raise RuntimeError("stopped")
+
+    run = Run(
+        tiny_model,
+        Request(prompt="a red house", steps=4, **LARGE),
+        Settings.from_values(settings),
+    )
+    with pytest.raises(RuntimeError, match="stopped"):
+        list(run.paint(on_step=stop))
+    assert torch.equal(before, picture(tiny_model, LARGE, **settings))
+
+
+def test_pivot_starts_at_its_timestep(tiny_model: LatentModel) -> None:
+    run = Run(
+        tiny_model,
+        Request(steps=20, schedule="Uniform"),
+        Settings.from_values({"refine": True, "refine_method": "Pivot"}),
+    )
+    assert run.steps == [20, 15]  # 700 of 1000, and the step that ends the schedule
+    (stage,) = run.stages
+    assert (stage.enlargement, stage.timestep) == ("latent", 700)
+
+
+def test_tiles_give_a_picture_of_the_same_size(tiny_model: LatentModel) -> None:
+    tiled = picture(tiny_model, {"width": 160, "height": 144}, refine_tile=128)
+    assert tiled.shape == (1, 3, 144, 160)
+    assert torch.isfinite(tiled).all()
+
+
+def test_refuses_ug_where_there_is_nothing_to_guide(tiny_model: LatentModel) -> None:
+    with pytest.raises(SettingsError, match="not clearly above the model's native 16x16"):
+        Run(tiny_model, Request(), Settings.from_values({"ug": True}))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"sampler": "Eular"}, "sampler: expected one of Euler, Euler a"),
+        ({"steps": 0}, "steps: expected a whole number from 1 to 1000, got 0"),
+        ({"steps": "x"}, "steps: expected a whole number from 1 to 1000, got 'x'"),
+        ({"cfg": float("nan")}, "cfg: expected a number"),
+        ({"colour": 1}, "colour: there is no such setting"),
+    ],
+)
+def test_refuses_bad_requests(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError, match=sentence):
+        Request.from_values(values)
+
+
+def test_sizes_are_rounded_to_what_the_model_takes(tiny_model: LatentModel) -> None:
+    assert picture(tiny_model, {"width": 33, "height": 23, "steps": 1}).shape[-2:] == (24, 32)

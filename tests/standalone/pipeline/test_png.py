@@ -1,0 +1,63 @@
+"""Pictures on disk: what they say of themselves, and sentences for those of others."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from lib_hires.settings import SettingsError
+from lib_hires.standalone.pipeline.png import KEY, next_number, read_about, read_run, save
+
+RUN: dict[str, Any] = {"model": "ours", "request": {}, "settings": {}}
+
+
+def written(path: Path, text: str, size: tuple[int, int] = (8, 8)) -> Path:
+    info = PngImagePlugin.PngInfo()
+    info.add_text(KEY, text)
+    Image.new("1", size).save(path, pnginfo=info)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": None},
+        {"request": []},
+        {"settings": "ug"},
+    ],
+)
+def test_a_picture_of_something_else_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    save(Image.new("RGB", (8, 8)), tmp_path / "ours.png", RUN)
+    assert read_run(tmp_path / "ours.png") == RUN
+    path = written(tmp_path / "other.png", json.dumps(RUN | changes))
+    with pytest.raises(SettingsError, match=r"^--from: .*other.png does not say how it was made$"):
+        read_run(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{", "9" * 10_000])
+def test_text_that_is_not_ours_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="holds no settings of ours"):
+        read_about(written(tmp_path / "picture.png", text))
+
+
+def test_a_picture_above_pillow_s_limit_still_says_how_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "large.png", json.dumps(RUN), (64, 64))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_run(path) == RUN
+
+
+def test_numbers_go_on_from_the_largest_whatever_else_is_there(tmp_path: Path) -> None:
+    for name in ("00007-1.png", "\u00b2" * 5 + ".png", "\u0669" * 5 + ".png", "x.png"):
+        (tmp_path / name).touch()
+    assert next_number(tmp_path) == 8

@@ -110,7 +110,7 @@ const hiresGuidance = (() => {
         const wanted = width || height ? [high, wide] : first.map((side) => side * scale);
         const target = wanted.map((side) => snap(side, factor));
         const error = (what) =>
-            new RangeError(`refine: the final size ${shown(target)} ${what} the first picture's ${shown(first)}`);
+            new RangeError(`refine: the final size ${shown(target)} ${what} the first image's ${shown(first)}`);
         if (target[0] < first[0] || target[1] < first[1]) throw error("is smaller than");
         const stretched = target[0] / target[1] / aspect;
         if (!(stretched > 0.85 && stretched < 1.18)) throw error("has another shape than");
@@ -188,7 +188,7 @@ const hiresGuidance = (() => {
             } else if (small && values.ug_shifted_start && !sampler.timesteps) {
                 times = shiftedSchedule(times, noiseGain(latentOf(run.first, model), latentOf(small, model)));
             }
-            const mixed = (i) => mixes && i + 2 < times.length; // the last state is the finished picture
+            const mixed = (i) => mixes && i + 2 < times.length; // the last state is the finished image
             const gammas = times.slice(1).map((_, i) => (mixed(i) ? gammaAt(i + 1, steps, values) : 0));
             return pass(times, run.first, small, strength ?? 1, gammas, of);
         }
@@ -234,14 +234,14 @@ const hiresGuidance = (() => {
             steps: Math.max(1, of("steps", 20)), sampler: of("sampler", ""), schedule: of("schedule", "Automatic"),
             strength: host.strength ? of("strength", 0) : null,
             fixed_steps: typeof opts !== "undefined" && opts.img2img_fix_steps === true, // the WebUI's option
-            pictures: of("batch", 1) * of("count", 1), model: of("model", ""), hires: of("hires", false),
+            images: of("batch", 1) * of("count", 1), model: of("model", ""), hires: of("hires", false),
         };
     }
 
     // ---- seconds, learnt from the runs of this browser ---------------------------------------
     const STORE = "hires-guidance-runs", KEPT = 20;
     let pending = null; // the run that was started here: its pixels, and the time that stood there before
-    const plainPixels = (made, run) => made.plain_evaluations * area(run.first) * run.pictures;
+    const plainPixels = (made, run) => made.plain_evaluations * area(run.first) * run.images;
     function measuredRuns() { // {model: [[pixels, seconds], ...]}
         try { return JSON.parse(localStorage.getItem(STORE)) || {}; } catch { return {}; } // off, or something else
     }
@@ -284,7 +284,7 @@ const hiresGuidance = (() => {
         const from = part.strength < 1 ? ` from strength ${brief(part.strength)}` : "";
         const ug = (guided ? `, ${guided} guided, ${asked} asking at ${shown(part.small)}` : "") +
             (part.windows > 1 ? `, in ${part.windows} windows` : "");
-        return `${index ? `stage ${index}` : "first picture"} ${shown(part.size)} in ` +
+        return `${index ? `stage ${index}` : "first image"} ${shown(part.size)} in ` +
             `${count(part.timesteps.length, "step")}${from}${ug}${mixed ? `, ${mixed} mixed` : ""}`;
     }
 
@@ -299,7 +299,7 @@ const hiresGuidance = (() => {
             `time: ${brief(ours / theirs)} times the plain run's` + (runs.length
                 ? `, about ${brief(ours)} s (from ${count(runs.length, "run")} in this browser)`
                 : " by pixels; the first run here tells the seconds"),
-            `largest latent: ${brief(made.latent_bytes * run.pictures / 1024)} KiB`,
+            `largest latent: ${brief(made.latent_bytes * run.images / 1024)} KiB`,
             edge && `guidance ends at timestep ${brief(edge.timestep)}, after step ${edge.step} of ${made.passes[0].weights.length}`,
             sampler.own_steps && `${run.sampler} takes steps of its own; drawn are the schedule's`,
             run.schedule !== "Automatic" && !schedules[run.schedule] && !sampler.timesteps &&

@@ -1,4 +1,4 @@
-// What a run really did: its line under the picture (lib_hires/webui/sampling/recording.py), with the lines
+// What a run really did: its line under the image (lib_hires/webui/sampling/recording.py), with the lines
 // of details after it, becomes one that opens.
 
 (function() {

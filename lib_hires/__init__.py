@@ -1,1 +1,1 @@
-"""HiRes Guidance: good pictures above a diffusion model's native size, with no retraining."""
+"""HiRes Guidance: good images above a diffusion model's native size, with no retraining."""

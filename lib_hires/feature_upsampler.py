@@ -1,15 +1,15 @@
-"""Feature upsampler: the small picture's U-Net features carried into the large one (Self-Cascade).
+"""Feature upsampler: the small image's U-Net features carried into the large one (Self-Cascade).
 
     h_n(t, stage r) <- h_n(t, stage r) + phi_n(h_n(0, stage r-1), t)        n = 1..4 skip features
     phi_n(h, t) = sum_j v_nj(t)·psi_nj(h),     psi_n(h) = rms·conv(silu(conv(bilinear(h)/rms)))
 
 The convolutions see one channel at a time, so one phi_n serves all channels of all models of a
 family: 480 weights each. rms is that of the image's feature, so that a feature twice as large gives
-twice the addition. The slides leave the block open. In this one t only mixes the four pictures
+twice the addition. The slides leave the block open. In this one t only mixes the four images
 psi_nj, which are the same in every step: a stage computes them once, and a step costs one small
 product. v_n starts at zero, and with it phi_n.
 
-The h_n(0, stage r-1) come from one pass of the U-Net over the small picture's clean latent at
+The h_n(0, stage r-1) come from one pass of the U-Net over the small image's clean latent at
 t = 0 (`captured`); inside `Upsampled` they are added in every call at the large size. Both are
 scopes of forward pre-hooks: nothing outlives them.
 """
@@ -32,7 +32,7 @@ from lib_hires.sizes import Size
 FEATURES = 4  # N
 HELD = 1 << 26  # numbers between the two convolutions, 128 MiB in half precision
 LAYERS = 64  # more skip features than any U-Net has
-MIXED = 4  # pictures psi_nj that v_n(t) mixes
+MIXED = 4  # images psi_nj that v_n(t) mixes
 TIME = 8  # cosines of t, and the width of the layer behind them
 KIND = "hires-guidance feature upsampler"
 SCALE_TOLERANCE = 1.25  # between a stage's ratio of sides and the one trained for
@@ -55,7 +55,7 @@ class UpsamplerInfo:
     layers: tuple[int, ...]  # which skip features, in the decoder's order, the coarsest is 0
     channels: tuple[int, ...]  # of these features
     pivot: int = 700  # K, the largest training timestep (of 1000) seen in training
-    scale: float = 2.0  # the large picture's sides over the small one's
+    scale: float = 2.0  # the large image's sides over the small one's
     width: int = 8  # channels between the two convolutions
     steps: int = 0  # trained
     version: str = ""  # of this software
@@ -120,7 +120,7 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 class Phi(nn.Module):
-    """phi_n: one skip feature of the small picture to what is added to the large one's."""
+    """phi_n: one skip feature of the small image to what is added to the large one's."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -132,16 +132,16 @@ class Phi(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def psi(self, h: Tensor, size: Size) -> Tensor:
-        """The pictures that t mixes, (b, MIXED, c·H·W), for h (b, c, h, w) and size (H, W)."""
+        """The images that t mixes, (b, MIXED, c·H·W), for h (b, c, h, w) and size (H, W)."""
         b, c = h.shape[:2]
         rms = h.float().square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6).to(h.dtype)
         large = F.interpolate(h / rms, size=size, mode="bilinear", align_corners=False)
         some = max(1, HELD // (self.into.out_channels * math.prod(size)))  # channels at once
         one_by_one = large.reshape(b * c, 1, *size)
         parts = one_by_one.split(some)  # type: ignore[no-untyped-call]
-        pictures = torch.cat([self.pictures(F.silu(self.into(part))) for part in parts])
-        by_picture = pictures.reshape(b, c, MIXED, -1).transpose(1, 2)
-        return by_picture.flatten(2) * rms.view(b, 1, 1)
+        images = torch.cat([self.pictures(F.silu(self.into(part))) for part in parts])
+        by_image = images.reshape(b, c, MIXED, -1).transpose(1, 2)
+        return by_image.flatten(2) * rms.view(b, 1, 1)
 
     def mixed(self, psi: Tensor, t: Tensor) -> Tensor:
         """sum_j v_j(t)·psi_j: (b, c·H·W) for psi (b, MIXED, c·H·W)."""
@@ -263,7 +263,7 @@ class Upsampled:
     """A scope that adds phi_n(features_n, t) in every call of the U-Net at one latent size.
 
     Calls of any other size, such as Upsample Guidance's small ones, are left alone. Timesteps above
-    K count as K. It may be entered again; the pictures psi_n are then there already.
+    K count as K. It may be entered again; the images psi_n are then there already.
     """
 
     def __init__(

@@ -6,7 +6,7 @@
 | VariancePreserving | timestep | sqrt(abar) | sqrt(1 - abar) | DDIM, PLMS, UniPC |
 | Flow | 0 to 1 | 1 - t | t | SD3 |
 
-A picture reduced by an operator that multiplies the noise's deviation by `gain` (1/m for the mean
+An image reduced by an operator that multiplies the noise's deviation by `gain` (1/m for the mean
 over m×m blocks) has the noise ratio gain·s/a. The model must be asked about it at the time tau with
 s(tau)/a(tau) = gain·s(t)/a(t), its input multiplied by a(tau)/a(t) (Upsample Guidance, section 4.1;
 the text's `SNR_low = m·SNR` should read m², as in the paper's appendix).
@@ -49,13 +49,13 @@ class NoiseFamily(ABC):
 
     @abstractmethod
     def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
-        """The model's time tau for a picture whose noise is multiplied by `gain`.
+        """The model's time tau for an image whose noise is multiplied by `gain`.
 
         Returns (tau, input scale a(tau)/a(t)). tau is clamped to the times that the model knows.
         """
 
     def denoised(self, prediction: Prediction, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
-        """The picture x0 that a model's `output` at `x` stands for, (b, c, h, w) each; t: (b,).
+        """The image x0 that a model's `output` at `x` stands for, (b, c, h, w) each; t: (b,).
 
         "denoised" is x0 itself, "eps" the noise, "v" a·eps - s·x0 (a² + s² = 1), "velocity"
         eps - x0 of rectified flow.
@@ -156,7 +156,7 @@ class VariancePreserving(NoiseFamily):
 
 @dataclass(frozen=True)
 class Flow(NoiseFamily):
-    """Rectified flow: t from 0 (picture) to 1 (noise)."""
+    """Rectified flow: t from 0 (image) to 1 (noise)."""
 
     steps: int = 1000
 
@@ -184,12 +184,12 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def stage_seed(seed: int, stage: int) -> int:
-    """The seed of an image's noise in a refinement stage; stage 0, the first picture, keeps it."""
+    """The seed of an image's noise in a refinement stage; stage 0, the first image, keeps it."""
     return (seed + stage * 0x9E3779B1) % 2**63
 
 
 def generators(seeds: Sequence[int], stage: int = 0) -> list[torch.Generator]:
-    """One stream of noise per image (CPU), for the first picture (stage 0) or a later stage.
+    """One stream of noise per image (CPU), for the first image (stage 0) or a later stage.
 
     Stage 0 gives the WebUI's CPU noise of that seed; later stages have noise of their own.
     """

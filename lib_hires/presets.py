@@ -28,7 +28,7 @@ class Preset:
     """Values by the controls' public names.
 
     native: the side in pixels of the model family it is meant for, 0 for any. first: the first
-    picture's sides relative to it, 0 to leave the size as it is.
+    image's sides relative to it, 0 to leave the size as it is.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Preset:
         return Settings.from_values(self.values)
 
     def first_size(self, current: Size, multiple: int = 64) -> Size:
-        """The first picture's size in the shape of the `current` one; (height, width).
+        """The first image's size in the shape of the `current` one; (height, width).
 
         Raises PresetError where that one has none.
         """
@@ -52,7 +52,7 @@ class Preset:
         return size_of_area((self.native * self.first) ** 2, current[0] / current[1], multiple)
 
     def size_for(self, model: Size, multiple: int) -> Size:
-        """The first picture's (height, width) in pixels where the user has given none; (0, 0)
+        """The first image's (height, width) in pixels where the user has given none; (0, 0)
         leaves it to the model.
 
         model: its native (height, width); multiple: of what it takes.
@@ -60,7 +60,7 @@ class Preset:
         return (0, 0) if self.first in (0, 1) else self.first_size(model, multiple)
 
 
-# (what it is for, the first picture's sides beside the native ones, values)
+# (what it is for, the first image's sides beside the native ones, values)
 _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
     ("2x, refinement with UG", 1, {"ug": True, "refine": True, "refine_eta2": "0.3"}),
     (
@@ -78,7 +78,7 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
 )
 PURPOSES = tuple(purpose for purpose, *_ in _RECIPES)
 _FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024, "Bundled demo": 256}
-WHOLE, TILE = 2048, 1024  # the longest sides that are decoded whole, and larger pictures' tiles
+WHOLE, TILE = 2048, 1024  # the longest sides that are decoded whole, and larger images' tiles
 
 
 def _built_in(family: str, native: int, recipe: tuple[str, float, dict[str, Plain]]) -> Preset:

@@ -1,4 +1,4 @@
-"""Progressive refinement: enlarge the finished picture, renoise it part of the way, denoise.
+"""Progressive refinement: enlarge the finished image, renoise it part of the way, denoise.
 
 AP-LDM (3.3, algorithm 1) and Self-Cascade's pivot are the same `refine` over a different `plan`.
 """
@@ -24,10 +24,10 @@ their own fail on it alone."""
 
 @dataclass(frozen=True)
 class Stage:
-    """One enlargement. number counts from 1; the picture before the first stage is stage 0."""
+    """One enlargement. number counts from 1; the image before the first stage is stage 0."""
 
     number: int
-    size: Size  # (height, width) of the picture in pixels
+    size: Size  # (height, width) of the image in pixels
     enlargement: Literal["pixel", "latent"]
     strength: float  # AP-LDM: the share of the schedule's steps that is denoised again
     timestep: int | None = None  # Pivot: renoise up to this training timestep of 1000 instead
@@ -56,8 +56,8 @@ class StageResult:
 def target_size(settings: ProgressiveRefinement, first: Size, factor: int) -> Size:
     """The final (height, width) in pixels, rounded to the VAE's factor.
 
-    With one side given the other follows from the first picture's shape.
-    Raises SettingsError where it would be smaller than the first picture or clearly of another
+    With one side given the other follows from the first image's shape.
+    Raises SettingsError where it would be smaller than the first image or clearly of another
     shape (rounding makes small differences, which are stretched over).
     """
     if settings.width or settings.height:
@@ -69,13 +69,13 @@ def target_size(settings: ProgressiveRefinement, first: Size, factor: int) -> Si
     target = snap(wanted[0], factor), snap(wanted[1], factor)
     if target[0] < first[0] or target[1] < first[1]:
         raise SettingsError(
-            f"refine: the final size {target[1]}x{target[0]} is smaller than the first picture's "
+            f"refine: the final size {target[1]}x{target[0]} is smaller than the first image's "
             f"{first[1]}x{first[0]}"
         )
     if not 0.85 < target[0] / target[1] / (first[0] / first[1]) < 1.18:
         raise SettingsError(
             f"refine: the final size {target[1]}x{target[0]} has another shape than the first "
-            f"picture's {first[1]}x{first[0]}"
+            f"image's {first[1]}x{first[0]}"
         )
     return target
 
@@ -83,7 +83,7 @@ def target_size(settings: ProgressiveRefinement, first: Size, factor: int) -> Si
 def plan(
     settings: ProgressiveRefinement, first: Size, *, multiple: int, factor: int
 ) -> tuple[Stage, ...]:
-    """The stages from a first picture of size (height, width) pixels to the target.
+    """The stages from a first image of size (height, width) pixels to the target.
 
     multiple: what the sizes between are rounded to; factor: what the target is rounded to.
     AP-LDM: areas evenly spaced (algorithm 1, lines 8 to 12), one stage for each of eta2.
@@ -125,7 +125,7 @@ def refine(
 ) -> Iterator[StageResult]:
     """Run the stages one after another, yielding each as soon as it is finished.
 
-    latent: (b, c, h, w), the finished first picture. decode: latent to image (b, 3, H, W), around
+    latent: (b, c, h, w), the finished first image. decode: latent to image (b, 3, H, W), around
     [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean enlarged latent as the
     stage says and samples it to the end; it is also given the latent before, which was enlarged.
     factor: pixels per latent position.

@@ -1,4 +1,4 @@
-"""D, the mean over areas that makes the small picture; U, its inverse; bicubic enlargement.
+"""D, the mean over areas that makes the small image; U, its inverse; bicubic enlargement.
 
 For a whole-number scale D is the mean over m×m blocks and U repeats each value m×m times, as in
 Upsample Guidance, section 4.2. For any other scale D weighs each value by the area it shares with
@@ -86,7 +86,7 @@ def area_matrix(large: int, small: int) -> Tensor:
 
 
 def area_means(x: Tensor, size: Size) -> Tensor:
-    """D of a picture (..., H, W) beside the latent: (..., *size), no larger, in float32.
+    """D of an image (..., H, W) beside the latent: (..., *size), no larger, in float32.
 
     torch's own area means count values that two blocks share in both as whole ones, and Apple's
     devices know them at whole scales only.
@@ -110,7 +110,7 @@ def _reduced(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def bicubic(x: Tensor, size: Size) -> Tensor:
     """Enlarge (b, c, h, w) to (b, c, *size)."""
-    # Channels last, as a VAE leaves its picture, the same takes a CPU 2.6 times as long.
+    # Channels last, as a VAE leaves its image, the same takes a CPU 2.6 times as long.
     return F.interpolate(x.contiguous(), size=size, mode="bicubic", align_corners=False)
 
 

@@ -169,12 +169,12 @@ class Declared:
 
 @dataclass(frozen=True)
 class UpsampleGuidance(Declared):
-    """UG: at each step also ask the model about the picture at its native size."""
+    """UG: at each step also ask the model about the image at its native size."""
 
     prefix = "ug"
 
     enabled: bool = control(
-        False, "Enable", "Guide the coarse part of the picture by the model's native-size answer."
+        False, "Enable", "Guide the coarse part of the image by the model's native-size answer."
     )
     theta: float = control(
         1.0,
@@ -189,7 +189,7 @@ class UpsampleGuidance(Declared):
         1.0,
         "Share of the run",
         "The first part of the run that is guided. Lower leaves more of the end to the large "
-        "picture alone; the paper recommends 0.6 for latent models. Refinement stages lie near the "
+        "image alone; the paper recommends 0.6 for latent models. Refinement stages lie near the "
         "end of the run, so only values near 1 reach them.",
         "η",
         minimum=0,
@@ -208,7 +208,7 @@ class UpsampleGuidance(Declared):
     scale: float = control(
         0.0,
         "Scale",
-        "How many times larger than native the picture is taken to be. 0 finds it from the "
+        "How many times larger than native the image is taken to be. 0 finds it from the "
         "model's native size.",
         "m",
         minimum=1,
@@ -227,20 +227,20 @@ class UpsampleGuidance(Declared):
     shifted_start: bool = control(
         True,
         "Resolution-shifted start",
-        "Start at m times the noise, so that the coarse picture starts from pure noise too.",
+        "Start at m times the noise, so that the coarse image starts from pure noise too.",
     )
     enlargement: str = control(
         "bicubic",
         "Enlarge the guidance",
         "nearest: as in the paper; bicubic: without the blocks' edges, which show as grain after "
-        "decoding. Both leave the same coarse picture.",
+        "decoding. Both leave the same coarse image.",
         "U",
         choices=("nearest", "bicubic"),
     )
     windows: str = control(
         "off",
         "Ask in windows",
-        "Ask about the large picture in overlapping windows of native size, at a cost and in a "
+        "Ask about the large image in overlapping windows of native size, at a cost and in a "
         "memory that its size does not drive up. Hann: blended so that no seam shows; average: as "
         "MultiDiffusion does; off: as a whole. Windows go on behind η's end, where nothing holds "
         "them together. Not with ControlNet.",
@@ -341,12 +341,12 @@ class ProgressiveRefinement(Declared):
     prefix = "refine"
 
     enabled: bool = control(
-        False, "Enable", "Enlarge the finished picture and denoise it again, in stages."
+        False, "Enable", "Enlarge the finished image and denoise it again, in stages."
     )
     factor: float = control(
         2.0,
         "Enlarge by",
-        "The final picture's sides relative to the first picture's.",
+        "The final image's sides relative to the first image's.",
         minimum=1,
         maximum=16,
         step=0.25,
@@ -354,8 +354,8 @@ class ProgressiveRefinement(Declared):
     width: int = control(
         0,
         "Width",
-        "The final picture's width in pixels, in the factor's place. 0: by the height, in the "
-        "first picture's shape, or by the factor.",
+        "The final image's width in pixels, in the factor's place. 0: by the height, in the "
+        "first image's shape, or by the factor.",
         minimum=64,
         maximum=16384,
         step=8,
@@ -364,8 +364,8 @@ class ProgressiveRefinement(Declared):
     height: int = control(
         0,
         "Height",
-        "The final picture's height in pixels, in the factor's place. 0: by the width, in the "
-        "first picture's shape, or by the factor.",
+        "The final image's height in pixels, in the factor's place. 0: by the width, in the "
+        "first image's shape, or by the factor.",
         minimum=64,
         maximum=16384,
         step=8,
@@ -406,24 +406,24 @@ class ProgressiveRefinement(Declared):
     colour_match: bool = control(
         False,
         "Match colours",
-        "Give each stage's latent the channel means and deviations of the first picture's.",
+        "Give each stage's latent the channel means and deviations of the first image's.",
     )
     tile: int = control(
         0,
         "Decode in tiles of",
-        "Tile side in pixels for decoding and encoding large pictures; saves memory. 0: whole.",
+        "Tile side in pixels for decoding and encoding large images; saves memory. 0: whole.",
         minimum=128,
         maximum=4096,
         step=64,
         automatic=True,
     )
     keep_stages: bool = control(
-        False, "Keep every stage", "Keep the pictures before the last one too, the first included."
+        False, "Keep every stage", "Keep the images before the last one too, the first included."
     )
     upsampler: str = control(
         NOTHING,
         "Feature upsampler",
-        "A trained file that carries the smaller picture's features into the larger one "
+        "A trained file that carries the smaller image's features into the larger one "
         "(Self-Cascade, tuned). It serves the stages near the scale that it was trained for.",
         "Φ",
         listed=True,

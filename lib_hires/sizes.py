@@ -38,10 +38,10 @@ def not_above(size: Size, native: Size) -> str:
 
 
 def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -> Size | None:
-    """The size at which Upsample Guidance asks about a picture of size `large`.
+    """The size at which Upsample Guidance asks about an image of size `large`.
 
     scale: how many times smaller; 0 finds the native size of the same aspect. Returns None where
-    the picture is not clearly above the native size (SMALLEST_SCALE), so that there is nothing to
+    the image is not clearly above the native size (SMALLEST_SCALE), so that there is nothing to
     guide; between whole numbers that close to 1, U would amplify what it enlarges.
     """
     if math.sqrt(math.prod(large) / math.prod(native)) < SMALLEST_SCALE:

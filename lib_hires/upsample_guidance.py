@@ -1,9 +1,9 @@
-"""Upsample Guidance: also ask about the picture at its native size, and guide the coarse part.
+"""Upsample Guidance: also ask about the image at its native size, and guide the coarse part.
 
     x0' = x0 + w_t · U[ x0_small - D[x0] ]           x0_small = model(scale · D[x], tau)
     w_t = theta · H(t - (1 - eta) · T)               eq. 5
 
-This is the paper's eq. 4 written for the predicted picture. In eps, with D[x] = a·D[x0] + s·D[eps]:
+This is the paper's eq. 4 written for the predicted image. In eps, with D[x] = a·D[x0] + s·D[eps]:
 
     eps' = eps + w·U[ eps_small/m - D[eps] ]
     eps_small = (D[x]/sqrt(P) - a(tau)·x0_small) / s(tau)
@@ -13,7 +13,7 @@ eps' - eps = w·U[-(a/s)·(x0_small - D[x0])]: the change of eps that changes x0
 change serves every parametrisation (`NoiseFamily.output_change`), and because it is linear it can
 be made before classifier-free guidance as well as after.
 
-It follows that D[x0'] = (1 - w)·D[x0] + w·x0_small: at w = 1 the coarse picture walks exactly the
+It follows that D[x0'] = (1 - w)·D[x0] + w·x0_small: at w = 1 the coarse image walks exactly the
 native sampler's way from D[x_T] along the noise levels sigma/m.
 """
 
@@ -36,7 +36,7 @@ Predictor = Callable[..., Tensor]
 """model(x, t, **cond) -> prediction; x (b, c, h, w), t (b,)."""
 
 ShrinkCond = Callable[[Mapping[str, Any], Size], Mapping[str, Any]]
-"""Makes a call's conditioning fit the small picture, given the small latent's (height, width)."""
+"""Makes a call's conditioning fit the small image, given the small latent's (height, width)."""
 
 
 def guidance_weight(
@@ -55,7 +55,7 @@ def guidance_weight(
 
 
 def shifted_schedule(sigmas: Tensor, noise_gain: float) -> Tensor:
-    """A VE schedule stretched upward so that the coarse picture, too, starts at sigma_max.
+    """A VE schedule stretched upward so that the coarse image, too, starts at sigma_max.
 
     sigmas: (steps + 1,), decreasing, the last one 0. D multiplies the noise by `noise_gain`, so
     the first sigma becomes sigma_max / noise_gain; the smallest stays, and those between move in
@@ -70,15 +70,15 @@ def shifted_schedule(sigmas: Tensor, noise_gain: float) -> Tensor:
 
 
 class UpsampleGuided:
-    """A predictor guided by its own answer about the native-size picture; lives for one sampling.
+    """A predictor guided by its own answer about the native-size image; lives for one sampling.
 
     predict: the model, in the parametrisation named by `prediction`.
     reduction: on the model's device.
     times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers).
-    shrink_cond: makes conditioning of the picture's size (c_concat, hints) fit the small call, and
+    shrink_cond: makes conditioning of the image's size (c_concat, hints) fit the small call, and
     a window's call what is left of it after cutting.
     on_guided: told of every guided evaluation, with whether the small call was made for it.
-    Call it like the model, which may be asked about the large picture in windows; where a host
+    Call it like the model, which may be asked about the large image in windows; where a host
     makes the large call, use `asked` and `guide` around it.
     Guidance is computed in float32; the model's dtype and device return, and the small call has the
     large one's layout in memory. Only eta below 1 and a cadence above 1 wait for the device, to
@@ -121,7 +121,7 @@ class UpsampleGuided:
         return self.guide(self._predict_large(*self.asked(x, t), **cond), x, t, cond)
 
     def asked(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the model is to be asked about the large picture.
+        """What the model is to be asked about the large image.
 
         Above its largest sigma the noise is scaled down to it.
         """
@@ -162,7 +162,7 @@ class UpsampleGuided:
         return per_image(weight) if weight.any() else None
 
     def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """x0_small, float32, (b, c, h, w): the model's picture for D[x] at the matched time."""
+        """x0_small, float32, (b, c, h, w): the model's image for D[x] at the matched time."""
         tau, scale = self._family.matched(t.float(), self._reduction.noise_gain)
         small = self._reduction.reduce(x) * per_image(scale)
         if self._shrink_cond is not None:

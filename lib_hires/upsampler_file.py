@@ -33,7 +33,7 @@ _TITLE = re.compile(rf"(.*) \[([0-9a-f]{{{HASH}}})\]", re.DOTALL)
 
 @dataclass(frozen=True, eq=False)
 class NamedUpsampler:
-    """A feature upsampler under the name and short hash that a picture's text keeps of it."""
+    """A feature upsampler under the name and short hash that an image's text keeps of it."""
 
     name: str
     hash: str
@@ -49,7 +49,7 @@ class NamedUpsampler:
         these sizes (height, width), or where these are asked about in windows."""
         info = self.weights.info
         if in_windows:
-            raise UpsamplerError(f"{self.name} serves whole pictures only; set ug_windows to off")
+            raise UpsamplerError(f"{self.name} serves whole images only; set ug_windows to off")
         try:
             info.check(family, unet)
         except UpsamplerError as error:

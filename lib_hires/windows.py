@@ -55,7 +55,7 @@ class Windowed:
     """A predictor that answers in windows, for a predictor that answers as a whole.
 
     predict: the model, whose prediction may be of any parametrisation. window: (height, width) in
-    latent positions, at most the picture's. overlap, blend: as `corners` and `blending` take them.
+    latent positions, at most the image's. overlap, blend: as `corners` and `blending` take them.
     fit_cond: changes conditioning that has been cut to the window's size, given that size (SDXL is
     told of it in numbers).
     """

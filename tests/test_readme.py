@@ -42,6 +42,6 @@ def test_every_control_but_the_webuis_own_is_an_option() -> None:
             assert hasattr(_parser().parse_args(["generate", *given]), row.name)
 
 
-def test_pictures_shown_are_there() -> None:
+def test_images_shown_are_there() -> None:
     for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
         assert (ROOT / path).is_file()

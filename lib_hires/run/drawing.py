@@ -27,7 +27,7 @@ def tables(settings: Settings, sampling: Sampling, model: Model) -> dict[str, An
 
     passes: the fields of each `PlannedPass`. edge: the timestep and the step of the first pass at
     which its guidance ends, None where it lasts to the end. work: the evaluations counted by the
-    pixels that they see, beside those of the run without us. latent_bytes: of one picture's
+    pixels that they see, beside those of the run without us. latent_bytes: of one image's
     largest latent.
     """
     made = run_plan(settings, sampling, model)
@@ -70,7 +70,7 @@ def facts(
 
     element_id: of a control, by its name. host: the ids of the elements that hold width, height,
     steps, sampler, schedule, strength, batch and more, as far as the host has them.
-    first_multiple: what the first picture's sides are rounded to.
+    first_multiple: what the first image's sides are rounded to.
     """
     rows = declarations()
     return {

@@ -9,7 +9,7 @@ from lib_hires.settings import Settings
 from lib_hires.sizes import Size, not_above, small_size
 
 Kind = Literal["text", "image", "hires", "stage"]
-"""From noise, from a picture (img2img), the second pass of Hires. fix, or a refinement stage."""
+"""From noise, from an image (img2img), the second pass of Hires. fix, or a refinement stage."""
 
 _NAMES: dict[Kind, str] = {"text": "first pass", "image": "img2img", "hires": "Hires. fix"}
 
@@ -53,7 +53,7 @@ def guided_at(
 
 
 def in_windows(settings: Settings, kind: Kind) -> bool:
-    """Whether the model is asked about a guided pass's large pictures in windows."""
+    """Whether the model is asked about a guided pass's large images in windows."""
     return guides(settings, kind) and settings.ug.windows != "off"
 
 

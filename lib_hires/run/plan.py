@@ -35,7 +35,7 @@ from lib_hires.windows import corners
 
 @dataclass(frozen=True)
 class TailPass:
-    """A pass over a picture: the last `steps` of a schedule of `of` steps."""
+    """A pass over an image: the last `steps` of a schedule of `of` steps."""
 
     size: Size
     steps: int
@@ -59,7 +59,7 @@ class PlannedPass:
     gammas: tuple[float, ...]  # gamma_t of the mixing after the step
     evaluations: int  # of the model, those of the native-size question included
     small_evaluations: int
-    windows: int  # of the small size, in which an evaluation of the picture is made; 1: whole
+    windows: int  # of the small size, in which an evaluation of the image is made; 1: whole
 
     @property
     def steps(self) -> int:
@@ -168,7 +168,7 @@ class _Planner:
     def first_pass(self) -> PlannedPass:
         sampling, times = self.sampling, self.whole
         if sampling.strength is not None:
-            return self._from_picture(min(sampling.strength, 0.999))
+            return self._from_image(min(sampling.strength, 0.999))
         small = self._small("text", sampling.first)
         if small and self.settings.ug.shifted_start and not sampling.sampler.timesteps:
             sizes = self.model.latent(sampling.first), self.model.latent(small)
@@ -185,7 +185,7 @@ class _Planner:
         planner = replace(self, sampling=own)
         return planner._tail_pass("hires", second, second.steps / second.of)
 
-    def _from_picture(self, strength: float) -> PlannedPass:
+    def _from_image(self, strength: float) -> PlannedPass:
         sampling = self.sampling
         if sampling.fixed_steps:
             steps, of = sampling.steps, int(sampling.steps / max(strength, 0.01))
@@ -257,7 +257,7 @@ class _Planner:
         )
 
     def _windows(self, kind: Kind, size: Size, small: Size | None) -> int:
-        """In how many windows of the small size a picture of `size`, both in pixels, is asked."""
+        """In how many windows of the small size an image of `size`, both in pixels, is asked."""
         if small is None or not in_windows(self.settings, kind):
             return 1
         sizes = self.model.latent(size), self.model.latent(small)
@@ -268,10 +268,10 @@ class _Planner:
             return (0.0,) * steps
         pfsa = self.settings.pfsa
         gammas = (gamma_at(done, of, pfsa) for done in range(1, steps))
-        return (*gammas, *[0.0] * min(steps, 1))  # the last state is the finished picture
+        return (*gammas, *[0.0] * min(steps, 1))  # the last state is the finished image
 
     def _small(self, kind: Kind, size: Size) -> Size | None:
-        """The size, in pixels, of the native-size question about a picture of `size`."""
+        """The size, in pixels, of the native-size question about an image of `size`."""
         model = self.model
         small = guided_at(
             self.settings,

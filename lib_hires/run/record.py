@@ -15,11 +15,11 @@ from lib_hires.sizes import Size, count, shown
 
 @dataclass
 class PassRecord:
-    """One pass or stage over one batch of pictures, or added up over several batches."""
+    """One pass or stage over one batch of images, or added up over several batches."""
 
     kind: Kind
     number: int  # of a stage, counted from 1; 0 for a pass that the host makes by itself
-    size: Size  # (height, width) of the picture in pixels
+    size: Size  # (height, width) of the image in pixels
     steps: int = 0  # that are finished
     guided_steps: int = 0
     mixed_steps: int = 0
@@ -36,7 +36,7 @@ class PassRecord:
         return pass_name(self.kind, self.number)
 
     def begin_evaluation(self) -> None:
-        """The model is to be asked about the whole picture."""
+        """The model is to be asked about the whole image."""
         self.evaluations += 1
         self._guided = self._asked = False
 

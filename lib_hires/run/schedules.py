@@ -34,7 +34,7 @@ class Model:
         return logs[below].lerp(logs[below + 1], timestep - below).exp()
 
     def latent(self, size: Size) -> Size:
-        """A picture's size in latent positions."""
+        """An image's size in latent positions."""
         return size[0] // self.factor, size[1] // self.factor
 
 
@@ -61,7 +61,7 @@ class Sampler:
 class Sampling:
     """One run as a host would start it."""
 
-    first: Size  # of the first picture, in pixels
+    first: Size  # of the first image, in pixels
     steps: int
     sampler: Sampler = Sampler()
     schedule: str = "Automatic"

@@ -1,8 +1,8 @@
-"""A VAE that decodes and encodes large pictures in tiles, as it would the whole.
+"""A VAE that decodes and encodes large images in tiles, as it would the whole.
 
 A tile alone would differ in three ways. The attention in the VAE's middle would see one tile, so
 the middle, which lies at the latent's size, runs on the whole; only what lies between it and the
-pixels runs in tiles. Group norms would take the tile's moments; they take the whole picture's
+pixels runs in tiles. Group norms would take the tile's moments; they take the whole image's
 (`group_norms`). Convolutions would see the tile's border, so a tile is computed with what lies
 around it (`tiling`).
 
@@ -61,7 +61,7 @@ def vae_tiled(
 
 @dataclass(frozen=True)
 class Plan:
-    """How a picture of `size` latent positions, (height, width), is computed in tiles of `side`."""
+    """How an image of `size` latent positions, (height, width), is computed in tiles of `side`."""
 
     size: Size
     side: int

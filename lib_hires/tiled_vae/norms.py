@@ -1,4 +1,4 @@
-"""Group norms that take the whole picture's moments while they see one tile of it.
+"""Group norms that take the whole image's moments while they see one tile of it.
 
 A VAE's group norms take mean and variance over all that they are shown, so a tile with more sky
 than its neighbour comes out in other colours. What a later norm sees depends on every earlier one,
@@ -95,19 +95,19 @@ def whole_moments(
     show_tile: Callable[[Tile], object],
     show_small: Callable[[], object],
 ) -> Taken:
-    """What the norms would take if the whole picture went through them at once, nearly.
+    """What the norms would take if the whole image went through them at once, nearly.
 
-    show_tile, show_small: bring one tile, and the whole picture in small, past every norm once.
-    First the norms take the small picture's moments. Then all tiles are shown, which tells the
+    show_tile, show_small: bring one tile, and the whole image in small, past every norm once.
+    First the norms take the small image's moments. Then all tiles are shown, which tells the
     whole's moments under those. To put these in their place corrects every norm, but moves what the
-    later ones see; how, the small picture tells, as it is shown again.
+    later ones see; how, the small image tells, as it is shown again.
     """
     held: Taken = {}  # what the norms take
-    small: Taken = {}  # the small picture's own, while they take that
-    seen: Taken = {}  # the whole picture's own, while they take that
+    small: Taken = {}  # the small image's own, while they take that
+    seen: Taken = {}  # the whole image's own, while they take that
 
     def show_and_correct() -> None:
-        before = dict(small)  # a host may compute the small picture twice over
+        before = dict(small)  # a host may compute the small image twice over
 
         def corrected(norm: nn.GroupNorm, x: Tensor) -> Moments:
             small[norm] = Moments.of(norm, x)

@@ -1,4 +1,4 @@
-"""Tiles of a picture that are computed with what lies around them and kept without it."""
+"""Tiles of an image that are computed with what lies around them and kept without it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of a picture; spans are in latent positions, `scale` values make one of them."""
+    """A rectangle of an image; spans are in latent positions, `scale` values make one of them."""
 
     rows: Span
     columns: Span
@@ -53,8 +53,8 @@ class Tile:
 def tiles_over(size: Size, side: int, halo: int) -> list[Tile]:
     """The tiles that cover `size`, (height, width), row by row.
 
-    side: of what a tile reads, and so what memory it takes; a shorter picture is read whole. halo:
-    the least that a tile reads beyond its own part, but at the picture's border; less than half of
+    side: of what a tile reads, and so what memory it takes; a shorter image is read whole. halo:
+    the least that a tile reads beyond its own part, but at the image's border; less than half of
     the side.
     """
     rows, columns = (list(_spans(length, side, halo)) for length in size)

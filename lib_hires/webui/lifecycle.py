@@ -36,7 +36,7 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
     except SettingsError as error:
         keep_settings(p, Settings())
         infotext.write(Settings(), p.extra_generation_params)
-        say_to(p)(f"the picture was made without it. {error}.")
+        say_to(p)(f"the image was made without it. {error}.")
         return
     keep_settings(p, settings)
     infotext.write(settings, p.extra_generation_params, chosen_native())
@@ -69,7 +69,7 @@ def after_sampling(p: Any, samples: Any) -> Any:
 
 
 def end(p: Any, processed: Any) -> None:
-    """Add what was kept on the way to the run's pictures, and say what happened."""
+    """Add what was kept on the way to the run's images, and say what happened."""
     show_kept(p, processed)
     show_record(p, processed)
 
@@ -81,7 +81,7 @@ def _settings_for_model(p: Any) -> Settings:
     if not (ug.enabled or settings.pfsa.enabled or refine.enabled):
         return settings
     if not is_supported(p.sd_model):
-        say("the picture was made without it, because it does not work with this model yet.")
+        say("the image was made without it, because it does not work with this model yet.")
         return Settings()
     if sd_unet.current_unet is not None and (ug.enabled or refine.enabled):
         say(

@@ -1,4 +1,4 @@
-"""Sentences for the user: under the picture, in the log, and in the PNG info for the API."""
+"""Sentences for the user: under the image, in the log, and in the PNG info for the API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def say_failed(say: Say, technique: str, error: Exception) -> None:
     """Tell, in the block that handles `error`, that a technique is left out from here on."""
     log.exception("%s failed", technique)
     say(
-        f"the rest of the picture was made without {technique}, because it failed "
+        f"the rest of the image was made without {technique}, because it failed "
         f"({type(error).__name__}: {error})."
     )
 

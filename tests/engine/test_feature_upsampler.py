@@ -132,7 +132,7 @@ def test_phi_is_the_formula() -> None:
         torch.testing.assert_close(got[image], wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_large_pictures_are_computed_some_channels_at_a_time(monkeypatch) -> None:
+def test_large_images_are_computed_some_channels_at_a_time(monkeypatch) -> None:
     phi, most = trained().part(0), []
     h, size = torch.randn(2, 5, 4, 6), (8, 12)
     whole = phi.psi(h, size)

@@ -12,7 +12,7 @@ from lib_hires.standalone.pipeline.png import writable_folder
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_text("old")
     with whole_file(path) as partial:
         partial.write_text("new")
@@ -22,7 +22,7 @@ def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_the_older_file_and_nothing_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     path.write_text("old")
     with pytest.raises(OSError, match="full"), whole_file(path) as partial:
         partial.write_text("ne")
@@ -32,7 +32,7 @@ def test_an_error_leaves_the_older_file_and_nothing_beside_it(tmp_path: Path) ->
 
 
 def test_two_write_the_same_file(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     with whole_file(path) as first:
         with whole_file(path) as second:
             first.write_text("first")

@@ -132,7 +132,7 @@ def test_ve_keeps_the_times_dtype(ve, dtype):
     ("name", "prediction"),
     [("ve", "denoised"), ("ve", "eps"), ("vp", "eps"), ("vp", "v"), ("flow", "velocity")],
 )
-def test_predictions_stand_for_the_picture(name, prediction, request):
+def test_predictions_stand_for_the_image(name, prediction, request):
     family = Flow() if name == "flow" else request.getfixturevalue(name)
     t = TIMES[name]
     x0, eps, change = torch.randn(

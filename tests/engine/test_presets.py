@@ -53,11 +53,11 @@ def test_what_is_offered_first_follows_the_model():
     assert first_offered(256).native == 256
 
 
-def test_the_first_picture_keeps_its_shape():
+def test_the_first_image_keeps_its_shape():
     assert BUILT_IN[0].first_size((768, 512)) == (640, 448)
 
 
-def test_a_first_picture_of_native_size_is_left_to_the_model():
+def test_a_first_image_of_native_size_is_left_to_the_model():
     native = (200, 800)  # an area of 400 x 400
     for purpose in PURPOSES:
         wanted = (400, 1600) if purpose == "2x, UG alone" else (0, 0)

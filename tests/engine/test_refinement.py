@@ -77,7 +77,7 @@ def test_target_size(settings, first, expected):
 
 
 @pytest.mark.parametrize(("width", "height"), [(248, 512), (512, 248), (64, 64)])
-def test_a_target_below_the_first_picture_is_refused(width, height):
+def test_a_target_below_the_first_image_is_refused(width, height):
     settings = ProgressiveRefinement(width=width, height=height)
     with pytest.raises(SettingsError) as caught:
         plan(settings, (256, 256), multiple=8, factor=8)
@@ -261,7 +261,7 @@ def test_matched_channels_have_the_references_mean_and_deviation(dtype):
         torch.testing.assert_close(got, wanted, **tolerance)
 
 
-def test_matching_is_per_image_and_keeps_the_picture():
+def test_matching_is_per_image_and_keeps_the_image():
     latent, reference = noise(2, 4, 12, 10), noise(2, 4, 6, 5, seed=1)
     both = match_channels(latent, reference)
     for image in range(2):
@@ -278,7 +278,7 @@ def test_a_flat_channel_stays_finite():
     assert match_channels(torch.ones(1, 4, 6, 5), noise(1, 4, 6, 5)).isfinite().all()
 
 
-def test_every_stage_is_matched_to_the_first_picture():
+def test_every_stage_is_matched_to_the_first_image():
     seen = []
 
     def denoise(latent, stage, before):
@@ -308,7 +308,7 @@ def test_a_target_of_another_shape_is_refused():
         target_size(settings, (256, 512), 8)
 
 
-def test_no_stage_is_smaller_than_the_first_picture():
+def test_no_stage_is_smaller_than_the_first_image():
     settings = ProgressiveRefinement(width=580, height=512, eta2="0.2, 0.2")
     stages = plan(settings, (512, 512), multiple=8, factor=8)
     assert all(stage.size[0] >= 512 and stage.size[1] >= 512 for stage in stages)

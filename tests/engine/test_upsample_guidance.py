@@ -181,7 +181,7 @@ def test_without_weight_the_prediction_is_bit_identical(dtype, shifted, options,
     x, sigma = 3 * noise(2, 3, 8, 8).to(dtype), torch.tensor([3.0, 0.7], dtype=dtype)
     ug = guided(predict, (8, 8), (4, 4), shifted_start=shifted, **options)
     assert torch.equal(ug(x, sigma), toy_denoiser(x, sigma))
-    assert calls == [(2, 3, 8, 8)], "nothing is asked about the small picture"
+    assert calls == [(2, 3, 8, 8)], "nothing is asked about the small image"
 
 
 @pytest.mark.parametrize("theta", [0.4, 1, 1.35])
@@ -197,7 +197,7 @@ def test_coarse_part_is_between_the_two_answers(large, small, theta, toy_denoise
     expected = (1 - theta) * reduction.reduce(x0) + theta * x0_small
     torch.testing.assert_close(reduction.reduce(got), expected, atol=1e-5, rtol=1e-5)
     # and what D cannot see is the large answer's own
-    fine = [picture - reduction.enlarge(reduction.reduce(picture)) for picture in (got, x0)]
+    fine = [image - reduction.enlarge(reduction.reduce(image)) for image in (got, x0)]
     torch.testing.assert_close(*fine, atol=1e-5, rtol=1e-5)
 
 
@@ -453,7 +453,7 @@ def test_consistent_guidance_changes_nothing(theta):
 
 @pytest.mark.parametrize("shifted", [False, True])
 def test_guidance_mends_a_large_model_that_is_wrong_about_the_coarse_part(shifted):
-    """Guided fully, a large denoiser of another mean and spread gives the small one's pictures.
+    """Guided fully, a large denoiser of another mean and spread gives the small one's images.
 
     Everything is affine, so mean and covariance come from the images of a basis, with no sampling
     error; what they should be is the probability flow's closed form.
@@ -465,7 +465,7 @@ def test_guidance_mends_a_large_model_that_is_wrong_about_the_coarse_part(shifte
         return gaussian.small(x, sigma) if x.shape[-1] == 4 else wrong.large(x, sigma)
 
     sigmas = shifted_schedule(many_steps(), 0.5) if shifted else many_steps()
-    start = sigmas[0].item() / 2  # where the coarse picture starts
+    start = sigmas[0].item() / 2  # where the coarse image starts
     ug = guided(denoise, (8, 8), (4, 4), shifted_start=shifted)
     mean, matrix = affine_map(lambda x: euler(ug, x, sigmas), sigmas[0].item())
 
@@ -495,7 +495,7 @@ def test_guidance_mends_a_large_model_that_is_wrong_about_the_coarse_part(shifte
 
 
 def test_shifted_start_gives_the_coarse_part_its_full_contrast():
-    """Pictures so wide that sigma_max matters: half the start is a visible loss of deviation."""
+    """Images so wide that sigma_max matters: half the start is a visible loss of deviation."""
     gaussian = Gaussian()
     gaussian.spectrum = 400 * gaussian.spectrum
     deviation = {}

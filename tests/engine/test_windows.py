@@ -30,7 +30,7 @@ def windowed(predict, window=(8, 8), overlap=0.5, blend="Hann", **options) -> Wi
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize(("size", "window"), [((16, 16), (8, 8)), ((21, 50), (8, 12))])
-def test_windows_cover_the_picture_and_share_what_was_asked(size, window, overlap) -> None:
+def test_windows_cover_the_image_and_share_what_was_asked(size, window, overlap) -> None:
     seen = torch.zeros(size)
     places = corners(size, window, overlap)
     for top, left in places:
@@ -91,7 +91,7 @@ def test_an_image_of_a_batch_is_the_one_made_alone() -> None:
         assert torch.equal(together[image : image + 1], alone)
 
 
-def test_a_picture_of_the_windows_size_is_asked_as_a_whole() -> None:
+def test_a_image_of_the_windows_size_is_asked_as_a_whole() -> None:
     x, told = noise(2, 4, 8, 8), {}
 
     def predict(asked: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def test_a_picture_of_the_windows_size_is_asked_as_a_whole() -> None:
 def test_conditioning_is_cut_and_repeated_with_the_windows() -> None:
     x, t = noise(2, 4, 16, 16), torch.ones(2)
     table, context = noise(5), noise(2, 7, 3, seed=1)
-    # Beside every place of the picture stands the place's own noise, and each image has its text.
+    # Beside every place of the image stands the place's own noise, and each image has its text.
     cond = {"c_concat": [x.clone()], "c_crossattn": (context,), "scale": 3, "table": table}
     rows = []
 
@@ -125,7 +125,7 @@ def test_conditioning_is_cut_and_repeated_with_the_windows() -> None:
     assert max(rows) == 2 * AT_ONCE
 
 
-def test_conditioning_that_is_more_than_a_picture_is_fitted_to_the_window() -> None:
+def test_conditioning_that_is_more_than_a_image_is_fitted_to_the_window() -> None:
     def told_of_the_size(cond, size):
         return {**cond, "told": torch.full((len(cond["told"]), 2), float(size[0]))}
 
@@ -178,8 +178,8 @@ def test_other_errors_and_a_window_too_large_for_memory_are_raised(sentence: str
 
 
 @pytest.mark.parametrize("blend", ["Hann", "average"])
-def test_guidance_asks_about_the_small_picture_as_a_whole(blend: str) -> None:
-    """And at theta = 1 the coarse part of the picture is the small answer, as without windows."""
+def test_guidance_asks_about_the_small_image_as_a_whole(blend: str) -> None:
+    """And at theta = 1 the coarse part of the image is the small answer, as without windows."""
     reduction, sizes = Reduction.between((16, 24), (8, 12)), []
 
     def predict(x: Tensor, t: Tensor) -> Tensor:

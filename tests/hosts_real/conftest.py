@@ -72,7 +72,7 @@ class Answer:
     images: tuple[Any, ...]  # PIL
     info: str  # the PNG info's last line
     encoded: tuple[str, ...]
-    infos: list[str]  # of every picture
+    infos: list[str]  # of every image
 
     @property
     def pixels(self) -> tuple[bytes, ...]:
@@ -94,13 +94,13 @@ class WebUI:
         self.model = model
         self.log = log
         self.by_shape = by_shape
-        self.side = 64 if by_shape else 256  # of a picture in pixels
+        self.side = 64 if by_shape else 256  # of an image in pixels
         self.native = self.side // 2  # as the tests tell it
         self.controlled = controlled
         self.has_controlnet = bool(controlled)
 
     def times(self, factor: float) -> tuple[int, int]:
-        """(width, height) of a picture that many times as wide as one of the tests'."""
+        """(width, height) of an image that many times as wide as one of the tests'."""
         return int(self.side * factor), int(self.side * factor)
 
     def request(self, path: str, body: dict[str, Any] | None = None) -> Any:
@@ -120,7 +120,7 @@ class WebUI:
         options: dict[str, Any] | None = None,
         **request: Any,
     ) -> Answer:
-        """Make pictures; settings by names or positions. Raises where the WebUI fails.
+        """Make images; settings by names or positions. Raises where the WebUI fails.
 
         more_scripts: arguments of other always-on scripts by their titles.
         """
@@ -153,7 +153,7 @@ class WebUI:
         return [choice if isinstance(choice, str) else choice[0] for choice in choices]  # Gradio 4
 
     def plot(self, *axes: tuple[str, str]) -> dict[str, Any]:
-        """Of a request, the part for a plot with its single pictures. axes: X, Y and Z, each as
+        """Of a request, the part for a plot with its single images. axes: X, Y and Z, each as
         what it is and its values with commas between them."""
         names = self.plot_axes()
         chosen = {f"{letter} type": 0 for letter in "XYZ"}

@@ -1,7 +1,7 @@
 """An extension for the tests: it makes a chosen evaluation of the model go wrong.
 
 Arguments: what happens ("raise", "raise small", "interrupt", "skip" or ""), and at which
-evaluation (counted from 1 in each run). "raise small" looks at small pictures only. Its route
+evaluation (counted from 1 in each run). "raise small" looks at small images only. Its route
 /hires-test/state tells what the last run left on the objects that outlive it; after a run with
 "record", /hires-test/asked tells what the model was asked, after one with "trace" also the states
 and the answers.
@@ -18,7 +18,7 @@ class Fault(RuntimeError):
     """The failure that was asked for."""
 
 
-asked = []  # the latent size of each evaluation, the picture's size that the model was told, ...
+asked = []  # the latent size of each evaluation, the image's size that the model was told, ...
 
 
 def evaluated(sd_model):

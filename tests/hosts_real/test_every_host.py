@@ -1,6 +1,6 @@
-"""The same expectations of every WebUI, in pictures of 64x64. Skipped where HIRES_WEBUI is unset.
+"""The same expectations of every WebUI, in images of 64x64. Skipped where HIRES_WEBUI is unset.
 
-A picture takes seconds where the VAE is of full size, so each is made for several questions.
+An image takes seconds where the VAE is of full size, so each is made for several questions.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COMMON_SAMPLERS = (
 
 @pytest.fixture
 def paint(host):
-    """Pictures of 64x64 with a native size of 32, and what the model was asked for them."""
+    """Images of 64x64 with a native size of 32, and what the model was asked for them."""
 
     def paint(settings=None, **request):
         return host.paint(settings, **(SMALL | NATIVE | request))
@@ -57,11 +57,11 @@ LEFT_OUT = {
     "PFSA": "Attentive Guidance was left out, because",
     "refinement": "Upsample Guidance was left out, because",
 }
-"""What the sentence under the picture says where a sampler cannot have a feature."""
+"""What the sentence under the image says where a sampler cannot have a feature."""
 
 
 @pytest.fixture(scope="module")
-def plain_pictures(host):
+def plain_images(host):
     """Of every sampler of the host's own list, by its name; RF stands for flow models."""
     names = [sampler["name"] for sampler in host.request("/sdapi/v1/samplers")]
     assert set(names) >= set(COMMON_SAMPLERS)
@@ -73,10 +73,10 @@ def plain_pictures(host):
 
 
 @pytest.mark.parametrize("feature", FEATURES)
-def test_every_sampler(host, paint, plain_pictures, feature):
-    """What the feature does, or the sentence; then the plain picture once more."""
+def test_every_sampler(host, paint, plain_images, feature):
+    """What the feature does, or the sentence; then the plain image once more."""
     faults = {}
-    for name, plain in plain_pictures.items():
+    for name, plain in plain_images.items():
         try:
             _check_sampler(host, paint, name, plain, feature)
         except (AssertionError, urllib.error.HTTPError) as error:
@@ -120,7 +120,7 @@ def test_every_schedule_type(host, paint):
 
 
 @pytest.mark.parametrize("where", [2, 5, 11])
-def test_after_a_failure_the_next_picture_is_as_ever(host, paint, where):
+def test_after_a_failure_the_next_image_is_as_ever(host, paint, where):
     settings = UG | PFSA | REFINE
     plain, whole = paint().pixels, paint(settings).pixels
     before = host.state()
@@ -131,10 +131,10 @@ def test_after_a_failure_the_next_picture_is_as_ever(host, paint, where):
     assert paint(settings).pixels == whole
 
 
-def test_a_small_question_that_fails_leaves_a_picture_and_a_sentence(paint):
-    picture = paint(UG, fault=("raise small", 2))
-    assert "without Upsample Guidance" in picture.info
-    assert picture.sizes == [(64, 64)]
+def test_a_small_question_that_fails_leaves_a_image_and_a_sentence(paint):
+    image = paint(UG, fault=("raise small", 2))
+    assert "without Upsample Guidance" in image.info
+    assert image.sizes == [(64, 64)]
 
 
 @pytest.mark.parametrize("what", ["raise", "interrupt", "skip"])
@@ -160,8 +160,8 @@ def test_the_last_finished_stage_survives(paint, what):
     ],
     ids=str,
 )
-def test_large_pictures_are_asked_about_in_windows(host, paint, request_):
-    """Every call is about a native size; SDXL is told so. The next pictures are as they were."""
+def test_large_images_are_asked_about_in_windows(host, paint, request_):
+    """Every call is about a native size; SDXL is told so. The next images are as they were."""
     plain, whole, before = paint(**request_), paint(UG, **request_), host.state()
     made = paint(UG | {"ug_windows": "Hann"}, fault=("record", 0), **request_)
     assert "note" not in made.info
@@ -181,7 +181,7 @@ def test_windows_in_the_stages(host, paint):
     assert made.pixels != whole.pixels
 
 
-def test_a_batch_gives_each_picture_the_one_it_gives_alone(paint):
+def test_a_batch_gives_each_image_the_one_it_gives_alone(paint):
     settings = UG | PFSA | REFINE
     batch = paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
     for place in (1, 3):
@@ -248,7 +248,7 @@ def test_combination(paint, request_):
     assert paint(**request_).pixels == plain.pixels
 
 
-def test_the_refiner_takes_over_in_the_middle_and_the_next_picture_is_as_ever(host, paint):
+def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(host, paint):
     plain = paint().pixels
     request = {"refiner_checkpoint": "other", "refiner_switch_at": 0.5}
     guided = paint(UG, **request)
@@ -289,7 +289,7 @@ def test_the_plot_has_an_axis_for_every_control(host, paint):
         assert cell == paint(UG | {"ug_theta": theta}).pixels[0]
 
 
-def test_png_info_makes_the_same_picture(paint):
+def test_png_info_makes_the_same_image(paint):
     first = paint({**UG, "ug_eta": 0.5, **PFSA, **REFINE})
     text = "a red circle on grass\nNegative prompt: blue\n" + first.info
     again = paint(infotext=text, styles=[])  # Forge's API fails to read those of a text
@@ -297,9 +297,9 @@ def test_png_info_makes_the_same_picture(paint):
 
 
 def test_bad_values_are_refused_with_a_sentence(paint):
-    picture = paint({"ug_teta": 1})
-    assert "did you mean ug_theta" in picture.info
-    assert picture.pixels == paint().pixels
+    image = paint({"ug_teta": 1})
+    assert "did you mean ug_theta" in image.info
+    assert image.pixels == paint().pixels
 
 
 def test_the_page_has_three_accordions_with_stable_ids(host):
@@ -331,7 +331,7 @@ def test_a_lora_with_guidance_and_stages(paint):
 
 
 def test_controlnet_acts_at_every_size(host, paint):
-    """With a unit, UG and the stages make other pictures than without it; nothing is left."""
+    """With a unit, UG and the stages make other images than without it; nothing is left."""
     from PIL import Image
 
     if not host.controlled:
@@ -360,7 +360,7 @@ def test_controlnet_acts_at_every_size(host, paint):
     assert upsampled.pixels[0] != paint(TWICE, **controlled).pixels[0]
     assert upsampled.pixels[0] != paint(MINE, **options).pixels[0]
     whole = paint(UG | {"ug_windows": "Hann"}, **controlled)
-    assert "as a whole, because ControlNet's units see whole pictures only" in whole.info
+    assert "as a whole, because ControlNet's units see whole images only" in whole.info
     assert whole.pixels[0] == paint(UG, **controlled).pixels[0]
     unasked = paint(UG | {"ug_controlnet": False}, **controlled)
     assert "note" not in unasked.info
@@ -377,7 +377,7 @@ MINE = TWICE | {"refine_upsampler": "mine"}
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "DDIM", "UniPC"])
 def test_a_feature_upsampler_changes_the_stage_alone(host, paint, sampler):
-    """Untrained it changes no bit; its small picture is asked about once."""
+    """Untrained it changes no bit; its small image is asked about once."""
     plain = paint(TWICE, sampler_name=sampler, fault=("record", 0))
     without, before = _sides(host), host.state()
     untrained = paint(TWICE | {"refine_upsampler": "untrained"}, sampler_name=sampler)
@@ -398,7 +398,7 @@ def test_a_feature_upsampler_changes_the_stage_alone(host, paint, sampler):
     ids=["cond alone", "parts of other lengths"],
 )
 def test_every_row_has_the_features_of_its_own_image_and_prompt(paint, request_):
-    """Each picture of a batch is the one it is alone, with Upsample Guidance too."""
+    """Each image of a batch is the one it is alone, with Upsample Guidance too."""
     settings = MINE | UG
     batch = paint(settings, batch_size=2, **request_)
     assert "note" not in batch.info
@@ -409,7 +409,7 @@ def test_every_row_has_the_features_of_its_own_image_and_prompt(paint, request_)
         assert alone.pixels != paint(TWICE | UG, seed=1 + place, **request_).pixels
 
 
-def test_a_feature_upsampler_fails_with_a_sentence_and_the_next_picture_is_as_ever(host, paint):
+def test_a_feature_upsampler_fails_with_a_sentence_and_the_next_image_is_as_ever(host, paint):
     plain, made = paint(TWICE).pixels, paint(MINE).pixels
     before = host.state()
     failed = paint(MINE, fault=("raise", 5))  # after four steps, the question about the features
@@ -430,7 +430,7 @@ def test_a_feature_upsampler_of_another_model_is_left_out_with_a_sentence(paint)
 XL = {"options": NATIVE["options"] | {"sd_model_checkpoint": "xl"}}
 
 
-def test_sdxl_is_told_the_size_of_each_picture_it_is_asked_about(host, paint):
+def test_sdxl_is_told_the_size_of_each_image_it_is_asked_about(host, paint):
     before, plain = paint(), paint(**XL)
     made = paint(UG | REFINE, fault=("record", 0), **XL)
     assert made.sizes == [(96, 96)]
@@ -457,12 +457,12 @@ def flow_models(host):
 
 @pytest.fixture(params=["flux", "sd3"])
 def flow(flow_models, request):
-    """A request for a picture by a flow model."""
+    """A request for an image by a flow model."""
     options = NATIVE["options"] | {"sd_model_checkpoint": request.param}
     return {"options": options, "cfg_scale": 1, "scheduler": "Simple"}
 
 
-def test_a_flow_models_coarse_picture_walks_the_native_way(host, paint, flow):
+def test_a_flow_models_coarse_image_walks_the_native_way(host, paint, flow):
     """tau, the small state and D[x0'] = x0_small, computed from what the model was asked."""
     from torch.nn.functional import avg_pool2d
     from torch.testing import assert_close
@@ -503,7 +503,7 @@ def test_a_flow_model_with_everything(host, paint, flow):
 
 
 def _distance(one, other) -> int:
-    """The largest difference of two pictures' values, of 255."""
+    """The largest difference of two images' values, of 255."""
     from PIL import ImageChops
 
     return max(high for _, high in ImageChops.difference(one, other).getextrema())

@@ -1,4 +1,4 @@
-"""Pictures of several WebUIs side by side, of the same models, seeds and settings.
+"""Images of several WebUIs side by side, of the same models, seeds and settings.
 
 HIRES_WEBUIS names the WebUIs, each as FOLDER or FOLDER=PYTHON (without one: `venv/bin/python` in
 the folder), with the system's path separator between them. Skipped where it is unset. They run one
@@ -35,7 +35,7 @@ SETTINGS: dict[str, tuple[dict[str, Any] | None, str]] = {
 """The controls, and the setting beside which their own effect shows."""
 
 LARGEST, MEAN = 2, 0.1
-"""Two WebUIs' pictures may differ by that: rounding, carried through the steps."""
+"""Two WebUIs' images may differ by that: rounding, carried through the steps."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def painted(webuis):
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_pictures_agree(painted, sampler, name):
+def test_images_agree(painted, sampler, name):
     first, *others = (answers[sampler][name] for answers in painted.values())
     found = {}
     for folder, other in zip([*painted][1:], others, strict=True):
@@ -68,7 +68,7 @@ def test_pictures_agree(painted, sampler, name):
 
 @pytest.mark.parametrize("name", [name for name, (_, beside) in SETTINGS.items() if beside])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_setting_does_far_more_than_the_pictures_may_differ(painted, sampler, name):
+def test_a_setting_does_far_more_than_the_images_may_differ(painted, sampler, name):
     """So that a WebUI that left it out would be seen."""
     first = next(iter(painted.values()))[sampler]
     beside = SETTINGS[name][1]

@@ -16,7 +16,7 @@ from lib_hires.run.drawing import tables
 from lib_hires.run.schedules import Model, Sampler, Sampling
 from lib_hires.settings import Settings, declarations
 
-SIDE, NATIVE = 128, 64  # of the pictures that are made, and of what the hosts' sliders begin at
+SIDE, NATIVE = 128, 64  # of the images that are made, and of what the hosts' sliders begin at
 PATIENCE = 120_000  # milliseconds; a busy machine takes half a minute to build the page
 
 
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", autouse=True)
 def native_size(host: Any) -> Iterator[None]:
-    """Of the model that the pages are about; Forge loads it with the first picture."""
+    """Of the model that the pages are about; Forge loads it with the first image."""
     option = "hires_guidance_native_size"
     host.request("/sdapi/v1/options", {option: NATIVE})
     host.paint(width=NATIVE, height=NATIVE, steps=1, options={option: NATIVE})
@@ -109,7 +109,7 @@ class Page:
         ids += [f"#script_{self.tab}_hires_guidance_{name}" for name in ("plan", "preset")]
         return {each: self.page.locator(each).count() for each in ids}
 
-    def wait_for_picture(self, width: int) -> None:
+    def wait_for_image(self, width: int) -> None:
         shown = f"#{self.tab}_gallery img:not(.livePreview img)"  # the preview goes a moment later
         images = f"""[...document.querySelectorAll("{shown}")]"""
         self.page.wait_for_function(f"{images}.some((image) => image.naturalWidth == {width})")
@@ -118,7 +118,7 @@ class Page:
         return self.ours("drawing").locator(".hires-guidance")
 
     def log(self) -> Any:
-        """What stands under the picture beside its PNG info."""
+        """What stands under the image beside its PNG info."""
         return self.page.locator(f"#html_log_{self.tab}").first  # the host's page nests two
 
     def size(self, width: int, height: int, steps: int = 20) -> None:
@@ -129,7 +129,7 @@ class Page:
         self.size(SIDE, SIDE, steps)
 
     def generate(self) -> str:
-        """Makes a picture; returns the PNG info that the page shows."""
+        """Makes an image; returns the PNG info that the page shows."""
         self.press("generate")
         info = self.page.locator(f"#html_info_{self.tab} p", has_text="Steps:")
         info.first.wait_for()
@@ -267,7 +267,7 @@ def test_the_line_is_true_also_where_the_server_is_slow(open_page: Any) -> None:
     page.page.wait_for_timeout(3000)  # a request that its page leaves keeps a host from restarting
 
 
-def test_a_picture_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:
+def test_a_image_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:
     page = open_page()
     page.small()
     page.open("ug", "refine")
@@ -277,7 +277,7 @@ def test_a_picture_is_made_and_its_text_sets_the_page_again(open_page: Any) -> N
     info = page.generate()
     for part in (f"Size: {SIDE}x{SIDE}", "HiRes ug: True", "ug theta: 0.8", "refine factor: 1.5"):
         assert part in info
-    page.wait_for_picture(192)
+    page.wait_for_image(192)
 
     again = open_page()
     again.page.locator("#txt2img_prompt textarea").fill(info)
@@ -320,9 +320,9 @@ def test_stop_in_the_middle_gives_the_last_finished_stage(open_page: Any) -> Non
     page.page.locator(".progressDiv", has_text="stage 1 of 1").first.wait_for(state="attached")
     page.press("interrupt")  # the host would finish what it counts as more than one job ...
     page.press("interrupting")  # ... unless asked again
-    page.log().get_by_text("stopped; this is the picture after the first pass").wait_for()
+    page.log().get_by_text("stopped; this is the image after the first pass").wait_for()
     page.log().get_by_text(re.compile("ran: .*; stopped in stage 1")).wait_for()
-    page.wait_for_picture(SIDE)
+    page.wait_for_image(SIDE)
 
 
 def test_the_drawing_follows_a_slider_as_computed(open_page: Any) -> None:
@@ -411,7 +411,7 @@ def test_every_label_choice_and_help_is_translated(open_page: Any, host: Any) ->
 def test_the_browsers_console_says_nothing_more(
     browser: Any, open_page: Any, plain_url: str
 ) -> None:
-    """Both pages are loaded, filled in and make a picture."""
+    """Both pages are loaded, filled in and make an image."""
     page = open_page()
     page.open("ug", "pfsa", "refine")
     page.wait_for_line("stage 1")

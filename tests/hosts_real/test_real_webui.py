@@ -45,7 +45,7 @@ def test_decoding_in_tiles_changes_little(webui):
 
 
 @pytest.mark.parametrize("where", [1, 5, 12])
-def test_after_a_failure_the_next_picture_is_as_ever(webui, where):
+def test_after_a_failure_the_next_image_is_as_ever(webui, where):
     settings = UG | PFSA | REFINE
     plain, guided, before = webui.paint().pixels, webui.paint(settings).pixels, webui.state()
     with pytest.raises(urllib.error.HTTPError):
@@ -60,10 +60,10 @@ def test_after_a_failure_the_next_picture_is_as_ever(webui, where):
     assert webui.state() == before
 
 
-def test_a_small_call_that_fails_leaves_a_picture_and_a_sentence(webui):
-    picture = webui.paint(UG, fault=("raise small", 2))
-    assert "without Upsample Guidance" in picture.info
-    assert picture.sizes == [webui.times(1)]
+def test_a_small_call_that_fails_leaves_a_image_and_a_sentence(webui):
+    image = webui.paint(UG, fault=("raise small", 2))
+    assert "without Upsample Guidance" in image.info
+    assert image.sizes == [webui.times(1)]
 
 
 @pytest.mark.parametrize("what", ["raise", "interrupt", "skip"])
@@ -84,12 +84,12 @@ def test_an_interrupt_in_the_first_pass_refines_nothing(webui):
     assert stopped.sizes == [webui.times(1)]
 
 
-def test_a_batch_gives_each_picture_the_one_it_gives_alone(webui):
+def test_a_batch_gives_each_image_the_one_it_gives_alone(webui):
     settings = UG | PFSA | REFINE
     batch = webui.paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
-    for k, picture in enumerate(batch.images[-4:]):
+    for k, image in enumerate(batch.images[-4:]):
         alone = webui.paint(settings, seed=1 + k, sampler_name="Euler a").images[0]
-        assert _distance(picture, alone) <= 2  # rounding
+        assert _distance(image, alone) <= 2  # rounding
 
 
 def test_img2img_with_two_batches_on_one_sampler(webui):
@@ -110,9 +110,9 @@ def test_inpainting_is_guided_but_not_refined(webui):
     start = webui.paint(seed=7).encoded[0]
     mask = _encoded(Image.new("L", webui.times(1), 255))
     request = {"kind": "img2img", "init_images": [start], "mask": mask, "inpaint_full_res": False}
-    picture = webui.paint(UG | REFINE, **request)
-    assert picture.sizes == [webui.times(1)]
-    assert "was not refined" in picture.info
+    image = webui.paint(UG | REFINE, **request)
+    assert image.sizes == [webui.times(1)]
+    assert "was not refined" in image.info
 
 
 @pytest.mark.parametrize("upscaler", ["Latent", "Lanczos"])
@@ -182,7 +182,7 @@ def test_a_model_that_predicts_v(webui, sampler):
     assert webui.paint(**request).pixels == plain.pixels
 
 
-def test_the_refiner_takes_over_in_the_middle_and_the_next_picture_is_as_ever(webui):
+def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(webui):
     plain = webui.paint().pixels
     request = {"refiner_checkpoint": "other", "refiner_switch_at": 0.5}
     settings = UG | PFSA | REFINE
@@ -254,12 +254,12 @@ def test_positions_and_names_are_the_same(webui):
 )
 def test_bad_values_are_refused_with_a_sentence(webui, settings, sentence):
     size = {"width": 128, "height": 128}
-    picture = webui.paint(settings, **size)
-    assert sentence in picture.info
-    assert picture.pixels == webui.paint(**size).pixels
+    image = webui.paint(settings, **size)
+    assert sentence in image.info
+    assert image.pixels == webui.paint(**size).pixels
 
 
-def test_png_info_makes_the_same_picture(webui):
+def test_png_info_makes_the_same_image(webui):
     settings = {**UG, "ug_eta": 0.5, **PFSA, **REFINE, "refine_eta2": "0.3, 0.5"}
     first = webui.paint(settings)
     keys = [part.split(":")[0] for part in first.info.split(", ") if part.startswith("HiRes")]
@@ -272,7 +272,7 @@ def test_png_info_makes_the_same_picture(webui):
     assert again.pixels == first.pixels
 
 
-def test_png_info_of_a_plain_picture_has_nothing_of_ours(webui):
+def test_png_info_of_a_plain_image_has_nothing_of_ours(webui):
     off = webui.paint({"ug_theta": 0.5}, options={"hires_guidance_native_size": 0})
     assert "HiRes" not in off.info
 
@@ -291,7 +291,7 @@ def test_png_info_of_a_plain_picture_has_nothing_of_ours(webui):
         UG | {"refine": True, "refine_eta2": "0.5", "refine_upsampler": "mine"},
     ],
 )
-def test_the_standalone_side_makes_the_same_picture(webui, sampler, settings):
+def test_the_standalone_side_makes_the_same_image(webui, sampler, settings):
     """To rounding: the same model, seed, sampler, schedule and settings."""
     import torch
 
@@ -373,11 +373,11 @@ HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising
 )
 def test_the_passes_that_are_chosen(webui, choice, guided):
     request = SMALL | HIRES | {"options": NATIVE, "fault": RECORD}
-    picture = webui.paint(UG | {"ug_passes": choice}, **request)
+    image = webui.paint(UG | {"ug_passes": choice}, **request)
     sides = [size[0] for size, _ in webui.asked()]
     pairs = zip(sides, sides[1:], strict=False)
     assert {large for large, small in pairs if small == 8 and large != 8} == guided
-    assert ("the run has no pass" in picture.info) == (not guided)
+    assert ("the run has no pass" in image.info) == (not guided)
 
 
 def test_every_stage_is_kept(webui):
@@ -411,7 +411,7 @@ XL = SMALL | {"options": NATIVE | {"sd_model_checkpoint": "xl"}}
 
 
 @pytest.mark.usefixtures("any_shape")
-def test_sdxl_is_told_the_size_of_each_picture_it_is_asked_about(webui):
+def test_sdxl_is_told_the_size_of_each_image_it_is_asked_about(webui):
     before = webui.paint(**SMALL)
     made = webui.paint(UG | REFINE, fault=RECORD, **XL)
     assert made.sizes == [(192, 192)]
@@ -424,8 +424,8 @@ def test_sdxl_is_told_the_size_of_each_picture_it_is_asked_about(webui):
 
 
 @pytest.mark.usefixtures("any_shape")
-def test_sdxls_pictures_are_encoded_to_the_mode(webui):
-    """Its own code draws from torch's stream, which goes on from picture to picture."""
+def test_sdxls_images_are_encoded_to_the_mode(webui):
+    """Its own code draws from torch's stream, which goes on from image to image."""
     first = webui.paint(REFINE, **XL)
     start = webui.paint(seed=7).encoded[0]
     webui.paint(kind="img2img", init_images=[start], **XL)  # draws
@@ -437,7 +437,7 @@ CONTROL = SMALL | {"options": NATIVE | {"sd_model_checkpoint": "control"}}
 
 @pytest.fixture
 def unit(webui, any_shape):
-    """A function from a unit's settings to a request with it; its picture is half white."""
+    """A function from a unit's settings to a request with it; its image is half white."""
     if not webui.has_controlnet:
         pytest.skip("the WebUI has no extension sd-webui-controlnet")
     from PIL import Image
@@ -458,7 +458,7 @@ def _failures(webui) -> int:
 
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
 def test_controlnet_acts_at_every_size(webui, unit, sampler):
-    """With a unit, UG and the stages make other pictures than without it; nothing is left."""
+    """With a unit, UG and the stages make other images than without it; nothing is left."""
     failures, request = _failures(webui), CONTROL | {"sampler_name": sampler}
     controlled = unit() | {"sampler_name": sampler}
     alone, plain = webui.paint(**controlled), webui.paint(**request)
@@ -505,7 +505,7 @@ def test_controlnet_tells_cond_from_uncond_in_the_stages(webui, unit):
     assert _failures(webui) == failures
 
 
-def test_after_a_failure_with_controlnet_the_next_picture_is_as_ever(webui, unit):
+def test_after_a_failure_with_controlnet_the_next_image_is_as_ever(webui, unit):
     plain, whole = webui.paint(**CONTROL), webui.paint(UG | REFINE, **unit())
     with pytest.raises(urllib.error.HTTPError):
         webui.paint(PFSA, fault=("raise", 2), **unit())
@@ -528,8 +528,8 @@ WINDOWS = UG | {"ug_windows": "Hann"}
         {"options": NATIVE | {"sd_model_checkpoint": "inpaint"}},
     ],
 )
-def test_large_pictures_are_asked_about_in_windows(webui, request_):
-    """Of every sampler's own calls; the picture is another, and the next one as it was."""
+def test_large_images_are_asked_about_in_windows(webui, request_):
+    """Of every sampler's own calls; the image is another, and the next one as it was."""
     request_ = SMALL | {"options": NATIVE} | request_
     plain, whole = webui.paint(**request_), webui.paint(UG, **request_)
     made = webui.paint(WINDOWS, **request_)
@@ -550,16 +550,16 @@ def test_windows_in_the_stages(webui):
 
 
 @pytest.mark.usefixtures("any_shape")
-def test_controlnet_wants_the_whole_picture(webui, unit):
+def test_controlnet_wants_the_whole_image(webui, unit):
     made = webui.paint(WINDOWS, **unit())
-    assert "as a whole, because ControlNet's units see whole pictures only" in made.info
+    assert "as a whole, because ControlNet's units see whole images only" in made.info
     assert made.pixels[0] == webui.paint(UG, **unit()).pixels[0]
 
 
 @pytest.mark.usefixtures("any_shape")
-def test_a_feature_upsampler_wants_the_whole_picture(webui):
+def test_a_feature_upsampler_wants_the_whole_image(webui):
     made = webui.paint(UPSAMPLED | WINDOWS, **NATIVE_SIDES)
-    assert "the feature upsampler was left out. mine serves whole pictures only" in made.info
+    assert "the feature upsampler was left out. mine serves whole images only" in made.info
     without = webui.paint(UPSAMPLED | WINDOWS | {"refine_upsampler": "None"}, **NATIVE_SIDES)
     assert made.pixels == without.pixels
 
@@ -580,7 +580,7 @@ def test_a_lora_with_guidance_and_stages(webui):
 @pytest.mark.parametrize("only_masked", [False, True])
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
 def test_inpainting_with_a_mask(webui, soft, only_masked, sampler):
-    """Guided inside the mask; without soft edges the picture stays what it was outside it."""
+    """Guided inside the mask; without soft edges the image stays what it was outside it."""
     from PIL import Image
 
     if soft and "soft inpainting" not in webui.scripts():
@@ -595,7 +595,7 @@ def test_inpainting_with_a_mask(webui, soft, only_masked, sampler):
     }  # fmt: skip
     plain = webui.paint(**request)
     if soft and plain.pixels == start.pixels:
-        pytest.skip("this WebUI's Soft Inpainting leaves the picture as it was")
+        pytest.skip("this WebUI's Soft Inpainting leaves the image as it was")
     made = webui.paint(UG | PFSA, **request)
     assert "note" not in made.info
     assert made.pixels != plain.pixels
@@ -641,7 +641,7 @@ def test_a_feature_upsampler_with_everything_else(webui):
 
 
 @pytest.mark.usefixtures("any_shape")
-def test_a_feature_upsamplers_small_picture_is_told_to_the_model(webui):
+def test_a_feature_upsamplers_small_image_is_told_to_the_model(webui):
     webui.paint(UPSAMPLED, fault=("record", 0), **NATIVE_SIDES)
     sizes = [size for size, _ in webui.asked()]
     assert sizes == [(16, 16)] * 6 + [(16, 16)] + [(32, 32)] * 3
@@ -652,7 +652,7 @@ def test_a_feature_upsamplers_small_picture_is_told_to_the_model(webui):
     ("name", "sentence"),
     [
         ("for xl", "the feature upsampler was left out. for xl was trained on tiny (sdxl"),
-        ("../mine", "the picture was made without it. refine_upsampler: expected the name"),
+        ("../mine", "the image was made without it. refine_upsampler: expected the name"),
     ],
 )
 def test_a_feature_upsampler_that_cannot_serve_is_a_sentence(webui, name, sentence):
@@ -667,7 +667,7 @@ def test_the_schema_lists_the_feature_upsamplers(webui):
 
 
 def _distance(one, other) -> int:
-    """The largest difference of two pictures' values, of 255."""
+    """The largest difference of two images' values, of 255."""
     from PIL import ImageChops
 
     return max(high for _, high in ImageChops.difference(one, other).getextrema())

@@ -1,13 +1,13 @@
-"""Models of random weights for the real WebUI, so small that a picture takes a second on a CPU.
+"""Models of random weights for the real WebUI, so small that an image takes a second on a CPU.
 
 | file | what it is |
 |---|---|
 | hires-demo | the bundled model's shape, but narrower |
 | other | the same with other weights |
 | v | the first one's weights, read as predicting v |
-| inpaint | the same, told a mask and a masked picture beside the latent |
+| inpaint | the same, told a mask and a masked image beside the latent |
 | control | SD1's twelve input blocks, which ControlNet counts on |
-| xl | SDXL's layout: told the picture's size, its VAE draws a sample inside |
+| xl | SDXL's layout: told the image's size, its VAE draws a sample inside |
 | flux, sd3 | the layouts of Flux and Stable Diffusion 3, for Forge |
 
 Forge and reForge know a model by its shapes. For them the text encoder, the VAE and the U-Net's

@@ -301,7 +301,7 @@ def write_inception(file: Path) -> Path:
 
 
 def write_clip(folder: Path) -> Path:
-    """A random CLIP as a folder, with its tokenizer and what prepares its pictures of 32x32."""
+    """A random CLIP as a folder, with its tokenizer and what prepares its images of 32x32."""
     from transformers import (
         CLIPConfig,
         CLIPImageProcessor,
@@ -325,6 +325,6 @@ def write_clip(folder: Path) -> Path:
     CLIPModel(config).save_pretrained(folder)
     write_tokenizer(folder)
     size = {"height": 32, "width": 32}
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
-    CLIPProcessor(pictures, CLIPTokenizer.from_pretrained(folder)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
+    CLIPProcessor(images, CLIPTokenizer.from_pretrained(folder)).save_pretrained(folder)
     return folder

@@ -37,7 +37,7 @@ class Cond:
 
 
 class Model:
-    """Predicts a picture from all that it is told; `predictor` has its noise levels."""
+    """Predicts an image from all that it is told; `predictor` has its noise levels."""
 
     def __init__(self, sigmas=SIGMAS):
         self.predictor = SimpleNamespace(sigmas=sigmas, prediction_type="epsilon")
@@ -206,7 +206,7 @@ def test_two_windows_of_a_call_have_the_rows_of_both():
         (None, {"transformer_options": {"patches_replace": {"attn1": {}}}}, "attention"),
     ],
 )
-def test_what_goes_by_the_whole_pictures_attention_is_asked_as_a_whole(controlnet, options, reason):
+def test_what_goes_by_the_whole_images_attention_is_asked_as_a_whole(controlnet, options, reason):
     sd_model = SdModel()
     patcher = sd_model.forge_objects.unet
     patcher.controlnet_linked_list, patcher.model_options = controlnet, options
@@ -225,7 +225,7 @@ def test_other_sizes_pass_and_afterwards_the_options_are_as_before():
     assert sd_model.options is before
 
 
-def test_above_the_models_noise_the_large_picture_is_scaled_down():
+def test_above_the_models_noise_the_large_image_is_scaled_down():
     sd_model, beyond = SdModel(), torch.tensor([29.2])
     shifted = UpsampleGuidance(enabled=True, theta=0, shifted_start=True)
     with guiding(Sampler(sd_model), shifted):
@@ -342,7 +342,7 @@ def test_sdxls_sizes_are_embedded_once_a_sampling():
 FLOW = torch.linspace(0.001, 1, 1000)
 
 
-def test_a_flow_model_is_asked_about_the_small_picture_at_its_own_noise_level():
+def test_a_flow_model_is_asked_about_the_small_image_at_its_own_noise_level():
     """x = (1 - t)·x0 + t·eps with half the noise: the same sum's share of noise, and its scale."""
     sd_model, t = SdModel(Model(FLOW)), torch.tensor([0.8])
     with guiding(Sampler(sd_model)):

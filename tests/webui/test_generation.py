@@ -21,8 +21,8 @@ def same(one, other) -> bool:
     )
 
 
-def sizes(picture) -> set[tuple[int, int]]:
-    return {tuple(image.shape[-2:]) for image in picture.images}
+def sizes(result) -> set[tuple[int, int]]:
+    return {tuple(image.shape[-2:]) for image in result.images}
 
 
 def leftovers() -> int:
@@ -48,7 +48,7 @@ def test_without_weight_nothing_changes_and_with_it_something_does(host, sampler
     assert leftovers() == 0
 
 
-def test_the_small_picture_is_asked_about_at_the_native_size(host):
+def test_the_small_image_is_asked_about_at_the_native_size(host):
     from modules import shared
 
     host.paint(UG)
@@ -58,7 +58,7 @@ def test_the_small_picture_is_asked_about_at_the_native_size(host):
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "LMS"])
-def test_the_coarse_picture_is_the_native_samplers(host, sampler):
+def test_the_coarse_image_is_the_native_samplers(host, sampler):
     """theta = 1, eta = 1: D of the guided trajectory is the native one on half the sigmas.
 
     Both stay inside the sigmas that the model knows, so that nothing is clamped.
@@ -177,7 +177,7 @@ def test_calls_apart_are_the_stacked_call(host):
     assert torch.allclose(host.paint(settings).images[0], stacked, atol=1e-4)
 
 
-def test_a_batch_gives_each_picture_the_one_it_gives_alone(host):
+def test_a_batch_gives_each_image_the_one_it_gives_alone(host):
     settings = UG | PFSA | REFINE
     batch = host.paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
     for k, image in enumerate(batch.images):
@@ -223,7 +223,7 @@ def raise_failure():
 
 
 @pytest.mark.parametrize("call", range(1, 15))
-def test_after_a_failure_anywhere_the_next_picture_is_as_ever(host, call):
+def test_after_a_failure_anywhere_the_next_image_is_as_ever(host, call):
     settings = UG | PFSA | REFINE
     plain, guided = host.paint(), host.paint(settings)
     repair = fail_at(host, call, raise_failure)
@@ -262,7 +262,7 @@ def test_the_last_finished_stage_survives(host, way):
     assert same(first, host.paint())
 
 
-def test_a_failing_small_call_leaves_the_picture_and_says_so(host):
+def test_a_failing_small_call_leaves_the_image_and_says_so(host):
     repair = fail_at(host, 4, raise_failure)
     made = host.paint(UG)
     repair()
@@ -270,7 +270,7 @@ def test_a_failing_small_call_leaves_the_picture_and_says_so(host):
     assert torch.isfinite(made.images[0]).all()
 
 
-def test_a_mix_that_fails_leaves_the_picture_and_says_so(host, monkeypatch):
+def test_a_mix_that_fails_leaves_the_image_and_says_so(host, monkeypatch):
     plain, mixed = host.paint(), host.paint(PFSA)
     with monkeypatch.context() as patch:
         patch.setattr("lib_hires.attentive_guidance.pfsa", lambda *_: raise_failure())
@@ -327,7 +327,7 @@ def test_a_sampler_without_steps_is_not_mixed_and_says_so(host):
     assert "DPM fast has no fixed steps" in made.said[0]
 
 
-def test_an_inpainted_picture_is_not_refined_and_says_so(host):
+def test_an_inpainted_image_is_not_refined_and_says_so(host):
     made = host.paint(REFINE, init_image=torch.rand(3, 128, 128), image_mask=object())
     assert sizes(made) == {(128, 128)}
     assert "was not refined" in made.said[0]
@@ -490,7 +490,7 @@ def test_every_stage_is_kept_saved_and_shown(host):
 
 
 def test_kept_stages_are_told_and_named_as_their_result(host):
-    """With the extra networks' tags, and what another extension lists for all pictures."""
+    """With the extra networks' tags, and what another extension lists for all images."""
     from modules import images
     from modules.processing import StableDiffusionProcessingTxt2Img
 
@@ -508,7 +508,7 @@ def test_kept_stages_are_told_and_named_as_their_result(host):
     assert named == [(seed, prompt, (seed - 1) % 2) for seed in (1, 2, 3, 4)]
 
 
-def test_kept_stages_follow_the_hosts_options_and_leave_scripts_their_pictures(host):
+def test_kept_stages_follow_the_hosts_options_and_leave_scripts_their_images(host):
     from modules import images, shared
 
     shared.opts.samples_save = False
@@ -532,7 +532,7 @@ def test_a_stage_that_fails_leaves_the_kept_ones_and_shows_none_twice(host):
     assert [suffix for _, suffix, *_ in images.saved] == ["-stage-0", "-stage-1"]
 
 
-def test_a_picture_that_cannot_be_kept_does_not_end_the_refinement(host):
+def test_a_image_that_cannot_be_kept_does_not_end_the_refinement(host):
     from modules import images
 
     def full(image, *args, suffix="", **kwargs):
@@ -549,7 +549,7 @@ def test_a_picture_that_cannot_be_kept_does_not_end_the_refinement(host):
     assert [image.size for image in made.images[1:]] == [(208, 208)]
     assert [suffix for _, suffix, *_ in images.saved] == ["-stage-1"]
     assert made.said == [
-        "HiRes Guidance: the picture after the first pass was not kept (OSError: no space left)."
+        "HiRes Guidance: the image after the first pass was not kept (OSError: no space left)."
     ]
     assert "was not kept" in made.infotexts[0]
 
@@ -587,7 +587,7 @@ def test_sdxl_is_told_the_size_it_is_asked_about(sdxl):
 
 @pytest.mark.parametrize("batch_cond_uncond", [True, False])
 def test_sdxls_sizes_are_embedded_once_a_sampling(sdxl, batch_cond_uncond):
-    """The original and the target size of the small picture, whatever the number of steps."""
+    """The original and the target size of the small image, whatever the number of steps."""
     from modules import shared
 
     shared.opts.batch_cond_uncond = batch_cond_uncond
@@ -602,7 +602,7 @@ def test_sdxls_sizes_are_embedded_once_a_sampling(sdxl, batch_cond_uncond):
 
 
 @pytest.mark.parametrize("kind", ["ToyModel", "ToySDXL"])
-def test_pictures_are_encoded_to_the_posteriors_mode(kind):
+def test_images_are_encoded_to_the_posteriors_mode(kind):
     from host import Host
     from modules import toy_model
 
@@ -626,8 +626,8 @@ def test_pictures_are_encoded_to_the_posteriors_mode(kind):
 
 
 @pytest.mark.parametrize("hires", [False, True], ids=["first pass", "Hires. fix"])
-def test_a_host_that_cuts_decoded_pictures_to_their_range_refines_them_as_one_that_does_not(hires):
-    """Forge and its kin do. After the first pass the whole picture is enlarged, as AP-LDM does;
+def test_a_host_that_cuts_decoded_images_to_their_range_refines_them_as_one_that_does_not(hires):
+    """Forge and its kin do. After the first pass the whole image is enlarged, as AP-LDM does;
     after Hires. fix the host has kept the cut one alone."""
     from host import Host
     from modules.toy_model import ToyModel
@@ -803,7 +803,7 @@ def test_lllites_embeddings_are_made_anew_for_another_size():
 
 
 @pytest.mark.parametrize("hint", [torch.rand(1, 5, 16, 16), torch.rand(1, 1280), {"image": 1}])
-def test_hints_that_are_no_pictures_are_left_alone(hint):
+def test_hints_that_are_no_images_are_left_alone(hint):
     from types import SimpleNamespace
 
     from lib_hires.webui.sampling.controlnet import ControlNet

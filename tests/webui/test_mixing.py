@@ -116,7 +116,7 @@ def test_a_mix_that_fails_leaves_the_rest_unmixed_and_says_so_once(name, levels,
     assert torch.equal(x, kept)
     assert len(mixed) == before > 0
     assert said == [
-        "the rest of the picture was made without Attentive Guidance, because it failed "
+        "the rest of the image was made without Attentive Guidance, because it failed "
         "(OutOfMemoryError: CUDA out of memory)."
     ]
 

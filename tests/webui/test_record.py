@@ -29,7 +29,7 @@ def record_of(host, settings, **request):
 
 
 def lines(made):
-    """The lines of the record under the picture."""
+    """The lines of the record under the image."""
     return [line for line in made.comments.splitlines() if line not in made.said]
 
 
@@ -65,7 +65,7 @@ def test_what_happened_is_what_was_planned(host, sampler, cadence, batch_cond_un
     assert all(part.finished and part.seconds > 0 for part in record.passes)
 
 
-def test_the_line_is_under_the_picture_and_not_in_its_text(host):
+def test_the_line_is_under_the_image_and_not_in_its_text(host):
     settings = {"ug": True, "refine": True, "refine_eta2": "0.4"}
     record, made = record_of(host, settings, n_iter=3, batch_size=2)
     summary, first, stage = lines(made)

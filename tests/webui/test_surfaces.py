@@ -102,7 +102,7 @@ def test_false_in_a_text_is_off(host):
         ([{"refine": True, "refine_width": 512, "refine_height": 256}], "another shape"),
     ],
 )
-def test_bad_arguments_leave_a_picture_and_a_sentence(host, args, sentence):
+def test_bad_arguments_leave_a_image_and_a_sentence(host, args, sentence):
     p_args = [*args]
     if len(p_args) > len(declarations()):
         from lib_hires.settings import SettingsError

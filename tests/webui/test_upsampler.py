@@ -61,7 +61,7 @@ def host(folder):
 
 
 def asked_small(calls: int) -> list[int]:
-    """Rows of the calls at the first picture's size that come after the first pass's `calls`."""
+    """Rows of the calls at the first image's size that come after the first pass's `calls`."""
     from modules import shared
 
     asked = shared.loaded.sd_model.asked
@@ -91,7 +91,7 @@ def test_untrained_it_changes_no_bit(host, folder):
 
 
 def test_every_row_has_the_features_of_its_own_image_and_prompt(host):
-    """Stacked or one after another, several prompts or images: the same pictures."""
+    """Stacked or one after another, several prompts or images: the same images."""
     from modules import shared
 
     prompts = {"prompt": "a red house AND a blue sky :0.5"}

@@ -67,7 +67,7 @@ def test_a_vae_in_float32_is_not_rounded(host, contexts, monkeypatch, dtype, con
     assert seen == [context]
 
 
-def test_a_latent_comes_back_to_the_pictures_device(host, monkeypatch):
+def test_a_latent_comes_back_to_the_images_device(host, monkeypatch):
     """Where the VAE is on the CPU, as with Forge's --vae-in-cpu."""
     from modules import shared
 

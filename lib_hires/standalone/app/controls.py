@@ -81,7 +81,7 @@ class Controls:
         return Request.from_values(request), Settings.from_values(settings)
 
     def values(self, about: Mapping[str, Any]) -> list[Any]:
-        """The components' values that repeat a picture, and which groups to open for them.
+        """The components' values that repeat an image, and which groups to open for them.
 
         Raises SettingsError, also where a feature upsampler is not here.
         """
@@ -98,7 +98,7 @@ class Controls:
         return [*sizes, *self.settings.values(), *self.groups.values()]
 
     def preset_values(self, preset: Preset, size: Size, native: Size, multiple: int) -> list[Any]:
-        """The first picture's size and the settings' values, and which groups to open for them.
+        """The first image's size and the settings' values, and which groups to open for them.
 
         A size that stands is brought to the preset's area in its shape, as in the WebUI; `hires
         generate` keeps one that is given. size: (height, width) as it stands, 0 where the model is

@@ -39,12 +39,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Saved:
-    """A stage is finished and its pictures are written."""
+    """A stage is finished and its images are written."""
 
     stage: int
     stages: int
     paths: tuple[Path, ...]
-    picture: Image.Image  # the batch's first
+    image: Image.Image  # the batch's first
     seconds: float  # since the run began
     record: RunRecord  # of what happened until now
 
@@ -62,7 +62,7 @@ class Stopped(Exception):
 
 
 class Job:
-    """A run that writes its pictures into `folder` as each stage finishes.
+    """A run that writes its images into `folder` as each stage finishes.
 
     stop: when set, the run ends after the step that is being done; the last finished stage is kept.
     """
@@ -120,18 +120,18 @@ class Job:
             return f"{self._stage_name()} failed ({type(error).__name__}: {error})"
 
     def _stage_name(self) -> str:
-        return f"stage {self._stage}" if self._stage else "the first picture"
+        return f"stage {self._stage}" if self._stage else "the first image"
 
 
 class _Preview:
-    """Small pictures of what is being made, as often as their cost allows."""
+    """Small images of what is being made, as often as their cost allows."""
 
     def __init__(self, model: LatentModel) -> None:
         self._model = model
         self._next = 0.0
 
     def of(self, denoised: Tensor) -> Image.Image | None:
-        """A picture of the first latent of (b, c, h, w), shrunk; None where it is not yet time."""
+        """An image of the first latent of (b, c, h, w), shrunk; None where it is not yet time."""
         started = time.perf_counter()
         if started < self._next:
             return None
@@ -139,7 +139,7 @@ class _Preview:
         scale = max(1.0, max(large) / PREVIEW_SIDE)
         small = max(1, round(large[0] / scale)), max(1, round(large[1] / scale))
         latent = Reduction.between(large, small).to(denoised.device).reduce(denoised[:1])
-        picture = to_pil(self._model.decode(latent)[0])
+        image = to_pil(self._model.decode(latent)[0])
         cost = time.perf_counter() - started
         self._next = started + cost / PREVIEW_SHARE
-        return picture
+        return image

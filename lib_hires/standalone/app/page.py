@@ -92,7 +92,7 @@ class Page:
                     ["", *PURPOSES],
                     value="",
                     label="Preset",
-                    info="Sets the groups below and the first picture's size for this model.",
+                    info="Sets the groups below and the first image's size for this model.",
                     elem_id=element_id("preset"),
                 )
                 self._controls = Controls.made()
@@ -116,18 +116,18 @@ class Page:
             label="Before and after", type="pil", elem_id=element_id("compare")
         )
         self._gallery = gr.Gallery(
-            label="Pictures of this session", columns=4, elem_id=element_id("gallery")
+            label="Images of this session", columns=4, elem_id=element_id("gallery")
         )
         self._about = gr.Code(
-            label="Settings of the picture", language="json", elem_id=element_id("about")
+            label="Settings of the image", language="json", elem_id=element_id("about")
         )
         self._use = gr.Button("Use these settings", elem_id=element_id("use"))
         self._drop = gr.File(
-            label="Drop a picture here to use its settings",
+            label="Drop an image here to use its settings",
             file_types=[".png"],
             elem_id=element_id("drop"),
         )
-        self._session = gr.State([])  # paths of the pictures, newest first
+        self._session = gr.State([])  # paths of the images, newest first
         self._chosen = gr.State(None)  # the path of the one whose settings are shown
 
     def _connect(self) -> None:
@@ -216,19 +216,19 @@ class Page:
         return ["", _said(f"these are the settings of {purpose}"), *values]
 
     def _use_settings(self, path: str | None) -> list[Any]:
-        """The controls as they were for the picture, and what there is to say."""
+        """The controls as they were for the image, and what there is to say."""
         unchanged = [gr.skip()] * len(self._controls.repeating)
         if path is None:
-            return [_said("choose a picture first"), *unchanged]
+            return [_said("choose an image first"), *unchanged]
         try:
             about = read_run(Path(path))
             values = self._controls.values(about)
         except SettingsError as error:
             return [_refused(error), *unchanged]
-        return [_said(f"these are the settings of a picture made with {about['model']}"), *values]
+        return [_said(f"these are the settings of an image made with {about['model']}"), *values]
 
     def _use_dropped(self, path: str) -> list[Any]:
-        """The same for a picture that comes from elsewhere; the field is free for the next."""
+        """The same for an image that comes from elsewhere; the field is free for the next."""
         return [None, *self._use_settings(path)]
 
 
@@ -248,16 +248,16 @@ class _Shown:
         if isinstance(event, Ended):
             kept = "" if self._saved is None else f"; {_stage_name(self._saved.stage)} is kept"
             return {"status": _said(f"{event.sentence}{kept}") + folded(event.record)}
-        self._saved, self._first = event, self._first or event.picture
-        return self._pictures(event)
+        self._saved, self._first = event, self._first or event.image
+        return self._images(event)
 
-    def _pictures(self, saved: Saved) -> dict[str, Any]:
+    def _images(self, saved: Saved) -> dict[str, Any]:
         paths = [str(path) for path in saved.paths]
         earlier = [path for path in self._earlier if Path(path).is_file()]
         session = paths + earlier
         before = self._first
         assert before is not None
-        if saved.stage == 0 and earlier:  # one picture alone: beside the one before it
+        if saved.stage == 0 and earlier:  # one image alone: beside the one before it
             before = _opened(earlier[0]) or before
         done = saved.stage == saved.stages
         text = f'done in <span class="measurement">{saved.seconds:.1f} sec.</span>'
@@ -266,22 +266,22 @@ class _Shown:
             "gallery": session,
             "chosen": paths[0],
             "about": _about(paths[0]),
-            "compare": (before.resize(saved.picture.size), saved.picture),
+            "compare": (before.resize(saved.image.size), saved.image),
             **({"status": _paragraph(text) + folded(saved.record)} if done else {}),
         }
 
 
 def _opened(path: str) -> Image.Image | None:
-    """RGB; None where the file is no picture any more, or larger than Pillow opens."""
+    """RGB; None where the file is no image any more, or larger than Pillow opens."""
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        with Image.open(path) as image:
+            return image.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError):
         return None
 
 
 def _choose(session: list[str], event: gr.SelectData) -> tuple[Any, Any, str]:
-    """The picture that was clicked on, its settings, and what there is to say."""
+    """The image that was clicked on, its settings, and what there is to say."""
     path = session[event.index]
     try:
         return path, _about(path), _said("")
@@ -293,8 +293,8 @@ def _about(path: str) -> str:
     return json.dumps(read_about(Path(path)), indent=2, ensure_ascii=False)
 
 
-def _visible(picture: Image.Image) -> Any:
-    return gr.update(value=picture, visible=True)
+def _visible(image: Image.Image) -> Any:
+    return gr.update(value=image, visible=True)
 
 
 def _progress(event: Step) -> str:
@@ -308,7 +308,7 @@ def _waiting(ahead: int) -> str:
 
 
 def _stage_name(stage: int) -> str:
-    return f"stage {stage}" if stage else "the first picture"
+    return f"stage {stage}" if stage else "the first image"
 
 
 def _said(text: str) -> str:
@@ -327,7 +327,7 @@ def run_page(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """Serve the page until the process is interrupted; options: of the command line.
 
     Raises SettingsError where others could reach the page without a password, or more than its
-    pictures, and ModelError.
+    images, and ModelError.
     """
     check_served(options.out)
     auth = visitors(options.listen, options.user, options.password)
@@ -372,7 +372,7 @@ def check_served(folder: Path) -> None:
     """Raises SettingsError where serving the folder serves the working folder too."""
     if Path.cwd().resolve().is_relative_to(folder.resolve()):
         raise SettingsError(
-            f"--out: expected a folder for pictures alone, for the page serves all that is in it, "
+            f"--out: expected a folder for images alone, for the page serves all that is in it, "
             f"got {folder}, which is the current folder or around it"
         )
 

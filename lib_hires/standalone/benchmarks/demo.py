@@ -45,16 +45,16 @@ PAPER, INK, FAINT = (255, 255, 255), (30, 30, 34), (110, 110, 118)
 
 @dataclass(frozen=True)
 class Row:
-    """A technique's pictures at one scale and their entries in the report."""
+    """A technique's images at one scale and their entries in the report."""
 
     technique: Technique
     scale: int
-    pictures: Sequence[Image.Image]
+    images: Sequence[Image.Image]
     entries: Sequence[dict[str, Any]]
 
 
 def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOTHING) -> str:
-    """Make the pictures, the contact sheet `demo.png` and `report.json` in `out`.
+    """Make the images, the contact sheet `demo.png` and `report.json` in `out`.
 
     shown_at: how many of the wishes are made at each scale. upsampler: a feature upsampler, as the
     control names it; adds rows with it.
@@ -68,7 +68,7 @@ def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOT
     plan = [(1, NATIVE), (1, NATIVE_PFSA), *enlarging]
     plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
     total = sum(shown_at[scale] for scale, _ in plan)
-    with tqdm(total=total, unit="picture", desc="demo") as bar:
+    with tqdm(total=total, unit="image", desc="demo") as bar:
         rows = [
             _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar)
             for scale, technique in plan
@@ -97,30 +97,30 @@ def _row(
     out: Path,
     bar: Any,
 ) -> Row:
-    pictures, entries = [], []
+    images, entries = [], []
     for prompt, seed in wishes:
         bar.set_postfix_str(f"{technique.label} at {scale}x")
         base = Request(prompt=prompt, seed=seed)
         made = make(technique, model, base, scale)
-        (picture,) = made.pictures
+        (image,) = made.images
         entry = {
             "file": f"{scale}x-{technique.name}-{seed}.png",
             "technique": technique.name,
             "scale": scale,
             "prompt": prompt,
             "settings": technique.settings_at(scale).changed(),
-            "width": picture.width,
-            "height": picture.height,
+            "width": image.width,
+            "height": image.height,
             "seed": seed,
             "seconds": round(made.seconds, 3),
             "model_evaluations": made.model_evaluations,
-            "objects": inspect([picture], judge)[0].objects,
+            "objects": inspect([image], judge)[0].objects,
         }
-        save(picture, out / entry["file"], made.about | {"demo": entry})
-        pictures.append(picture)
+        save(image, out / entry["file"], made.about | {"demo": entry})
+        images.append(image)
         entries.append(entry)
         bar.update()
-    return Row(technique, scale, pictures, entries)
+    return Row(technique, scale, images, entries)
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
@@ -137,8 +137,8 @@ def _seconds(row: Row) -> float:
 
 
 def contact_sheet(rows: Sequence[Row], captions: Sequence[str]) -> Image.Image:
-    """One row per technique and scale: its pictures, reduced, and a detail at full size."""
-    columns = max(len(row.pictures) for row in rows) + 1
+    """One row per technique and scale: its images, reduced, and a detail at full size."""
+    columns = max(len(row.images) for row in rows) + 1
     sheet = Image.new("RGB", (LABEL + columns * CELL, 24 + len(rows) * CELL), PAPER)
     ink = ImageDraw.Draw(sheet)
     small, large = ImageFont.load_default(12), ImageFont.load_default(15)
@@ -147,27 +147,27 @@ def contact_sheet(rows: Sequence[Row], captions: Sequence[str]) -> Image.Image:
     ink.text((LABEL + (columns - 1) * CELL + 4, 5), "detail at full size", INK, small)
     for number, row in enumerate(rows):
         top = 24 + number * CELL
-        ink.text((8, top + 8), f"{row.scale}x  {row.pictures[0].width} pixels", FAINT, small)
+        ink.text((8, top + 8), f"{row.scale}x  {row.images[0].width} pixels", FAINT, small)
         label = textwrap.wrap(row.technique.label, LABEL_LETTERS)
         ink.multiline_text((8, top + 28), "\n".join(label), INK, large)
         top_of_facts = top + 36 + 18 * len(label)
-        ink.text((8, top_of_facts), f"{_seconds(row):.1f} s a picture", FAINT, small)
+        ink.text((8, top_of_facts), f"{_seconds(row):.1f} s an image", FAINT, small)
         if "objects" in row.entries[0]:
             objects = ", ".join(f"{entry['objects']:.0f}" for entry in row.entries)
             ink.text((8, top_of_facts + 18), f"objects: {objects}", FAINT, small)
-        cells = [*(reduced(picture) for picture in row.pictures), None]
-        cells = [*cells[:-1], *[None] * (columns - len(cells)), _detail(row.pictures[0])]
+        cells = [*(reduced(image) for image in row.images), None]
+        cells = [*cells[:-1], *[None] * (columns - len(cells)), _detail(row.images[0])]
         for column, cell in enumerate(cells):
             if cell is not None:
                 sheet.paste(cell, (LABEL + column * CELL, top))
     return sheet
 
 
-def reduced(picture: Image.Image) -> Image.Image:
+def reduced(image: Image.Image) -> Image.Image:
     """As the sheet shows it."""
-    return picture.resize((CELL - 4, CELL - 4), Image.Resampling.LANCZOS)
+    return image.resize((CELL - 4, CELL - 4), Image.Resampling.LANCZOS)
 
 
-def _detail(picture: Image.Image) -> Image.Image:
-    left, top = ((side - CELL + 4) // 2 for side in picture.size)
-    return picture.crop((left, top, left + CELL - 4, top + CELL - 4))
+def _detail(image: Image.Image) -> Image.Image:
+    left, top = ((side - CELL + 4) // 2 for side in image.size)
+    return image.crop((left, top, left + CELL - 4, top + CELL - 4))

@@ -2,7 +2,7 @@
 
 The authors' code is not part of this project; it is imported from a folder. Both sides get the same
 prompt, noise, schedule (Karras, Euler's method), sizes and share of self-attention, so that their
-pictures are equal up to rounding. Every painting is made in a process of its own.
+images are equal up to rounding. Every painting is made in a process of its own.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Case:
-    """Published settings for a picture `factor` times the first one's sides."""
+    """Published settings for an image `factor` times the first one's sides."""
 
     name: str
     factor: int
@@ -53,7 +53,7 @@ class Case:
     tile: int = 0  # ours, in pixels; theirs follow from the U-Net's native size
 
 
-# "tiles" is 4x with the VAE in tiles, each side's own: the pictures are not quite equal.
+# "tiles" is 4x with the VAE in tiles, each side's own: the images are not quite equal.
 CASES = (
     Case("2x", 2, (0.2,)),
     Case("4x", 4, (0.1, 0.2)),
@@ -79,7 +79,7 @@ class Job:
     device: str = "cpu"
     dtype: str = "float32"
     gamma: float = AttentiveGuidance().gamma
-    first: int = 1024  # sides of the first picture; their code knows no others
+    first: int = 1024  # sides of the first image; their code knows no others
 
     @property
     def delay(self) -> int:
@@ -99,7 +99,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Painting:
-    """A finished picture and what it took; loading the model is not counted."""
+    """A finished image and what it took; loading the model is not counted."""
 
     pixels: Any  # (H, W, 3) uint8
     seconds: float
@@ -111,7 +111,7 @@ class Painting:
 def papers(
     out: Path, ap_ldm: Path, jobs: Sequence[Job], *, repeats: int = 3, say: Callable[[str], object]
 ) -> None:
-    """Paint every job by both, in turns, and write pictures and report.json into `out`.
+    """Paint every job by both, in turns, and write images and report.json into `out`.
 
     Raises ValueError where the folder or the model is not what is expected.
     """
@@ -173,10 +173,10 @@ def paint_ours(job: Job) -> Painting:
         )
     calls: list[Any] = []
     model.unet.register_forward_pre_hook(lambda *call: calls.append(None))
-    return _measured(model.device, lambda: _our_picture(job, model), calls)
+    return _measured(model.device, lambda: _our_image(job, model), calls)
 
 
-def _our_picture(job: Job, model: LatentModel) -> Image.Image:
+def _our_image(job: Job, model: LatentModel) -> Image.Image:
     settings = Settings.from_values(
         {
             "pfsa": True,
@@ -236,7 +236,7 @@ def paint_theirs(job: Job, folder: Path, alike: bool = False) -> Painting:
         pipeline.vae.to(memory_format=torch.channels_last)
     calls: list[Any] = []
     pipeline.unet.register_forward_pre_hook(lambda *call: calls.append(None))
-    return _measured(torch.device(job.device), lambda: _their_picture(job, pipeline), calls)
+    return _measured(torch.device(job.device), lambda: _their_image(job, pipeline), calls)
 
 
 def _pipeline_class(folder: Path) -> Any:
@@ -262,12 +262,12 @@ def _scheduler(config: Any) -> Any:
     return SameNoise.from_config(config, use_karras_sigmas=True, timestep_spacing="linspace")
 
 
-def _their_picture(job: Job, pipeline: Any) -> Image.Image:
+def _their_image(job: Job, pipeline: Any) -> Image.Image:
     latent = job.first // pipeline.vae_scale_factor
     noise = draw(generators([SEED]), (pipeline.unet.config.in_channels, latent, latent))
     tiles = bool(job.case.tile)
     with redirect_stdout(io.StringIO()):
-        pictures = pipeline(
+        images = pipeline(
             PROMPT,
             height=job.final,
             width=job.final,
@@ -282,7 +282,7 @@ def _their_picture(job: Job, pipeline: Any) -> Image.Image:
             attn_guidance_density=(1,) * (job.steps - job.delay) + (0,) * job.delay,
             attn_guidance_decay=("cosine", 0, AttentiveGuidance().beta),
         )
-    return pictures[-1]
+    return images[-1]
 
 
 # --- the report -----------------------------------------------------------------------------------

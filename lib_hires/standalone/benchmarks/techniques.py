@@ -20,9 +20,9 @@ from lib_hires.standalone.pipeline.upsamplers import BUNDLED_2X
 
 @dataclass(frozen=True)
 class Technique:
-    """One way to a picture of `scale` times the native size.
+    """One way to an image of `scale` times the native size.
 
-    starts_large: the first picture already has the final size (naive, UG); otherwise it is native
+    starts_large: the first image already has the final size (naive, UG); otherwise it is native
     and `lanczos` or refinement enlarges it.
     """
 
@@ -35,7 +35,7 @@ class Technique:
     sampler: str = ""  # where it is not the request's own
 
     def request(self, base: Request, scale: int, model: LatentModel) -> Request:
-        """`base` with the first picture's size and this technique's sampler."""
+        """`base` with the first image's size and this technique's sampler."""
         times = scale if self.starts_large else 1
         width, height = model.native[1] * times, model.native[0] * times
         return replace(self.sampled(base), width=width, height=height)
@@ -45,7 +45,7 @@ class Technique:
         return replace(base, sampler=self.sampler or base.sampler)
 
     def settings_at(self, scale: int) -> Settings:
-        """The controls for a final picture of `scale` times the native sides."""
+        """The controls for a final image of `scale` times the native sides."""
         values = dict(self.settings if scale < 4 else self.settings_4x or self.settings)
         if values.get("refine"):
             values["refine_factor"] = scale
@@ -109,7 +109,7 @@ def with_upsampler(technique: Technique, named: str) -> Technique:
     )
 
 
-# What a user of the WebUI would pick instead: one pass over the enlarged picture, unguided.
+# What a user of the WebUI would pick instead: one pass over the enlarged image, unguided.
 HIRES_FIX = tuple(
     Technique(
         f"hires_fix_{space}_{strength}",
@@ -165,7 +165,7 @@ UG_GRID = tuple(
 )
 UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.settings})
 
-# The large picture in windows: by themselves (an eta of 0 guides no step), and held together.
+# The large image in windows: by themselves (an eta of 0 guides no step), and held together.
 _APART = {"ug": True, "ug_eta": 0, "ug_shifted_start": False}
 IN_WINDOWS = (
     Technique(
@@ -224,8 +224,8 @@ def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, 
 def varied(words: Sequence[str], scale: int) -> Technique:
     """A technique's name and then settings as NAME=VALUE.
 
-    Raises SettingsError also for settings that would make pictures of another size, or no other
-    pictures.
+    Raises SettingsError also for settings that would make images of another size, or no other
+    images.
     """
     name, *settings = words
     text = " ".join(words)
@@ -252,7 +252,7 @@ def _check_variant(
 ) -> None:
     sizes = {"refine_factor", "refine_width", "refine_height"} & given.keys()
     if sizes:
-        raise SettingsError(f"{min(sizes)}: the pictures' size is --scale")
+        raise SettingsError(f"{min(sizes)}: the images' size is --scale")
     for row in declarations():
         if row.name in given and row.control.webui_only:
             raise SettingsError(f"{row.name}: is for the WebUI alone")
@@ -260,14 +260,14 @@ def _check_variant(
     if made.starts_large and settings.refine.enabled:
         raise SettingsError(f"refine: {technique.name} starts at the final size")
     if settings.changed() == technique.settings_at(scale).changed():
-        raise SettingsError("makes the same pictures")
+        raise SettingsError("makes the same images")
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A batch of finished pictures and what making them took."""
+    """A batch of finished images and what making them took."""
 
-    pictures: list[Image.Image]
+    images: list[Image.Image]
     seconds: float  # for the whole batch, text encoding and decoding included
     model_evaluations: int
     about: dict[str, Any]  # what repeats the run
@@ -278,8 +278,8 @@ def make(technique: Technique, model: LatentModel, base: Request, scale: int) ->
     request, settings = technique.request(base, scale, model), technique.settings_at(scale)
     run = Run(model, request, settings)
     painted = list(run.paint())[-1]
-    pictures = [to_pil(image) for image in painted.images]
+    images = [to_pil(image) for image in painted.images]
     if technique.lanczos:
         size = model.native[1] * scale, model.native[0] * scale
-        pictures = [picture.resize(size, Image.Resampling.LANCZOS) for picture in pictures]
-    return Made(pictures, painted.seconds, painted.model_evaluations, run.about())
+        images = [small.resize(size, Image.Resampling.LANCZOS) for small in images]
+    return Made(images, painted.seconds, painted.model_evaluations, run.about())

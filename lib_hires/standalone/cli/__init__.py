@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hires", description="Pictures above native size.")
+    parser = argparse.ArgumentParser(prog="hires", description="Images above native size.")
     commands = parser.add_subparsers(required=True, metavar="command")
-    generate = commands.add_parser("generate", help="make pictures from a prompt")
+    generate = commands.add_parser("generate", help="make images from a prompt")
     _add_generate_options(generate)
     generate.set_defaults(command=_generate)
     app = commands.add_parser("app", help="all of it in a browser, on this machine")
@@ -88,15 +88,15 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help="what to show")
     parser.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
-    parser.add_argument("--from", dest="source", type=Path, help="repeat this picture")
+    parser.add_argument("--from", dest="source", type=Path, help="repeat this image")
     text = f"settings for a purpose, which other options change: {'; '.join(PURPOSES)}"
     parser.add_argument("--preset", metavar="PURPOSE", help=text)
     text = "a prompt a line, or a .csv table with columns as the options; goes on where it stopped"
     parser.add_argument("--prompts", metavar="FILE", type=Path, help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
-    picture = parser.add_argument_group("Picture")
-    add_request_options(picture, [name for name, *_ in Request.rows() if name != "prompt"])
+    image = parser.add_argument_group("Image")
+    add_request_options(image, [name for name, *_ in Request.rows() if name != "prompt"])
     groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
     for row in declarations():
         if not row.control.webui_only:
@@ -107,7 +107,7 @@ def _add_train_upsampler_options(parser: argparse.ArgumentParser) -> None:
     """accelerate's launcher starts several of these; each finds its part."""
     parser.add_argument("--model", type=Path, help="(default: the bundled one)")
     parser.add_argument(
-        "--data", type=Path, help="folder of large pictures, captions beside them in .txt files"
+        "--data", type=Path, help="folder of large images, captions beside them in .txt files"
     )
     out = Path("upsampler.safetensors")
     parser.add_argument("--out", type=Path, default=out, help=f"the file (default: {out})")
@@ -169,7 +169,7 @@ def _generate(options: argparse.Namespace) -> int:
     if options.prompts:
         return _generate_many(options, Request.from_values(asked), settings, named.keys())
     if not about and "prompt" not in asked:
-        raise SettingsError("prompt: expected one, or a picture to repeat with --from")
+        raise SettingsError("prompt: expected one, or an image to repeat with --from")
     request = Request.from_values(about.get("request", {}) | asked)
     writable_folder(options.out)
 
@@ -184,7 +184,7 @@ def _generate(options: argparse.Namespace) -> int:
     model = load_model(options.model, device=options.device, dtype=getattr(torch, dtype))
     if about and about["model"] != model.name and options.model is None:
         raise SettingsError(f"--from: made with {about['model']}; name its file with --model")
-    # A picture of a batch is repeated within its batch, for to the bit it depends on it.
+    # An image of a batch is repeated within its batch, for to the bit it depends on it.
     repeats_one = about and not {"seed", "batch"} & set(asked)
     only = about.get("image", 0) if repeats_one else None
     if only is not None and only not in range(request.batch):
@@ -231,7 +231,7 @@ def _generate_many(
 
 
 def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
-    """Write the pictures as each stage finishes, the later over the earlier, so none is lost.
+    """Write the images as each stage finishes, the later over the earlier, so none is lost.
 
     only: the one image of the batch to write; None for all.
     """

@@ -27,14 +27,14 @@ SAMPLED = ("negative", "steps", "sampler", "schedule", "cfg")
 """The controls of a request that `hires benchmark quality` leaves to the user."""
 
 REFERENCED = ("references", "prompts", "inception", "clip")
-"""Its options that are about true pictures of any kind, to judge another model by."""
+"""Its options that are about true images of any kind, to judge another model by."""
 
 
 def add_benchmarks(commands: Any) -> None:
     """Add the command to those of `hires`."""
     benchmark = commands.add_parser("benchmark", help="measure quality, speed or memory")
     kinds = benchmark.add_subparsers(required=True, metavar="what")
-    quality = kinds.add_parser("quality", help="what each technique's pictures show")
+    quality = kinds.add_parser("quality", help="what each technique's images show")
     _add_quality_options(quality)
     quality.set_defaults(command=_benchmark_quality)
     speed = kinds.add_parser("speed", help="what each technique costs, beside its bound")
@@ -45,7 +45,7 @@ def add_benchmarks(commands: Any) -> None:
     speed.add_argument("--dtype", default="float32", choices=DTYPES)
     text = "the CUDA device for networks of SD 1.5's and SDXL's size (default: cuda, if any)"
     speed.add_argument("--device", help=text)
-    text = "of the pictures on it in pixels, with commas (default: 2048, 4096)"
+    text = "of the images on it in pixels, with commas (default: 2048, 4096)"
     speed.add_argument("--sides", default="2048, 4096", help=text)
     speed.set_defaults(command=_benchmark_speed)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
@@ -57,7 +57,14 @@ def add_benchmarks(commands: Any) -> None:
 
 def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder (default: benchmark/quality-2x or -4x)")
-    parser.add_argument("--pictures", type=int, default=100, help="per technique (default: 100)")
+    parser.add_argument(
+        "--images",
+        "--pictures",
+        dest="images",
+        type=int,
+        default=100,
+        help="per technique (default: 100)",
+    )
     parser.add_argument("--scale", type=int, default=2, choices=(2, 4))
     parser.add_argument(
         "--techniques",
@@ -82,13 +89,13 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="processes (default: one a core, with --references one)",
     )
-    sampling = parser.add_argument_group("How every picture is sampled, as few-step models want it")
+    sampling = parser.add_argument_group("How every image is sampled, as few-step models want it")
     add_request_options(sampling, SAMPLED)
     other = parser.add_argument_group("Another model than the bundled one")
     other.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
     text = "judge as the bundled model's: for one made of it (train-demo's few-steps, turbo)"
     other.add_argument("--scenes", action="store_true", help=text)
-    other.add_argument("--references", metavar="FOLDER", type=Path, help="of true pictures")
+    other.add_argument("--references", metavar="FOLDER", type=Path, help="of true images")
     other.add_argument("--prompts", metavar="FILE", type=Path, help="one a line, taken in turn")
     other.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     text = "of inception-2015-12-05.pt, for the FID (default: /tmp, where clean-fid keeps it)"
@@ -133,7 +140,7 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
             writable_folder(options.out or Path("benchmark") / f"quality-{kind}"),
             subject,
             measurer,
-            pictures=options.pictures,
+            images=options.images,
             scale=options.scale,
             techniques=techniques,
             first_seed=FINAL_SEEDS if options.first_seed is None else options.first_seed,
@@ -171,7 +178,7 @@ def _chosen_techniques(options: argparse.Namespace, sampling: Request) -> tuple[
 def _measured_model(
     options: argparse.Namespace, dtype: torch.dtype, sampling: Request
 ) -> tuple[Subject, Measurer]:
-    """Whose pictures `hires benchmark quality` measures, and who looks at them."""
+    """Whose images `hires benchmark quality` measures, and who looks at them."""
     from lib_hires.standalone.benchmarks.quality.generation import Subject
 
     if options.model is None or options.scenes:

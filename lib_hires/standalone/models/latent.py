@@ -29,7 +29,7 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the prompts and the negative prompts say, per picture, in the model's dtype."""
+    """What the prompts and the negative prompts say, per image, in the model's dtype."""
 
     cond: torch.Tensor  # (b, n, d)
     uncond: torch.Tensor  # (b, n, d)
@@ -209,7 +209,7 @@ class LatentModel:
 def size_numbers(
     height: int, width: int, device: torch.device, *, dtype: torch.dtype
 ) -> torch.Tensor:
-    """(1, 6) what SDXL is told of a picture's size in pixels."""
+    """(1, 6) what SDXL is told of an image's size in pixels."""
     ids = [height, width, 0, 0, height, width]  # original size, crop, target size
     return torch.tensor([ids], device=device, dtype=dtype)
 
@@ -234,7 +234,7 @@ def assembled(
     for part in (unet, vae, *(encoder.model for encoder in encoders)):
         part.eval().requires_grad_(False)
         part.to(device, torch.float32 if part is vae and upcast else dtype)
-    vae.to(memory_format=torch.channels_last)  # its wide pictures decode 1.6 times faster on a CPU
+    vae.to(memory_format=torch.channels_last)  # its wide images decode 1.6 times faster on a CPU
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     return LatentModel(
         name=name,

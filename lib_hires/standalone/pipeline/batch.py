@@ -1,6 +1,6 @@
-"""Many pictures from a file of prompts, over the processes that accelerate's launcher starts.
+"""Many images from a file of prompts, over the processes that accelerate's launcher starts.
 
-A picture's file is named by the hash of all that its PNG text says of it (the model by name, not by
+An image's file is named by the hash of all that its PNG text says of it (the model by name, not by
 its weights), so a second call, with any number of processes, paints what is missing and no more.
 """
 
@@ -27,7 +27,7 @@ from lib_hires.standalone.pipeline.png import read_about
 from lib_hires.standalone.pipeline.request import Request, fitted
 from lib_hires.standalone.pipeline.results import save_stage, what_happened
 
-HASH = 16  # digits in a picture's name
+HASH = 16  # digits in an image's name
 
 Say = Callable[[str], None]
 
@@ -141,7 +141,7 @@ def paint_lines(
 ) -> int:
     """Paint this process's share of what is missing; returns how many of its lines failed.
 
-    say: gets the path of every picture of the share, also of one that was there. A line that
+    say: gets the path of every image of the share, also of one that was there. A line that
     cannot be painted is complained of, and the rest go on.
     """
     failed = 0
@@ -180,7 +180,7 @@ def _painted(run: Run, folder: Path) -> list[Path]:
 
 
 def _is_finished(path: Path) -> bool:
-    """False also for an earlier stage's picture, which a process that was ended has left."""
+    """False also for an earlier stage's image, which a process that was ended has left."""
     try:
         about = read_about(path)
     except SettingsError:

@@ -1,4 +1,4 @@
-"""One run: from a request to finished pictures, stage by stage."""
+"""One run: from a request to finished images, stage by stage."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OnStep = Callable[[int, int, int, Tensor], None]
 
 @dataclass(frozen=True, eq=False)
 class Painted:
-    """A finished stage: 0 is the first picture, the last one is the result."""
+    """A finished stage: 0 is the first image, the last one is the result."""
 
     stage: int
     stages: int
@@ -56,7 +56,7 @@ class Painted:
 
 
 class Run:
-    """Everything one run needs, checked when built; `paint` makes the pictures.
+    """Everything one run needs, checked when built; `paint` makes the images.
 
     Raises SettingsError for what cannot work with this model and these sizes.
     """
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def steps(self) -> list[int]:
-        """The sampler's steps of the first picture and of each stage."""
+        """The sampler's steps of the first image and of each stage."""
         return [len(self.sigmas) - 1, *(len(self.stage_sigmas(stage)) - 1 for stage in self.stages)]
 
     def stage_sigmas(self, stage: Stage) -> Tensor:
@@ -135,7 +135,7 @@ class Run:
 
     @torch.no_grad()
     def paint(self, on_step: OnStep = lambda *_: None) -> Iterator[Painted]:
-        """Yield the first picture and then each stage's, as soon as it is finished.
+        """Yield the first image and then each stage's, as soon as it is finished.
 
         What happens is told in `record`, which begins anew.
         on_step: called after each step with (stage, step, steps of the stage, predicted latent).
@@ -152,11 +152,9 @@ class Run:
             return Painted(stage, len(self.stages), latent, images, seconds, *counts)
 
         with record.taking("text", self.first):
-            latent = painter.first_picture()
+            latent = painter.first_image()
             if not torch.isfinite(latent).all():
-                raise FloatingPointError(
-                    "the first picture came out as values that are not numbers"
-                )
+                raise FloatingPointError("the first image came out as values that are not numbers")
             made = painted(0, latent)
         yield made
         results: Iterator[StageResult] = refine(
@@ -179,7 +177,7 @@ class Run:
         return float(self.denoiser.t_to_sigma(torch.tensor(timestep)))
 
     def reduction(self, size: Size, stage: int = 0) -> Reduction | None:
-        """D and U with which a picture of `size` pixels is guided; None where it is not."""
+        """D and U with which an image of `size` pixels is guided; None where it is not."""
         factor, model = self.model.factor, self.model
         latent = size[0] // factor, size[1] // factor
         small = guided_at(
@@ -210,7 +208,7 @@ class Run:
 
 
 class Painter:
-    """Samples the pictures of one run once through, and tells the run's record of it."""
+    """Samples the images of one run once through, and tells the run's record of it."""
 
     def __init__(self, run: Run, on_step: OnStep) -> None:
         self._run, self._on_step = run, on_step
@@ -226,7 +224,7 @@ class Painter:
             weights = copy.deepcopy(run.upsampler.weights)
             self._upsampler = weights.to(run.model.device, run.model.dtype)
 
-    def first_picture(self) -> Tensor:
+    def first_image(self) -> Tensor:
         """The latent (b, c, h, w) sampled from pure noise."""
         run, factor = self._run, self._run.model.factor
         sigmas, reduction = run.sigmas, run.reduction(run.first)
@@ -340,10 +338,10 @@ def plan_model(model: LatentModel) -> Model:
 
 
 def first_size(request: Request, settings: Settings, model: LatentModel) -> Size:
-    """The first picture's (height, width) in pixels, rounded to what the model takes.
+    """The first image's (height, width) in pixels, rounded to what the model takes.
 
     Without a wish it has the native area, in the shape of refinement's target where that is given.
-    With one side given the picture is square. Raises SettingsError for a side that is too small.
+    With one side given the image is square. Raises SettingsError for a side that is too small.
     """
     if not request.width and not request.height:
         wanted = model.native

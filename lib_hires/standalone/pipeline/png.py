@@ -1,4 +1,4 @@
-"""Pictures on disk, each with the settings that repeat it in its PNG text."""
+"""Images on disk, each with the settings that repeat it in its PNG text."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ KEY = "hires-guidance"
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1] to an 8-bit RGB picture."""
+    """(3, H, W) in [-1, 1] to an 8-bit RGB image."""
     pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte()
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy()))
 
 
-def save(picture: Image.Image, path: Path, about: dict[str, Any]) -> None:
+def save(image: Image.Image, path: Path, about: dict[str, Any]) -> None:
     """Write a PNG with `about` as JSON in its text, replacing an older file only when complete."""
     text = PngImagePlugin.PngInfo()
     text.add_text(KEY, json.dumps(about))
     with whole_file(path) as partial:
-        picture.save(partial, format="PNG", pnginfo=text)
+        image.save(partial, format="PNG", pnginfo=text)
 
 
 def read_about(path: Path) -> dict[str, Any]:
     """What `save` wrote. Raises SettingsError where there is no such file or nothing in it.
 
-    No pixel is decoded, so a picture may be larger than Pillow's limit for those.
+    No pixel is decoded, so an image may be larger than Pillow's limit for those.
     """
     try:
-        with PngImagePlugin.PngImageFile(path) as picture:
-            about = json.loads(picture.info[KEY])
+        with PngImagePlugin.PngImageFile(path) as image:
+            about = json.loads(image.info[KEY])
             if isinstance(about, dict):
                 return about
     except FileNotFoundError:
         raise SettingsError(f"--from: there is no file {path}") from None
     except SyntaxError:  # as Pillow says that it is none
-        raise SettingsError(f"--from: {path} is not a PNG picture") from None
+        raise SettingsError(f"--from: {path} is not a PNG image") from None
     except (KeyError, OSError, TypeError, ValueError, RecursionError):
         pass
     raise SettingsError(f"--from: {path} holds no settings of ours")
@@ -78,7 +78,7 @@ def writable_folder(path: Path) -> Path:
 
 
 def next_number(folder: Path) -> int:
-    """One more than the largest number that a picture's name in the folder starts with."""
+    """One more than the largest number that an image's name in the folder starts with."""
     starts = [file.name[:5] for file in folder.glob("*.png")]
     numbers = [int(start) for start in starts if start.isascii() and start.isdecimal()]
     return max(numbers, default=0) + 1

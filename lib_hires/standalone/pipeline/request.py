@@ -48,7 +48,7 @@ class Request(Declared):
     width: int = control(
         0,
         "Width",
-        "The first picture's width in pixels, rounded to what the model takes. 0: native.",
+        "The first image's width in pixels, rounded to what the model takes. 0: native.",
         minimum=8,
         maximum=16384,
         step=8,
@@ -57,7 +57,7 @@ class Request(Declared):
     height: int = control(
         0,
         "Height",
-        "The first picture's height in pixels, rounded to what the model takes. 0: native.",
+        "The first image's height in pixels, rounded to what the model takes. 0: native.",
         minimum=8,
         maximum=16384,
         step=8,
@@ -69,9 +69,9 @@ class Request(Declared):
     cfg: float = control(
         5.0, "CFG scale", "Classifier-free guidance; 1 is none.", minimum=1, maximum=100, step=0.5
     )
-    seed: int = control(0, "Seed", "Of the first picture.", minimum=0, maximum=2**32 - 1)
+    seed: int = control(0, "Seed", "Of the first image.", minimum=0, maximum=2**32 - 1)
     batch: int = control(
-        1, "Batch", "Pictures at once, their seeds counting up.", minimum=1, maximum=1000
+        1, "Batch", "Images at once, their seeds counting up.", minimum=1, maximum=1000
     )
 
     @property

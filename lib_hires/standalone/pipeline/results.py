@@ -1,4 +1,4 @@
-"""Where a run's pictures go, what is said when it ends early, and what it really did."""
+"""Where a run's images go, what is said when it ends early, and what it really did."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lib_hires.standalone.pipeline.generate import Painted, Run
 def free_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Path]:
     """New files for a run's images by their place in the batch; only: the one to write.
 
-    They are there from now on, empty, so that no other process writes its pictures into them.
+    They are there from now on, empty, so that no other process writes its images into them.
     """
     number = png.next_number(folder)
     paths: dict[int, Path] = {}
@@ -69,7 +69,7 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"interrupted in {where}"
     if isinstance(error, OSError):
-        return f"could not write the picture of {where}: {error.strerror}"
+        return f"could not write the image of {where}: {error.strerror}"
     if isinstance(error, FloatingPointError):
         return f"{error}: try --dtype float32"
     if is_out_of_memory(error):

@@ -56,7 +56,7 @@ class ClassifierFreeGuidance:
             self._cond["pooled"] = torch.cat(pooled)
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """x (b, c, h, w), sigma (b,) to the predicted picture (b, c, h, w)."""
+        """x (b, c, h, w), sigma (b,) to the predicted image (b, c, h, w)."""
         n = self._branches
         denoised = self._denoise(x.repeat(n, 1, 1, 1), sigma.repeat(n), **self._cond)
         if n == 1:

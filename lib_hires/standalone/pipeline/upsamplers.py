@@ -24,7 +24,7 @@ def known_upsamplers() -> dict[str, Path]:
 
 
 def find_upsampler(named: str) -> NamedUpsampler | None:
-    """What the control names: a file, a name or a picture's `name [hash]`; None for NOTHING.
+    """What the control names: a file, a name or an image's `name [hash]`; None for NOTHING.
 
     Raises SettingsError where it is not here or not whole.
     """

@@ -76,7 +76,7 @@ class TrainingConfig(StageConfig):
     caption_dropout: float = 0.1
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
 def to_tensor(images: Sequence[np.ndarray]) -> Tensor:
@@ -92,14 +92,14 @@ def crops(rng: np.random.Generator, side: int) -> Iterator[np.ndarray]:
     while True:
         scale = int(rng.choice([1, 2, 4], p=[0.65, 0.22, 0.13]))
         scene = random_scene(rng)
-        picture = np.asarray(draw(scene, demo.NATIVE_SIZE * scale, demo.NATIVE_SIZE * scale))
-        pool.append((picture, scene.subjects[0].x, scene.subjects[0].y))
+        image = np.asarray(draw(scene, demo.NATIVE_SIZE * scale, demo.NATIVE_SIZE * scale))
+        pool.append((image, scene.subjects[0].x, scene.subjects[0].y))
         if len(pool) < 24:
             continue
         pool.pop(0)
         for _ in range(4):
-            picture, x, y = pool[int(rng.integers(len(pool)))]
-            size = picture.shape[0]
+            image, x, y = pool[int(rng.integers(len(pool)))]
+            size = image.shape[0]
             if rng.random() < 0.5:
                 left, top = (
                     int(np.clip(c * size + rng.normal() * 0.15 * size - side / 2, 0, size - side))
@@ -107,7 +107,7 @@ def crops(rng: np.random.Generator, side: int) -> Iterator[np.ndarray]:
                 )
             else:
                 left, top = (int(rng.integers(size - side + 1)) for _ in range(2))
-            yield picture[top : top + side, left : left + side]
+            yield image[top : top + side, left : left + side]
 
 
 # --- bookkeeping ----------------------------------------------------------------------------------
@@ -263,15 +263,15 @@ def start_from(model: Path, work: Path) -> None:
 # --- stage 1: the autoencoder ---------------------------------------------------------------------
 
 
-def sharp_loss(picture: Tensor, target: Tensor) -> Tensor:
+def sharp_loss(image: Tensor, target: Tensor) -> Tensor:
     """L1 of values and of neighbours' differences at three scales, for crisp edges. (b, 3, h, w)"""
-    total = picture.new_zeros(())
+    total = image.new_zeros(())
     for level in range(3):
-        error = picture - target
+        error = image - target
         total = total + 2 * error.abs().mean()
         total = total + error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         if level < 2:
-            picture, target = F.avg_pool2d(picture, 2), F.avg_pool2d(target, 2)
+            image, target = F.avg_pool2d(image, 2), F.avg_pool2d(target, 2)
     return total
 
 
@@ -309,11 +309,11 @@ def train_vae(work: Path, config: TrainingConfig) -> Progress:
         batch = to_tensor([next(source) for _ in range(config.vae_batch)])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             latent = vae.encode(batch).latent_dist
-            picture = vae.decode(latent.sample()).sample
+            image = vae.decode(latent.sample()).sample
         kl = 0.5 * (latent.mean.float() ** 2 + latent.var.float() - 1 - latent.logvar.float())
         colours = F.l1_loss(latent.mean[:, :3].float(), 3 * F.avg_pool2d(batch, demo.VAE_FACTOR))
         fade = max(0.0, 1 - progress.seconds / (60 * config.vae_minutes * config.vae_guided))
-        loss = sharp_loss(picture.float(), batch) + config.vae_kl * kl.mean()
+        loss = sharp_loss(image.float(), batch) + config.vae_kl * kl.mean()
         return loss + 3 * fade * colours
 
     def look(step: int) -> None:
@@ -343,8 +343,8 @@ def train_decoder(work: Path, config: TrainingConfig) -> Progress:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
                 latent = vae.encode(batch).latent_dist.sample()
-            picture = vae.decode(latent).sample
-        return sharp_loss(picture.float(), batch)
+            image = vae.decode(latent).sample
+        return sharp_loss(image.float(), batch)
 
     def look(step: int) -> None:
         show_vae(vae, work / "samples" / f"decoder-{step:06d}.png")
@@ -614,7 +614,7 @@ def show_samples(
     *,
     sampler: Callable[..., Tensor] = sample,
 ) -> None:
-    """24 pictures of the averaged model; the first ten name the classes in order.
+    """24 images of the averaged model; the first ten name the classes in order.
 
     sampler: called as `sample` is.
     """
@@ -633,8 +633,8 @@ def show_samples(
     noise = torch.randn(len(scenes), 4, 32, 32, generator=torch.Generator().manual_seed(7))
     latent = sampler(unet, context, empty, noise) * data.deviation + data.mean
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        pictures = vae.decode(latent.contiguous(memory_format=torch.channels_last)).sample.float()
-    grid = torch.cat([torch.cat(list(row), -1) for row in pictures.clamp(-1, 1).split(8)], -2)
+        images = vae.decode(latent.contiguous(memory_format=torch.channels_last)).sample.float()
+    grid = torch.cat([torch.cat(list(row), -1) for row in images.clamp(-1, 1).split(8)], -2)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(((grid.permute(1, 2, 0) + 1) * 127.5).byte().numpy()).save(path)
     path.with_suffix(".txt").write_text("\n".join(s.caption for s in scenes))

@@ -104,7 +104,7 @@ class Lesson:
         return self._trajectories.batch(self._data, self._rng)
 
     def scenes(self, n: int) -> tuple[Tensor, Tensor]:
-        """Latents (n, 4, 32, 32) of true pictures and their contexts (n, 77, 128)."""
+        """Latents (n, 4, 32, 32) of true images and their contexts (n, 77, 128)."""
         latents, captions = self._data.batch(self._rng, n, dropout=0)
         return latents, self.embed(captions)
 

@@ -1,4 +1,4 @@
-"""Trains the judge on drawn scenes of 0 to 16 objects, degraded as generated pictures are.
+"""Trains the judge on drawn scenes of 0 to 16 objects, degraded as generated images are.
 
 `hires train-demo --stages judge`; started again, it goes on where it was.
 """
@@ -42,7 +42,7 @@ from lib_hires.standalone.world.scenes import (
 
 log = logging.getLogger("hires_guidance")
 
-MOST = 16  # objects in a training picture
+MOST = 16  # objects in a training image
 COUNTS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, MOST)
 COUNT_SHARES = (0.07, 0.43, 0.18, 0.08, 0.07, 0.04, 0.03, 0.03, 0.03, 0.02, 0.02)
 SHAPES = ((SIDE, SIDE), (160, 96), (96, 160))  # width, height; one shape a batch
@@ -52,8 +52,8 @@ NOTHING, UNSURE = 0, -1  # labels of a place with no object, and of an object's 
 
 @dataclass(frozen=True)
 class Config:
-    """How the judge is trained. `scenes`: drawn pictures, each degraded anew whenever it is used;
-    `clean`: the share of pictures left as drawn; `average`: the decay of the averaged weights."""
+    """How the judge is trained. `scenes`: drawn images, each degraded anew whenever it is used;
+    `clean`: the share of images left as drawn; `average`: the decay of the averaged weights."""
 
     steps: int = 3500
     batch: int = 64
@@ -64,13 +64,13 @@ class Config:
     seed: int = 1
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures of one shape and what they show. `objects`: (n, MOST, 6) with centre x and y, half
-    width and half height in fractions of the picture, class and colour; class -1 for no object."""
+class Images:
+    """Images of one shape and what they show. `objects`: (n, MOST, 6) with centre x and y, half
+    width and half height in fractions of the image, class and colour; class -1 for no object."""
 
     pixels: Tensor  # (n, 3, H, W) uint8
     objects: Tensor
@@ -79,13 +79,13 @@ class Pictures:
         return len(self.pixels)
 
     def pick(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (b, 3, H, W) in [-1, 1] and their objects (b, MOST, 6)."""
+        """Images (b, 3, H, W) in [-1, 1] and their objects (b, MOST, 6)."""
         return self.pixels[indices].float() / 127.5 - 1, self.objects[indices]
 
 
 def random_layout(rng: np.random.Generator, aspect: float) -> Scene:
     """A scene with every number and size of objects; alike more often than not, as the repeats of a
-    picture sampled too large are. `aspect`: width over height."""
+    image sampled too large are. `aspect`: width over height."""
     number = int(rng.choice(COUNTS, p=COUNT_SHARES))
     scene = Scene(
         subjects=(),
@@ -155,8 +155,8 @@ def _with_subjects(scene: Scene, subjects: list[Subject]) -> Scene:
     return Scene(tuple(ordered), scene.sky, scene.ground, scene.horizon, scene.relief)
 
 
-def random_picture(rng: np.random.Generator, width: int, height: int) -> tuple[Image.Image, Scene]:
-    """A drawn picture and the objects to be counted in it.
+def random_image(rng: np.random.Generator, width: int, height: int) -> tuple[Image.Image, Scene]:
+    """A drawn image and the objects to be counted in it.
 
     Now and then it holds a ghost (an object half seen through, counted when it is more than half
     there), a sliver of an object at the border or stray shapes, which do not count.
@@ -205,13 +205,13 @@ def _objects_of(scene: Scene, aspect: float) -> np.ndarray:
 def _draw_chunk(job: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     seed, count, width, height = job
     rng = np.random.default_rng(seed)
-    pairs = [random_picture(rng, width, height) for _ in range(count)]
+    pairs = [random_image(rng, width, height) for _ in range(count)]
     pixels = np.stack([np.asarray(image) for image, _ in pairs]).transpose(0, 3, 1, 2)
     return pixels, np.stack([_objects_of(scene, width / height) for _, scene in pairs])
 
 
-def draw_pictures(number: int, width: int, height: int, seed: int) -> Pictures:
-    """Draw `number` pictures, on all cores; the same ones for the same seed."""
+def draw_images(number: int, width: int, height: int, seed: int) -> Images:
+    """Draw `number` images, on all cores; the same ones for the same seed."""
     chunk = 100
     sizes = [min(chunk, number - start) for start in range(0, number, chunk)]
     seeds = np.random.SeedSequence([seed, width, height]).generate_state(len(sizes))
@@ -223,10 +223,10 @@ def draw_pictures(number: int, width: int, height: int, seed: int) -> Pictures:
         with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as workers:
             parts = list(bar(workers.map(_draw_chunk, jobs)))
     pixels, objects = (torch.from_numpy(np.concatenate(p)) for p in zip(*parts, strict=True))
-    return Pictures(pixels, objects)
+    return Images(pixels, objects)
 
 
-# --- degradations: what a small diffusion model and its decoder do to a picture ------------------
+# --- degradations: what a small diffusion model and its decoder do to an image ------------------
 
 
 def warp(x: Tensor) -> Tensor:
@@ -273,7 +273,7 @@ def blotches(x: Tensor) -> Tensor:
 
 
 def fade(x: Tensor) -> Tensor:
-    """Wash out smooth parts of the picture toward its mean colour."""
+    """Wash out smooth parts of the image toward its mean colour."""
     b, _, h, w = x.shape
     share = (_smooth(b, 1, int(torch.randint(3, 12, ())), h, w) * 0.5).clamp(0, 0.45)
     return x.lerp(x.mean((2, 3), keepdim=True), share)
@@ -290,9 +290,9 @@ def jpeg(x: Tensor) -> Tensor:
     """Through a JPEG of quality 15 to 70."""
     pixels = ((x.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
     decoded = []
-    for picture in pixels:
+    for image in pixels:
         file = io.BytesIO()
-        Image.fromarray(picture).save(file, "JPEG", quality=int(torch.randint(15, 71, ())))
+        Image.fromarray(image).save(file, "JPEG", quality=int(torch.randint(15, 71, ())))
         decoded.append(np.asarray(Image.open(file)))
     return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2) / 127.5 - 1
 
@@ -379,7 +379,7 @@ def loss_of(sight: Sight, objects: Tensor) -> dict[str, Tensor]:
 
 
 def _naming_loss(sight: Sight, objects: Tensor) -> Tensor:
-    """How surprising the true names are to the verdicts on pictures with exactly one object."""
+    """How surprising the true names are to the verdicts on images with exactly one object."""
     alone = (objects[..., 4] >= 0).sum(1) == 1
     truth = objects[alone, 0, 4:].long().unbind(1)
     return sum(
@@ -404,7 +404,7 @@ def train(out: Path, config: Config | None = None, minutes: float = math.inf) ->
     config = config or Config()
     out.mkdir(parents=True, exist_ok=True)
     shapes = [
-        draw_pictures(max(1, round(config.scenes * share)), *shape, config.seed)
+        draw_images(max(1, round(config.scenes * share)), *shape, config.seed)
         for shape, share in zip(SHAPES, SHAPE_SHARES, strict=True)
     ]
     run = _Run.resume(out / "judge-state.pt", config)
@@ -458,12 +458,12 @@ class _Run:
         torch.save({**state, "step": self.step, "curve": self.curve}, unfinished)
         unfinished.replace(self.path)
 
-    def advance(self, shapes: Sequence[Pictures]) -> dict[str, float]:
-        """One step on pictures of one of the shapes; returns the parts of the loss."""
+    def advance(self, shapes: Sequence[Images]) -> dict[str, float]:
+        """One step on images of one of the shapes; returns the parts of the loss."""
         torch.manual_seed(1_000_003 * self.config.seed + self.step)  # resumed, it is the same run
         self._set_rate()
-        pictures = shapes[int(torch.multinomial(torch.tensor(SHAPE_SHARES), 1))]
-        images, objects = pictures.pick(torch.randint(len(pictures), (self.config.batch,)))
+        drawn = shapes[int(torch.multinomial(torch.tensor(SHAPE_SHARES), 1))]
+        images, objects = drawn.pick(torch.randint(len(drawn), (self.config.batch,)))
         if torch.rand(()) < 0.5:
             images, objects = images.flip(3), _mirrored(objects)
         images = degrade(images, self.config.clean).contiguous(memory_format=torch.channels_last)
@@ -520,15 +520,15 @@ def _finish(out: Path, run: _Run) -> Path:
 def evaluate(
     judge: Judge, degraded: bool, number: int = 2000, seed: int = 990_001
 ) -> dict[str, float]:
-    """Accuracy on pictures that were not trained on.
+    """Accuracy on images that were not trained on.
 
-    `count_N`: exact, of pictures with N objects (`count_4_or_more` likewise); `many_called_one`: of
+    `count_N`: exact, of images with N objects (`count_4_or_more` likewise); `many_called_one`: of
     those with two or more, `one_called_other`: of those with one; `class`, `colour`: of those with
     one object.
     """
-    pictures = draw_pictures(number, SIDE, SIDE, seed)
+    drawn = draw_images(number, SIDE, SIDE, seed)
     torch.manual_seed(seed)
-    images, objects = pictures.pick(torch.arange(number))
+    images, objects = drawn.pick(torch.arange(number))
     if degraded:
         images = torch.cat([degrade(part) for part in images.split(50)])
     verdicts = inspect(images, judge, batch=50)

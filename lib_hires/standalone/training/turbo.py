@@ -1,7 +1,7 @@
 """The stage `turbo` of `hires train-demo`: the model of few steps, trained against a critic.
 
 Adversarial distillation (Sauer et al. 2023, arXiv 2311.17042) in latents (Sauer et al. 2024, arXiv
-2403.12015): a critic looks at the student's pictures and at true ones, both noised, through the
+2403.12015): a critic looks at the student's images and at true ones, both noised, through the
 teacher's own features, and the student learns to please it while it stays near where its teacher
 ends. It starts from the student of the stage `few-steps`.
 """
@@ -29,7 +29,7 @@ from lib_hires.standalone.world import model as demo
 
 NAME = f"{demo.NAME}-turbo"
 HEAD_CHANNELS = 64
-NOISIEST = 600  # timestep; above it true and made pictures look alike
+NOISIEST = 600  # timestep; above it true and made images look alike
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def train(work: Path, out: Path, config: TurboConfig | None = None) -> Path:
 
 
 class Critic(nn.Module):
-    """critic(features) -> (b, n) marks, above 0 where the picture looks true: one at every position
+    """critic(features) -> (b, n) marks, above 0 where the image looks true: one at every position
     of each of the features (b, c, h, w). `channels`: of each of them, multiples of 32."""
 
     def __init__(self, channels: Iterable[int]) -> None:

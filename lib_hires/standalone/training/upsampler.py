@@ -50,8 +50,8 @@ from lib_hires.standalone.training.upsampler_data import (
     Draw,
     DrawnScenes,
     Examples,
-    PictureFolder,
-    Pictures,
+    ImageFolder,
+    Images,
     drawn,
 )
 from lib_hires.standalone.world.model import speed_up
@@ -106,7 +106,7 @@ def train_upsampler(
 ) -> str:
     """Train until `config.steps` and write `out`; goes on from the checkpoint in `work`.
 
-    model_path: None is the bundled model. data: a folder of captioned pictures; None are drawn
+    model_path: None is the bundled model. data: a folder of captioned images; None are drawn
     scenes, for the bundled model only. cache: a folder for latents and features, computed once.
     Several machines must share `work`.
     Beside `out` its record (json) and its losses (png) are written. Returns a line about it, in
@@ -119,7 +119,7 @@ def train_upsampler(
     )
     part = config.part(accelerator.num_processes)
     if data is None and model_path is not None:
-        raise SettingsError("--data: expected a folder of captioned pictures for this model")
+        raise SettingsError("--data: expected a folder of captioned images for this model")
     on_cpu = accelerator.device.type == "cpu"
     dtype = torch.float32 if on_cpu else DTYPES[config.mixed_precision]
     model = load_model(model_path, device=accelerator.device, dtype=dtype)
@@ -184,16 +184,16 @@ def examples_for(
 ) -> tuple[Examples, int]:
     """All examples, and how many at their end are held out for validation."""
     height, width = (snap(side * config.scale, model.multiple) for side in model.native)
-    pictures: Pictures
+    images: Images
     if data is None:
-        pictures = DrawnScenes(config.scenes + config.held_out, config.seed)
+        images = DrawnScenes(config.scenes + config.held_out, config.seed)
         held_out = config.held_out
     else:
-        pictures = PictureFolder(data, (height, width))
-        held_out = min(config.held_out, len(pictures) // 5)
+        images = ImageFolder(data, (height, width))
+        held_out = min(config.held_out, len(images) // 5)
     examples = Examples(
         model,
-        pictures,
+        images,
         large=(height, width),
         small=model.native,
         layers=info.layers,
@@ -217,7 +217,7 @@ class _Training:
     ) -> None:
         self._accelerator, self._model, self._config = accelerator, model, config
         self._upsampler, self._examples = upsampler, examples
-        self._count = len(examples.pictures) - held_out
+        self._count = len(examples.images) - held_out
         optimizer = torch.optim.AdamW(
             upsampler.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01
         )
@@ -325,10 +325,10 @@ class _Training:
     # --- validation ---
 
     def _validate(self, samples: Path, part: int) -> None:
-        """The loss on the pictures held out, and sample pictures; by the main process."""
+        """The loss on the images held out, and sample images; by the main process."""
         step = self._progress.step
         if self._accelerator.is_main_process:
-            if self._count < len(self._examples.pictures):
+            if self._count < len(self._examples.images):
                 self._progress.validation.append((step, round(self._held_out_loss(part), 6)))
             if self._config.samples:
                 samples.mkdir(parents=True, exist_ok=True)
@@ -337,8 +337,8 @@ class _Training:
 
     @torch.no_grad()
     def _held_out_loss(self, part: int) -> float:
-        """The mean loss with each picture at four timesteps, the same ones every time."""
-        indices = np.arange(self._count, len(self._examples.pictures)).repeat(4)
+        """The mean loss with each image at four timesteps, the same ones every time."""
+        indices = np.arange(self._count, len(self._examples.images)).repeat(4)
         n = len(indices)
         t = 1 + (np.arange(n) + 0.5) * self._config.pivot / n
         rng = np.random.default_rng(self._config.seed)
@@ -352,7 +352,7 @@ class _Training:
         return float(torch.cat(losses).mean())
 
     def _sheet(self) -> Image.Image:
-        """Refined pictures in pairs of rows, without and with the upsampler; captions held out."""
+        """Refined images in pairs of rows, without and with the upsampler; captions held out."""
         config = self._config
         settings = Settings.from_values(
             {
@@ -363,10 +363,10 @@ class _Training:
             }
         )
         mine = NamedUpsampler("in training", "", self._upsampler)
-        last = len(self._examples.pictures) - 1
+        last = len(self._examples.images) - 1
         columns = []
         for n in range(min(config.samples, last + 1)):
-            request = Request(prompt=self._examples.pictures.caption(last - n), seed=n)
+            request = Request(prompt=self._examples.images.caption(last - n), seed=n)
             with self._reduced_precision():
                 pair = [
                     list(Run(self._model, request, settings, upsampler).paint())[-1].images[0]

@@ -15,7 +15,7 @@ class UpsamplerTraining(Declared):
     scale: float = control(
         2.0,
         "Scale",
-        "The large pictures' sides over the model's native ones; a stage enlarges at most to 2.",
+        "The large images' sides over the model's native ones; a stage enlarges at most to 2.",
         minimum=1.15,
         maximum=2,
         step=0.05,
@@ -34,7 +34,7 @@ class UpsamplerTraining(Declared):
     )
     steps: int = control(4000, "Steps", "Optimisation steps.", minimum=1, maximum=10_000_000)
     batch: int = control(
-        8, "Batch", "Pictures of a step, over all parts and processes.", minimum=1, maximum=65536
+        8, "Batch", "Images of a step, over all parts and processes.", minimum=1, maximum=65536
     )
     accumulation: int = control(
         1, "Accumulation", "Parts that a step is computed in.", minimum=1, maximum=65536
@@ -73,11 +73,11 @@ class UpsamplerTraining(Declared):
     held_out: int = control(
         16,
         "Held out",
-        "Pictures kept for the validation loss (at most a fifth of a folder).",
+        "Images kept for the validation loss (at most a fifth of a folder).",
         minimum=0,
         maximum=100_000,
     )
-    samples: int = control(4, "Samples", "Pictures made at each validation.", minimum=0, maximum=64)
+    samples: int = control(4, "Samples", "Images made at each validation.", minimum=0, maximum=64)
     validate_every: int = control(
         500, "Validate every", "Steps between validations.", minimum=1, maximum=10_000_000
     )
@@ -93,7 +93,7 @@ class UpsamplerTraining(Declared):
         return asdict(self)
 
     def part(self, processes: int) -> int:
-        """Pictures that one process computes at once. Raises SettingsError for a remainder."""
+        """Images that one process computes at once. Raises SettingsError for a remainder."""
         part, rest = divmod(self.batch, self.accumulation * processes)
         if rest or not part:
             raise SettingsError(

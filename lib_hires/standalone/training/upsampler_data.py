@@ -1,4 +1,4 @@
-"""Pictures to train a feature upsampler on: large and small latents, captions, small features."""
+"""Images to train a feature upsampler on: large and small latents, captions, small features."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from lib_hires.standalone.world.scenes import random_scene
 
 log = logging.getLogger("hires_guidance")
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
-class Pictures(Protocol):
-    """Captioned pictures that can be had at two sizes."""
+class Images(Protocol):
+    """Captioned images that can be had at two sizes."""
 
     def __len__(self) -> int: ...
 
     def caption(self, index: int) -> str: ...
 
     def pair(self, index: int, large: Size, small: Size) -> tuple[Image.Image, Image.Image]:
-        """The picture at both sizes (height, width), RGB."""
+        """The image at both sizes (height, width), RGB."""
         ...
 
     def identity(self) -> Any:
-        """Plain values that change when any picture does."""
+        """Plain values that change when any image does."""
         ...
 
 
@@ -73,25 +73,23 @@ class DrawnScenes:
         return random_scene(np.random.default_rng([self._seed, 5, index]))
 
 
-class PictureFolder:
-    """Pictures of a folder, each with its caption in a text file of the same name beside it.
+class ImageFolder:
+    """Images of a folder, each with its caption in a text file of the same name beside it.
 
-    Pictures smaller than `least` (height, width) are left out, with a line in the log. Raises
-    SettingsError where a caption is missing, a picture cannot be read, or none is left.
+    Images smaller than `least` (height, width) are left out, with a line in the log. Raises
+    SettingsError where a caption is missing, an image cannot be read, or none is left.
     """
 
     def __init__(self, folder: Path, least: Size) -> None:
         if not folder.is_dir():
             raise SettingsError(f"--data: there is no folder {folder}")
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
         self._paths = [path for path in found if _is_large_enough(path, least)]
         if len(self._paths) < len(found):
             small = len(found) - len(self._paths)
             log.warning("%s: %d smaller than %dx%d, left out", folder, small, least[1], least[0])
         if not self._paths:
-            raise SettingsError(
-                f"--data: {folder} has no picture of at least {least[1]}x{least[0]}"
-            )
+            raise SettingsError(f"--data: {folder} has no image of at least {least[1]}x{least[0]}")
         for path in self._paths:
             if not path.with_suffix(".txt").is_file():
                 raise SettingsError(f"--data: {path} has no caption; write it into {path.stem}.txt")
@@ -118,10 +116,10 @@ class PictureFolder:
 
 def _is_large_enough(path: Path, least: Size) -> bool:
     try:
-        with Image.open(path) as picture:
-            return picture.height >= least[0] and picture.width >= least[1]
+        with Image.open(path) as image:
+            return image.height >= least[0] and image.width >= least[1]
     except (OSError, UnidentifiedImageError):
-        raise SettingsError(f"--data: {path} is not a picture that can be read") from None
+        raise SettingsError(f"--data: {path} is not an image that can be read") from None
 
 
 # --- examples -------------------------------------------------------------------------------------
@@ -131,11 +129,11 @@ def _is_large_enough(path: Path, least: Size) -> bool:
 class Batch:
     """What the loss of some examples needs, on the model's device."""
 
-    clean: Tensor  # (b, c, H, W) z_0 of the large pictures
+    clean: Tensor  # (b, c, H, W) z_0 of the large images
     noise: Tensor  # (b, c, H, W)
     t: Tensor  # (b,) timesteps, whole
     cond: dict[str, Any]  # context, and SDXL's pooled text
-    features: Sequence[Tensor]  # of the small pictures, (b, c_n, h_n, w_n)
+    features: Sequence[Tensor]  # of the small images, (b, c_n, h_n, w_n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,12 +167,12 @@ def drawn(config: UpsamplerTraining, step: int, count: int) -> Draw:
 
 
 class Examples:
-    """Latents and features of pictures, computed once where there is a cache."""
+    """Latents and features of images, computed once where there is a cache."""
 
     def __init__(
         self,
         model: LatentModel,
-        pictures: Pictures,
+        images: Images,
         *,
         large: Size,
         small: Size,
@@ -183,9 +181,9 @@ class Examples:
         computed_as: Sequence[str],
     ) -> None:
         """computed_as: the model's hash, the precision, and what else changes the numbers."""
-        self.model, self.pictures = model, pictures
+        self.model, self.images = model, images
         self._large, self._small, self._layers = large, small, layers
-        about = [*computed_as, str(model.dtype), large, small, layers, pictures.identity()]
+        about = [*computed_as, str(model.dtype), large, small, layers, images.identity()]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
         self._cache = None if cache is None else cache / key
 
@@ -202,7 +200,7 @@ class Examples:
     @torch.no_grad()
     def _cond(self, wanted: Draw) -> dict[str, Any]:
         """The captions, and for those left out what an empty negative prompt gives."""
-        captions = [self.pictures.caption(int(index)) for index in wanted.indices]
+        captions = [self.images.caption(int(index)) for index in wanted.indices]
         both = self.model.encode_prompts(captions, [""] * len(captions))
         empty = torch.from_numpy(wanted.without_caption).to(self.model.device)
         cond = {"context": torch.where(empty[:, None, None], both.uncond, both.cond)}
@@ -214,14 +212,14 @@ class Examples:
         """`large` and `small` (c, h, w), float32, on the CPU."""
 
         def encoded() -> dict[str, Tensor]:
-            pair = self.pictures.pair(index, self._large, self._small)
-            latents = (self.model.encode(_tensor(picture))[0].cpu() for picture in pair)
+            pair = self.images.pair(index, self._large, self._small)
+            latents = (self.model.encode(_tensor(image))[0].cpu() for image in pair)
             return dict(zip(("large", "small"), latents, strict=True))
 
         return self._kept(f"{index:07d}-latents", encoded)
 
     def _features(self, wanted: Draw, small: Tensor, cond: dict[str, Any]) -> list[Tensor]:
-        """h_n(0) of the small latents (b, c, h, w), in one call, or one a picture for a cache."""
+        """h_n(0) of the small latents (b, c, h, w), in one call, or one an image for a cache."""
         if self._cache is None:
             return self._captured(small, cond)
         rows = []
@@ -257,7 +255,7 @@ class Examples:
         return load_file(path)
 
 
-def _tensor(picture: Image.Image) -> Tensor:
+def _tensor(image: Image.Image) -> Tensor:
     """(1, 3, h, w) in [-1, 1]."""
-    values = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float()
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
     return values / 127.5 - 1

@@ -1,4 +1,4 @@
-"""A small network that judges pictures of the bundled world: how many objects, what, which colour.
+"""A small network that judges images of the bundled world: how many objects, what, which colour.
 
 It counts with a density map: every object adds a small hill of volume one at its centre, so the
 map's sum is the number of objects and the map itself shows where they were seen.
@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 from lib_hires.standalone import bundled
 
-SIDE = 128  # pictures are looked at reduced to about SIDE x SIDE pixels
+SIDE = 128  # images are looked at reduced to about SIDE x SIDE pixels
 MANY = 8  # "this many objects or more"
-_MULTIPLE = 16  # the network halves a picture four times
+_MULTIPLE = 16  # the network halves an image four times
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What the judge sees. `objects`: 0 to 7, or 8 for "8 or more"; `kind` and `colour` of what
-    covers most of the picture; `confidence` in [0, 1] is that of the least certain of the three."""
+    covers most of the image; `confidence` in [0, 1] is that of the least certain of the three."""
 
     objects: int
     kind: str
@@ -40,7 +40,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Score:
-    """Shares, in [0, 1], of `n` pictures: with exactly one object, of the wanted class, of the
+    """Shares, in [0, 1], of `n` images: with exactly one object, of the wanted class, of the
     wanted colour, and with all three as wanted."""
 
     n: int
@@ -52,7 +52,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Sight:
-    """The network's maps for a batch, on a grid of a quarter of the picture's side."""
+    """The network's maps for a batch, on a grid of a quarter of the image's side."""
 
     density: Tensor  # (b, h, w), sums to the number of objects
     kinds: Tensor  # (b, 1 + classes, h, w) logits, the first for "nothing"
@@ -71,7 +71,7 @@ class Judge(nn.Module):
 
     Args:
         classes, palette: the names that the outputs stand for.
-        widths: channels at 1/2, 1/4, 1/8 and 1/16 of the picture's side.
+        widths: channels at 1/2, 1/4, 1/8 and 1/16 of the image's side.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Judge(nn.Module):
         self.heads = nn.Conv2d(quarter, 2 + len(self.classes) + len(self.palette), 1)
 
     def trunk(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (b, 3, H, W) in [-1, 1] -> maps at half and at a quarter of the side."""
+        """Images (b, 3, H, W) in [-1, 1] -> maps at half and at a quarter of the side."""
         fine = self.stem(x)
         quarter = self.quarter(fine)
         eighth = self.eighth(quarter)
@@ -102,14 +102,14 @@ class Judge(nn.Module):
         return fine, self.merge(quarter + coarse)
 
     def forward(self, x: Tensor) -> Sight:
-        """Pictures (b, 3, H, W) in [-1, 1], H and W multiples of 16 -> the three maps."""
+        """Images (b, 3, H, W) in [-1, 1], H and W multiples of 16 -> the three maps."""
         maps = self.heads(self.trunk(x)[1]).float()
         density, kinds, colours = maps.split([1, 1 + len(self.classes), len(self.palette)], dim=1)
         return Sight(F.softplus(density[:, 0] - 4), kinds, colours)
 
     @torch.no_grad()
     def look(self, images: Tensor) -> list[Verdict]:
-        """What is seen in each picture of (b, 3, H, W) in [-1, 1], any size and shape."""
+        """What is seen in each image of (b, 3, H, W) in [-1, 1], any size and shape."""
         sight = self(reduce_area(images, SIDE))
         counts = sight.density.sum((1, 2))  # (b,)
         objects = counts.round()
@@ -130,7 +130,7 @@ class Judge(nn.Module):
 
         Args:
             images: (b, 3, H, W) in [-1, 1].
-            side: reduce the pictures to about side x side first; None looks at every pixel, which
+            side: reduce the images to about side x side first; None looks at every pixel, which
                 crops need: reduced, a blurred crop cannot be told from a sharp one.
         """
         pixels = images.shape[-2] * images.shape[-1]
@@ -165,15 +165,15 @@ def load_judge(path: Path = bundled.JUDGE) -> Judge:
 def score(
     images: Tensor | Sequence[Image.Image], wanted: Sequence[tuple[str, str]], judge: Judge
 ) -> Score:
-    """How many pictures show what was asked for.
+    """How many images show what was asked for.
 
     Args:
-        images: (b, 3, H, W) in [-1, 1], or PIL pictures, of equal size.
-        wanted: one (kind, colour) per picture.
+        images: (b, 3, H, W) in [-1, 1], or PIL images, of equal size.
+        wanted: one (kind, colour) per image.
     """
     verdicts = inspect(images, judge)
     if not verdicts or len(verdicts) != len(wanted):
-        raise ValueError(f"wanted: expected one per picture ({len(verdicts)}), got {len(wanted)}")
+        raise ValueError(f"wanted: expected one per image ({len(verdicts)}), got {len(wanted)}")
     hits = np.array(
         [
             (v.objects == 1, v.kind == kind, v.colour == colour)
@@ -184,14 +184,14 @@ def score(
 
 
 def inspect(images: Tensor | Sequence[Image.Image], judge: Judge, batch: int = 16) -> list[Verdict]:
-    """Verdicts on many pictures, a few at a time."""
+    """Verdicts on many images, a few at a time."""
     if not isinstance(images, Tensor):
         images = torch.cat([to_tensor(image) for image in images])
     return [verdict for part in images.split(batch) for verdict in judge.look(part)]
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A PIL picture as (1, 3, H, W) in [-1, 1]."""
+    """A PIL image as (1, 3, H, W) in [-1, 1]."""
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
 

@@ -1,7 +1,7 @@
 """Coloured vector scenes: the world that the bundled model learns and the benchmark compares with.
 
 A `Scene` holds only relative coordinates, so the same scene can be drawn at any size: at 512x512 it
-is the picture of 256x256, only sharper. Shapes are drawn supersampled with Pillow and reduced.
+is the image of 256x256, only sharper. Shapes are drawn supersampled with Pillow and reduced.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _article(word: str) -> str:
 @dataclass(frozen=True)
 class Subject:
     """One object. `x`, `y`: centre, in fractions of width and height; `size`: its frame's side, in
-    fractions of the picture's shorter side; `stretch`: width over height of the frame; `tilt` in
+    fractions of the image's shorter side; `stretch`: width over height of the frame; `tilt` in
     degrees; `variant` in [0, 1) picks details (door's side, number of petals, ...)."""
 
     kind: str
@@ -98,7 +98,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture as numbers. `horizon`: its height in fractions from the top; `relief` in [0, 1)
+    """An image as numbers. `horizon`: its height in fractions from the top; `relief` in [0, 1)
     shapes the far hills, the clouds and the stars; `names_ground`: whether the caption does."""
 
     subjects: tuple[Subject, ...]
@@ -135,7 +135,7 @@ def random_scene(
 ) -> Scene:
     """A scene of `objects` subjects drawn from `rng` alone.
 
-    `size_range` is in fractions of the picture's shorter side; by default a single subject is large
+    `size_range` is in fractions of the image's shorter side; by default a single subject is large
     (0.42 to 0.65) and several are smaller, mostly side by side.
     """
     if objects < 0:
@@ -194,7 +194,7 @@ def _is_clear(subject: Subject, others: Sequence[Subject]) -> bool:
 
 
 def draw(scene: Scene, width: int, height: int) -> Image.Image:
-    """The scene as an RGB picture of `width` x `height` pixels."""
+    """The scene as an RGB image of `width` x `height` pixels."""
     factor = 3 if max(width, height) <= 640 else 2
     canvas = _backdrop(scene, width * factor, height * factor)
     for subject in scene.subjects:

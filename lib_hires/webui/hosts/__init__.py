@@ -36,7 +36,7 @@ class Host(Protocol):
         """Whether the model was trained to predict v."""
 
     def autoencoder(self, sd_model: Any) -> Any:
-        """The VAE, ready for pictures of the host's own precision."""
+        """The VAE, ready for images of the host's own precision."""
 
     def frugal_attention(self, sd_model: Any) -> AbstractContextManager[None]:
         """Inside the block the VAE's attention makes no matrix of all positions by all."""

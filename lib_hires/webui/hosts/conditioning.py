@@ -1,4 +1,4 @@
-"""What the model is told beside the latent, made to fit the small picture."""
+"""What the model is told beside the latent, made to fit the small image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBERS = {
 
 
 class SizeEmbeddings:
-    """The picture's size in SDXL's vector; lives for one sampling.
+    """The image's size in SDXL's vector; lives for one sampling.
 
     What a size is embedded as is computed, and its numbers are brought to the device, once.
     """
@@ -81,7 +81,7 @@ def shrink_cond(
 
 
 def shrunk(part: Tensor, large: Size, small: Size) -> Tensor:
-    """A picture beside the latent (b, c, *large), made (b, c, *small); another's size stays.
+    """An image beside the latent (b, c, *large), made (b, c, *small); another's size stays.
 
     Area means; of an inpainting model's five channels the first is a mask and stays hard.
     """

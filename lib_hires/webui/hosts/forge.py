@@ -53,7 +53,7 @@ def is_flow(sd_model: Any) -> bool:
 
 
 def reason_for_whole(sd_model: Any) -> str:
-    """Beside ControlNet's models, whatever goes by the self-attention of the whole picture:
+    """Beside ControlNet's models, whatever goes by the self-attention of the whole image:
     reference units, StyleAlign, Self-Attention Guidance."""
     patcher = sd_model.forge_objects.unet
     if patcher.controlnet_linked_list is not None:
@@ -61,7 +61,7 @@ def reason_for_whole(sd_model: Any) -> str:
     options = patcher.model_options
     replaced_parts = options.get("transformer_options", {}).get("patches_replace", {})
     if options.get(BEFORE) or "attn1" in replaced_parts:
-        return "another extension acts on the attention of whole pictures"
+        return "another extension acts on the attention of whole images"
     return ""
 
 
@@ -157,7 +157,7 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
 def _asking_in_windows(
     denoiser: Any, guided: GuidedPass, evaluation: GuidedEvaluation
 ) -> Iterator[None]:
-    """Where the settings say so; in each of the host's calls about the large picture, unless the
+    """Where the settings say so; in each of the host's calls about the large image, unless the
     small question has failed."""
     if guided.settings.windows == "off":
         yield
@@ -231,7 +231,7 @@ class GuidedEvaluation:
         return {**options, BEFORE: [*before, self.ask], AFTER: [*after, self.answer]}
 
     def ask(self, model: Any, x: Tensor, sigma: Tensor, *rest: Any) -> tuple[Any, ...]:
-        """One of `BEFORE`: the question as it is to be put about the large picture."""
+        """One of `BEFORE`: the question as it is to be put about the large image."""
         if self._asked is not None and not self.failed:
             self._give_up("this sampler puts a function of its own in the place of guidance")
         if not self.failed and not self._reaches_all():
@@ -258,14 +258,12 @@ class GuidedEvaluation:
             return self._guide.guide(denoised, question.x, question.sigma, conds)
         except Exception as error:
             log.exception("Upsample Guidance failed")
-            self._give_up(
-                f"asking about the small picture failed ({type(error).__name__}: {error})"
-            )
+            self._give_up(f"asking about the small image failed ({type(error).__name__}: {error})")
             return denoised
 
     def _give_up(self, reason: str) -> None:
         self.failed = True
-        self._say(f"the rest of the picture was made without Upsample Guidance, because {reason}.")
+        self._say(f"the rest of the image was made without Upsample Guidance, because {reason}.")
 
     def _predict_small(
         self,

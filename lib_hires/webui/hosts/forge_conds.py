@@ -1,4 +1,4 @@
-"""What Forge's and reForge's models are told beside the latent, made to fit a smaller picture."""
+"""What Forge's and reForge's models are told beside the latent, made to fit a smaller image."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def call_fitting(
 ) -> Mapping[str, Any]:
     """The keyword arguments of a call of the model about x (n, c, h, w) at t, not about `large`.
 
-    ControlNet's units are asked again; what they have said is about the large picture, and the
+    ControlNet's units are asked again; what they have said is about the large image, and the
     model takes it out of the lists that it gets.
     """
     changes = _changes((x.shape[-2], x.shape[-1]), large, sizes)

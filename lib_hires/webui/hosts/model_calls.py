@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib_hires.sizes import Size
 
-CONTROLNET_SEES_WHOLE = "ControlNet's units see whole pictures only"
+CONTROLNET_SEES_WHOLE = "ControlNet's units see whole images only"
 """Why such calls are not made in windows."""
 
 

@@ -69,7 +69,7 @@ def plan_sentence(host: Mapping[str, Any], arguments: Sequence[object]) -> str:
         if None in host.values():  # a number is being typed
             return ""
         if not is_supported(model):
-            return "This model is not supported yet; the picture is made without HiRes Guidance."
+            return "This model is not supported yet; the image is made without HiRes Guidance."
         if is_flow(model):
             return "What a flow model's run will do is not computed yet."
         return page_plan(settings, host, model).sentence()

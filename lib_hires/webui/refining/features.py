@@ -1,4 +1,4 @@
-"""The scope around one refinement stage in which the model has the smaller picture's features."""
+"""The scope around one refinement stage in which the model has the smaller image's features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lib_hires.webui.patching import replaced
 
 
 @dataclass(frozen=True, eq=False)
-class SmallPicture:
+class SmallImage:
     """What a stage carries over: the clean latent (b, c, h, w) before it, and by what."""
 
     clean: Tensor
@@ -29,7 +29,7 @@ class SmallPicture:
     @classmethod
     def fitting(
         cls, upsampler: NamedUpsampler | None, before: Tensor, after: Tensor
-    ) -> SmallPicture | None:
+    ) -> SmallImage | None:
         """The latent `before` a stage, where an upsampler serves the step to that `after` it."""
         sizes = [(latent.shape[-2], latent.shape[-1]) for latent in (before, after)]
         if upsampler is None or not upsampler.weights.info.fits(*sizes):
@@ -39,7 +39,7 @@ class SmallPicture:
 
 @contextmanager
 def upsampled_stage(
-    sampler: Any, unet: Any, small: SmallPicture, latent: Tensor, say: Say
+    sampler: Any, unet: Any, small: SmallImage, latent: Tensor, say: Say
 ) -> Iterator[None]:
     """Carry features into what `sampler` samples at the size of `latent` inside the block.
 

@@ -1,4 +1,4 @@
-"""The pictures before the last stage, kept: saved at once, and shown beside the result."""
+"""The images before the last stage, kept: saved at once, and shown beside the result."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from lib_hires.webui.surfaces.infotext import STAGE
 
-KEPT = "hires_guidance_kept_stages"  # on p: a list of pictures with their PNG info
+KEPT = "hires_guidance_kept_stages"  # on p: a list of images with their PNG info
 
 Kept = tuple[Image.Image, str]
 
 
 def save_stage(p: Any, batch: Tensor, stage: int, stages: int) -> list[Kept]:
-    """Save the pictures (b, 3, H, W) in [-1, 1] of a finished stage where the host saves its own.
+    """Save the images (b, 3, H, W) in [-1, 1] of a finished stage where the host saves its own.
 
-    stage: 0 for the picture before the first one. Prompts and seeds are those of the whole run:
+    stage: 0 for the image before the first one. Prompts and seeds are those of the whole run:
     at this point of it the host's own lists of the batch lack the extra networks' tags.
     """
     told = copy.copy(p)  # the result's PNG info is to stay as it is
@@ -64,18 +64,18 @@ def forget_kept(p: Any) -> None:
 
 
 def keep(p: Any, kept: Iterable[Kept]) -> None:
-    """Remember pictures until the run's end."""
+    """Remember images until the run's end."""
     setattr(p, KEPT, [*getattr(p, KEPT, []), *kept])
 
 
 def show_kept(p: Any, processed: Any) -> None:
-    """Put the kept pictures behind the run's own.
+    """Put the kept images behind the run's own.
 
-    Not where a script of the host's list made the run: those count on the pictures they asked for.
+    Not where a script of the host's list made the run: those count on the images they asked for.
     """
     if p.script_args and p.script_args[0]:
         return
     for image, info in getattr(p, KEPT, []):
-        missing = len(processed.images) - len(processed.infotexts)  # other extensions' pictures
+        missing = len(processed.images) - len(processed.infotexts)  # other extensions' images
         processed.infotexts += [""] * missing + [info]
         processed.images.append(image)

@@ -23,7 +23,7 @@ from lib_hires.webui.hosts import host_of
 from lib_hires.webui.hosts.latents import FACTOR
 from lib_hires.webui.hosts.model import ModelSizes
 from lib_hires.webui.messages import Say
-from lib_hires.webui.refining.features import SmallPicture
+from lib_hires.webui.refining.features import SmallImage
 from lib_hires.webui.refining.kept import Kept, keep, save_stage
 from lib_hires.webui.refining.stage import Stopped, sample_stage
 from lib_hires.webui.refining.vae import HostVae
@@ -36,14 +36,14 @@ log = logging.getLogger("hires_guidance")
 
 
 def stages_of(p: Any, settings: Settings, first: Size) -> tuple[Stage, ...]:
-    """The stages from a picture of (height, width) pixels; none where refinement is off.
+    """The stages from an image of (height, width) pixels; none where refinement is off.
 
     Raises SettingsError where this run cannot be refined.
     """
     if not settings.refine.enabled:
         return ()
     if getattr(p, "image_mask", None) is not None:
-        raise SettingsError("refine: an inpainted picture keeps the size of its mask")
+        raise SettingsError("refine: an inpainted image keeps the size of its mask")
     sizes = ModelSizes.of(p.sd_model)
     return plan(settings.refine, first, multiple=sizes.multiple, factor=sizes.step)
 
@@ -91,7 +91,7 @@ def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
     try:
         stages = stages_of(p, settings, _pixels(samples))
     except SettingsError as error:
-        say(f"the picture was not refined. {error}.")
+        say(f"the image was not refined. {error}.")
         return samples
     vae = HostVae(p.sd_model, settings.refine.tile, say)
     latents = _latents(p, samples, stages, settings, vae, say)
@@ -113,7 +113,7 @@ def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
 def _latents(
     p: Any, samples: Any, stages: Sequence[Stage], settings: Settings, vae: HostVae, say: Say
 ) -> Iterator[Tensor]:
-    """The latent of the first picture, then that of each stage as soon as it is finished."""
+    """The latent of the first image, then that of each stage as soon as it is finished."""
     sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
     guidance = Guidance(settings, sizes, "stage", say, record_of(p), controlnet)
 
@@ -124,7 +124,7 @@ def _latents(
         name = f"stage {stage.number} of {len(stages)}, {shown(stage.size)}"
         shared.state.job = f"HiRes Guidance: {name}"
         shared.state.textinfo = shared.state.job
-        small = SmallPicture.fitting(upsampler, before, enlarged)
+        small = SmallImage.fitting(upsampler, before, enlarged)
         return sample_stage(p, enlarged.float(), stage, guidance, small)
 
     first = _latent_of(samples, vae)
@@ -147,7 +147,7 @@ def _latents(
 def _last(
     latents: Iterator[Tensor], count: int, finish: Callable[[int, Tensor], None], say: Say
 ) -> tuple[Tensor | None, int]:
-    """The latent of the last stage that was finished, and its number, 0 for the first picture.
+    """The latent of the last stage that was finished, and its number, 0 for the first image.
 
     finish: called with the number and the latent of each. A sentence is said if stages are missing.
     """
@@ -157,30 +157,30 @@ def _last(
             last, done = latent, number
             finish(number, latent)
     except Stopped:
-        say(f"stopped; this is the picture after {_stages_done(done, count)}.")
+        say(f"stopped; this is the image after {_stages_done(done, count)}.")
     except Exception as error:
         log.exception("Progressive Refinement failed")
         devices.torch_gc()
         say(
             f"refinement stage {done + 1} failed ({type(error).__name__}: {error}); this is the "
-            f"picture after {_stages_done(done, count)}. {_remedy(error)}"
+            f"image after {_stages_done(done, count)}. {_remedy(error)}"
         )
     return last, done
 
 
 def _saved(p: Any, images: Tensor, number: int, count: int, say: Say) -> list[Kept]:
-    """The pictures (b, 3, H, W) of a stage; none, and a sentence, where saving fails."""
+    """The images (b, 3, H, W) of a stage; none, and a sentence, where saving fails."""
     try:
         return save_stage(p, images, number, count)
     except Exception as error:
-        log.exception("A stage's picture was not kept")
+        log.exception("A stage's image was not kept")
         name = _stages_done(number, count)
-        say(f"the picture after {name} was not kept ({type(error).__name__}: {error}).")
+        say(f"the image after {name} was not kept ({type(error).__name__}: {error}).")
         return []
 
 
 def _latent_of(samples: Any, vae: HostVae) -> Tensor:
-    """The first picture's latent; after Hires. fix the host has kept the images alone."""
+    """The first image's latent; after Hires. fix the host has kept the images alone."""
     if not getattr(samples, "already_decoded", False):
         return samples
     images = torch.stack(list(samples)).to(shared.device).float().clamp(-1, 1)

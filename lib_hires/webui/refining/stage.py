@@ -14,21 +14,21 @@ from lib_hires.refinement import ONE_STEP_SAMPLER, Stage
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.patching import replaced
-from lib_hires.webui.refining.features import SmallPicture, upsampled_stage
+from lib_hires.webui.refining.features import SmallImage, upsampled_stage
 from lib_hires.webui.sampling.guidance import Guidance, guided
 from lib_hires.webui.sampling.schedules import host_schedule, stage_times
 
 
 class Stopped(Exception):
-    """The user has interrupted or skipped the picture."""
+    """The user has interrupted or skipped the image."""
 
 
 def sample_stage(
-    p: Any, latent: Tensor, stage: Stage, guidance: Guidance, small: SmallPicture | None = None
+    p: Any, latent: Tensor, stage: Stage, guidance: Guidance, small: SmallImage | None = None
 ) -> Tensor:
     """Renoise a clean latent (b, c, h, w) as the stage says and denoise it; raises Stopped.
 
-    small: the picture before it, where a feature upsampler serves the stage.
+    small: the image before it, where a feature upsampler serves the stage.
     """
     if shared.state.interrupted or shared.state.skipped:
         raise Stopped

@@ -19,7 +19,7 @@ from lib_hires.webui.messages import Say
 
 
 class HostVae:
-    """The loaded model's VAE, in tiles of `tile` pixels, 0 for whole pictures."""
+    """The loaded model's VAE, in tiles of `tile` pixels, 0 for whole images."""
 
     def __init__(self, sd_model: Any, tile: int, say: Say) -> None:
         self._model = sd_model

@@ -64,7 +64,7 @@ def mixing(
     def mix(state: Tensor, time: Tensor, done: int) -> None:
         nonlocal failed
         gamma = gamma_at(done, denoiser.steps, settings)
-        if failed or gamma == 0 or done >= denoiser.steps:  # the last is the finished picture
+        if failed or gamma == 0 or done >= denoiser.steps:  # the last is the finished image
             return
         try:
             family, _ = family_once(denoiser.inner_model)

@@ -134,7 +134,7 @@ class ControlNet:
 
 
 def _hints(unit: Any) -> list[Tensor]:
-    """The unit's hints that are pictures (b, c, h, w): the plain one, and that for Hires. fix.
+    """The unit's hints that are images (b, c, h, w): the plain one, and that for Hires. fix.
 
     Three channels, or four with a mask; SparseCtrl's five are latents.
     """
@@ -175,7 +175,7 @@ def resized_hint(hint: Tensor, size: Size) -> Tensor:
 
 @contextmanager
 def _fresh_embeddings(unit: Any) -> Iterator[None]:
-    """ControlLLLite keeps what it makes of its picture, in the size of the first call."""
+    """ControlLLLite keeps what it makes of its image, in the size of the first call."""
     parts = getattr(unit.control_model, "modules", None)
     if not isinstance(parts, dict):  # every other kind has torch's method of that name
         yield

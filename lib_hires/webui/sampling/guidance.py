@@ -89,12 +89,12 @@ def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
     reason = reason_for_whole(sd_model, guidance.controlnet)
     if guidance.settings.ug.windows == "off" or not reason:
         return guidance
-    guidance.say(f"the large picture was asked about as a whole, because {reason}.")
+    guidance.say(f"the large image was asked about as a whole, because {reason}.")
     return replace(guidance, settings=guidance.settings.updated({"ug_windows": "off"}))
 
 
 def reason_for_whole(sd_model: Any, controlnet: ControlNet | None) -> str:
-    """Why a large picture cannot be asked about in windows, "" where it can."""
+    """Why a large image cannot be asked about in windows, "" where it can."""
     if controlnet is not None:
         return CONTROLNET_SEES_WHOLE
     return host_of(sd_model).reason_for_whole(sd_model)

@@ -1,4 +1,4 @@
-"""What a run of the host's really did: counted on the way, told under its pictures at the end."""
+"""What a run of the host's really did: counted on the way, told under its images at the end."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def counting(sampler: Any, part: PassRecord) -> Iterator[None]:
 
 
 def show_record(p: Any, processed: Any) -> None:
-    """Put what happened under the pictures, one line and its details, and nowhere else: the PNG
-    info says what repeats a picture."""
+    """Put what happened under the images, one line and its details, and nowhere else: the PNG
+    info says what repeats an image."""
     record = record_of(p)
     if not record.passes:
         return

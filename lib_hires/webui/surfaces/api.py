@@ -40,7 +40,7 @@ def schema(upsamplers: Sequence[str] = (NOTHING,)) -> dict[str, Any]:
     """groups: titles by group. controls: in the order of the script's arguments. presets.
 
     A preset names what differs from the defaults; native and first_size are the model's and the
-    first picture's side in pixels. "numbers" are a list, or a text with commas. upsamplers: what
+    first image's side in pixels. "numbers" are a list, or a text with commas. upsamplers: what
     the host's list of feature upsamplers offers.
     """
     return {

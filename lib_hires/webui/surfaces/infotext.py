@@ -10,7 +10,7 @@ from lib_hires.webui.surfaces.user_files import listed
 
 PREFIX = "HiRes "
 NOTE = PREFIX + "note"  # what was left out, for those who see no page
-STAGE = PREFIX + "stage"  # of a picture that was kept on the way
+STAGE = PREFIX + "stage"  # of an image that was kept on the way
 NATIVE = PREFIX + "native size"  # the host's option, where it is set
 
 

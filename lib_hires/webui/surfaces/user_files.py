@@ -32,7 +32,7 @@ def names() -> list[str]:
 
 
 def find_upsampler(named: str) -> NamedUpsampler | None:
-    """The one of a name from the list, or of a picture's `name [hash]`; None for NOTHING.
+    """The one of a name from the list, or of an image's `name [hash]`; None for NOTHING.
 
     Raises SettingsError for anything else, and for a damaged file.
     """
@@ -45,7 +45,7 @@ def find_upsampler(named: str) -> NamedUpsampler | None:
 
 
 def listed(named: str) -> str:
-    """What the list shows for a picture's `name [hash]`: its name, where the file is the same."""
+    """What the list shows for an image's `name [hash]`: its name, where the file is the same."""
     try:
         upsampler = find_upsampler(named)
     except SettingsError:

@@ -1,4 +1,4 @@
-"""Group norms that take moments which they are told, and the whole picture's from its tiles."""
+"""Group norms that take moments which they are told, and the whole image's from its tiles."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Chain(nn.Module):
 
 
 def error_in_tiles(network: nn.Module, x: Tensor, corrected: bool) -> float:
-    """Of the first tile, with the whole picture's moments or with those of the small one."""
+    """Of the first tile, with the whole image's moments or with those of the small one."""
     norms = [part for part in network.modules() if isinstance(part, nn.GroupNorm)]
     small = x[..., ::4, ::4]
     tiles = tiles_over((x.shape[-2], x.shape[-1]), side=16, halo=1)
@@ -98,11 +98,11 @@ def error_in_tiles(network: nn.Module, x: Tensor, corrected: bool) -> float:
     return float((got - expected).abs().max())
 
 
-def test_one_norm_takes_exactly_the_whole_picture_s() -> None:
+def test_one_norm_takes_exactly_the_whole_image_s() -> None:
     assert error_in_tiles(Chain(1), uneven(1, 6, 24, 32), corrected=True) < 1e-5
 
 
-def test_a_chain_of_norms_comes_much_nearer_than_the_small_picture() -> None:
+def test_a_chain_of_norms_comes_much_nearer_than_the_small_image() -> None:
     network, x = Chain(6), uneven(1, 6, 48, 64)
     assert error_in_tiles(network, x, True) < error_in_tiles(network, x, False) / 5
 
@@ -115,7 +115,7 @@ def test_no_hook_stays_after_an_error() -> None:
     assert not any(part._forward_hooks for part in network.modules())
 
 
-def test_a_host_that_computes_the_small_picture_twice_changes_nothing() -> None:
+def test_a_host_that_computes_the_small_image_twice_changes_nothing() -> None:
     """As A1111 does, which computes again in float32 what came out as NaN."""
     network, x = Chain(3), uneven(1, 6, 48, 64)
     norms = [part for part in network.modules() if isinstance(part, nn.GroupNorm)]

@@ -18,7 +18,7 @@ PIXELS = 24 * FACTOR  # of a tile
 both = pytest.mark.parametrize("decode", [True, False], ids=["decode", "encode"])
 
 
-def picture(decode: bool, images: int = 1) -> Tensor:
+def random_input(decode: bool, images: int = 1) -> Tensor:
     if decode:
         return uneven(*SIDES, images)
     return uneven(*(side * FACTOR for side in SIDES), images, channels=3)
@@ -41,7 +41,7 @@ def hooks(module: nn.Module) -> int:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_middle_sees_the_whole(layout: str, decode: bool) -> None:
     """Without norms outside it, and with a halo as wide as convolutions look, nothing differs."""
-    vae, x = ToyVae(layout, normed=False), picture(decode)
+    vae, x = ToyVae(layout, normed=False), random_input(decode)
     half = vae.half(decode)
     torch.testing.assert_close(in_tiles(half, x, vae, decode), half(x), atol=1e-4, rtol=1e-4)
     plain = ToyVae("unknown", normed=False)
@@ -50,8 +50,8 @@ def test_the_middle_sees_the_whole(layout: str, decode: bool) -> None:
 
 @both
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_norms_take_the_whole_picture_s_moments(layout: str, decode: bool) -> None:
-    vae, plain, x = ToyVae(layout), ToyVae("unknown"), picture(decode)
+def test_norms_take_the_whole_image_s_moments(layout: str, decode: bool) -> None:
+    vae, plain, x = ToyVae(layout), ToyVae("unknown"), random_input(decode)
     whole = vae.half(decode)(x)
 
     def worst(of: ToyVae) -> float:
@@ -62,7 +62,7 @@ def test_norms_take_the_whole_picture_s_moments(layout: str, decode: bool) -> No
 
 @both
 def test_nothing_as_large_as_the_whole_passes_outside_the_middle(decode: bool) -> None:
-    vae, x = ToyVae(), picture(decode)
+    vae, x = ToyVae(), random_input(decode)
     half = vae.half(decode)
     seen = []
     for part in half.up if decode else half.down:
@@ -74,7 +74,7 @@ def test_nothing_as_large_as_the_whole_passes_outside_the_middle(decode: bool) -
 @both
 @pytest.mark.parametrize("pixels", [0, 56 * FACTOR, 4096])
 def test_what_fits_is_one_call_of_its_own(decode: bool, pixels: int) -> None:
-    vae, x, given = ToyVae(), picture(decode, images=2), []
+    vae, x, given = ToyVae(), random_input(decode, images=2), []
 
     def function(part: Tensor) -> Tensor:
         assert hooks(vae) == 0
@@ -87,7 +87,7 @@ def test_what_fits_is_one_call_of_its_own(decode: bool, pixels: int) -> None:
 
 @both
 def test_each_image_is_as_if_alone(decode: bool) -> None:
-    vae, x = ToyVae(), picture(decode, images=3)
+    vae, x = ToyVae(), random_input(decode, images=3)
     half = vae.half(decode)
 
     def one_by_one(images: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def test_each_image_is_as_if_alone(decode: bool) -> None:
 @both
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(decode: bool, dtype: torch.dtype) -> None:
-    vae, x = ToyVae(), picture(decode)
+    vae, x = ToyVae(), random_input(decode)
     whole = vae.half(decode)(x)
     vae.to(dtype)
     got = in_tiles(vae.half(decode), x.to(dtype), vae, decode)
@@ -112,7 +112,7 @@ def test_half_precision(decode: bool, dtype: torch.dtype) -> None:
 @both
 def test_in_inference_mode(decode: bool) -> None:
     """As Forge calls its VAE, and nothing around it."""
-    vae, x = ToyVae(), picture(decode)
+    vae, x = ToyVae(), random_input(decode)
     function = torch.inference_mode()(vae.half(decode).__call__)
     expected = in_tiles(vae.half(decode), x, vae, decode)
     assert torch.equal(in_tiles(function, x, vae, decode), expected)
@@ -121,7 +121,7 @@ def test_in_inference_mode(decode: bool) -> None:
 @both
 def test_whatever_call_fails_leaves_the_vae_as_it_was(decode: bool) -> None:
     """A tile's error, as when memory runs out or the user interrupts."""
-    vae, x = ToyVae(), picture(decode)
+    vae, x = ToyVae(), random_input(decode)
     half = vae.half(decode)
     whole, counted = half(x), []
 
@@ -146,7 +146,7 @@ def test_whatever_call_fails_leaves_the_vae_as_it_was(decode: bool) -> None:
 
 def test_a_host_may_change_the_precision_when_it_sees_nan() -> None:
     """As the WebUI does: overflow gives it NaN, and it computes once more in float32."""
-    vae, z = ToyVae(), picture(True)
+    vae, z = ToyVae(), random_input(True)
     wide = in_tiles(vae.decoder, z, vae, True)
     broken = vae.decoder.conv_in.weight.clone()
     vae.decoder.conv_in.weight.fill_(torch.nan)
@@ -167,7 +167,7 @@ def test_a_host_may_change_the_precision_when_it_sees_nan() -> None:
 @both
 def test_another_network_is_asked_for_the_whole(decode: bool) -> None:
     """As where a host is set to decode or encode by an approximation."""
-    vae, x = ToyVae(), picture(decode)
+    vae, x = ToyVae(), random_input(decode)
     other = nn.Upsample(scale_factor=2) if decode else nn.AvgPool2d(FACTOR)
     assert torch.equal(in_tiles(other, x, vae, decode), other(x))
     assert hooks(vae) == 0
@@ -175,7 +175,7 @@ def test_another_network_is_asked_for_the_whole(decode: bool) -> None:
 
 def test_a_host_may_turn_to_previews_in_the_middle() -> None:
     """As the WebUI does when the user interrupts."""
-    vae, z = ToyVae(), picture(True)
+    vae, z = ToyVae(), random_input(True)
     preview = nn.Upsample(scale_factor=2)
     calls = []
 
@@ -190,7 +190,7 @@ def test_a_host_may_turn_to_previews_in_the_middle() -> None:
 @both
 def test_a_host_with_tiles_of_its_own_is_left_to_them(decode: bool) -> None:
     """As Forge where it always tiles; what is no larger than one of its tiles it computes whole."""
-    vae, x = ToyVae(), picture(decode)
+    vae, x = ToyVae(), random_input(decode)
     half, tile = vae.half(decode), PIXELS // FACTOR if decode else PIXELS
 
     def function(part: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def test_a_host_with_tiles_of_its_own_is_left_to_them(decode: bool) -> None:
 @both
 def test_a_host_that_tries_again_at_any_error_is_not_made_to(decode: bool) -> None:
     """As Forge with --directml, which takes every error for a lack of memory."""
-    vae, x = ToyVae(), picture(decode)
+    vae, x = ToyVae(), random_input(decode)
     half, failed = vae.half(decode), []
 
     def function(part: Tensor) -> Tensor:
@@ -219,7 +219,7 @@ def test_a_host_that_tries_again_at_any_error_is_not_made_to(decode: bool) -> No
 
 def test_a_live_preview_is_decoded_as_ever() -> None:
     """In another thread, and of the very size that is decoded."""
-    vae, z = ToyVae(normed=False), picture(True)
+    vae, z = ToyVae(normed=False), random_input(True)
     whole, previews = vae.decoder(z), []
 
     with ThreadPoolExecutor(1) as other:
@@ -236,7 +236,7 @@ def test_a_live_preview_is_decoded_as_ever() -> None:
 
 @pytest.mark.parametrize("pixels", [16, 36, 64, 100])
 def test_tiles_of_any_size_give_the_size_of_the_whole(pixels: int) -> None:
-    vae, image = ToyVae(), picture(False)
+    vae, image = ToyVae(), random_input(False)
     z = in_tiles(vae.encoder, image, vae, False, pixels)
     assert z.shape == vae.encoder(image).shape
     assert in_tiles(vae.decoder, z, vae, True, pixels).shape == image.shape

@@ -1,4 +1,4 @@
-"""Which tiles cover a picture, and that a function that looks around comes out exact."""
+"""Which tiles cover an image, and that a function that looks around comes out exact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def coverings(draw):
 
 @settings(max_examples=80, deadline=None)
 @given(coverings())
-@example(((1, 4), 5, 2))  # a picture shorter than both halos
+@example(((1, 4), 5, 2))  # an image shorter than both halos
 def test_every_position_is_owned_by_one_tile(covering):
     size, side, halo = covering
     owners = torch.zeros(size)
@@ -31,7 +31,7 @@ def test_every_position_is_owned_by_one_tile(covering):
 
 @settings(max_examples=80, deadline=None)
 @given(coverings())
-@example(((1, 4), 5, 2))  # a picture shorter than both halos
+@example(((1, 4), 5, 2))  # an image shorter than both halos
 def test_a_tile_reads_its_side_and_the_halo_around_its_own(covering):
     size, side, halo = covering
     for tile in tiles_over(size, side, halo):
@@ -65,7 +65,7 @@ def test_with_a_halo_as_wide_as_a_function_looks_tiles_are_exact(size):
     torch.testing.assert_close(small, reduced(pixels))
 
 
-def test_a_picture_that_fits_is_one_tile():
+def test_a_image_that_fits_is_one_tile():
     (tile,) = tiles_over((8, 5), side=8, halo=3)
     x = torch.zeros(1, 1, 8, 5)
     assert tile.read(x, 1).shape == x.shape and tile.own(x).shape == x.shape

@@ -1,7 +1,7 @@
 """What sd-webui-controlnet does to the U-Net, in its simplest form: one unit with one hint.
 
 It replaces `forward` on the U-Net until the next run, marks conds with a token of their own, takes
-the hint whose height is nearer to the picture's, and fails where its size is not the picture's.
+the hint whose height is nearer to the image's, and fails where its size is not the image's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def mark_prompt_context(conds, positive):
 
 
 class Unit:
-    """hints: for the picture, and for the second pass of Hires. fix or None."""
+    """hints: for the image, and for the second pass of Hires. fix or None."""
 
     def __init__(self, hint, second, side):
         self._hint_cond, self.hr_hint_cond, self.side = hint, second, side

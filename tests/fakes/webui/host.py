@@ -47,7 +47,7 @@ class Host:
         self.axes = xyz.axis_options
 
     def paint(self, settings=None, *, args=None, infotext=None, p=None, **request):
-        """Make pictures; settings by names. Raises what the generation itself raises.
+        """Make images; settings by names. Raises what the generation itself raises.
 
         `said`: what the user was told on the way.
         """

@@ -56,7 +56,7 @@ def gradio_is_the_real_one() -> Iterator[None]:
 @dataclass(frozen=True)
 class Served:
     address: str
-    folder: Path  # of the pictures
+    folder: Path  # of the images
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def see_the_drawing_follow(visit: Visit, tiny_model: Any) -> None:
             end = f"timestep {wanted['edge']['timestep']:.0f}, after step {wanted['edge']['step']}"
             playwright.expect(drawing).to_contain_text(end)
         label = drawing.locator("svg[role=img]").get_attribute("aria-label")
-        assert label.startswith("first picture 32x32 in 10 steps")
+        assert label.startswith("first image 32x32 in 10 steps")
 
 
 def test_settings_that_cannot_run_are_a_sentence_in_the_drawing(visit: Visit) -> None:
@@ -229,7 +229,7 @@ def test_settings_that_cannot_run_are_a_sentence_in_the_drawing(visit: Visit) ->
     visit.wait_for_text("status", "expected numbers in")
 
 
-def test_the_button_makes_a_picture_and_a_dropped_picture_moves_the_sliders(
+def test_the_button_makes_a_image_and_a_dropped_image_moves_the_sliders(
     visit: Visit, served: Served
 ) -> None:
     visit.switch_on("ug", "refine")
@@ -260,11 +260,11 @@ def test_the_button_makes_a_picture_and_a_dropped_picture_moves_the_sliders(
     visit.element("generate").wait_for()
     playwright.expect(visit.element("ug_theta")).to_have_count(0)  # its group is closed
     visit.element("drop", "input[type=file]").set_input_files(newest)
-    visit.wait_for_text("status", "the settings of a picture")
+    visit.wait_for_text("status", "the settings of an image")
     playwright.expect(visit.element("ug_theta", "input[type=number]")).to_have_value("0.75")
     playwright.expect(visit.element("prompt", "textarea")).to_have_value("a red house")
     playwright.expect(learnt).to_contain_text("4 steps")
-    playwright.expect(learnt.locator("rect")).to_have_count(2)  # the first picture and a stage
+    playwright.expect(learnt.locator("rect")).to_have_count(2)  # the first image and a stage
 
 
 def test_a_preset_sets_the_groups_and_the_size_and_leaves_the_rest(
@@ -309,11 +309,11 @@ def test_stop_in_the_middle_gives_the_last_finished_stage(visit: Visit, served: 
     visit.wait_for_text("status", "stage 1 of 1, step")
     visit.element("stop").click()
     said = visit.wait_for_text("status", "stopped")
-    assert said.strip().startswith("stopped in stage 1; the first picture is kept")
+    assert said.strip().startswith("stopped in stage 1; the first image is kept")
     playwright.expect(visit.element("status", "summary")).to_contain_text("; stopped in stage 1")
     playwright.expect(visit.element("gallery", "img")).to_have_count(1)
-    (picture,) = served.folder.glob("*-7.png")
-    assert (read_about(picture)["stage"], read_about(picture)["stages"]) == (0, 1)
+    (image,) = served.folder.glob("*-7.png")
+    assert (read_about(image)["stage"], read_about(image)["stages"]) == (0, 1)
 
 
 def test_who_waits_can_stop_and_does_not_wait_for_who_has_left(
@@ -362,9 +362,7 @@ def test_a_line_is_passed_in_the_order_of_coming() -> None:
     assert (1, "gone") in told and (0, "turn") in told and (2, "turn") in told
 
 
-def test_a_picture_without_settings_is_refused_with_a_sentence(
-    visit: Visit, tmp_path: Path
-) -> None:
+def test_a_image_without_settings_is_refused_with_a_sentence(visit: Visit, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "foreign.png")
     visit.element("drop", "input[type=file]").set_input_files(tmp_path / "foreign.png")
     visit.wait_for_text("status", "holds no settings of ours")
@@ -377,7 +375,7 @@ def test_nothing_but_the_outputs_is_served(served: Served) -> None:
         assert _fetched(served, path) in (403, 404)
 
 
-def test_a_picture_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:
+def test_a_image_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:
     from lib_hires.standalone.app.job import Saved
     from lib_hires.standalone.app.page import _choose, _Shown
 
@@ -402,18 +400,18 @@ def test_a_job_that_cannot_begin_ends_with_a_sentence(tmp_path: Path) -> None:
     run = SimpleNamespace(model=None, paint=paint, record=RunRecord(time.perf_counter))
     (event,) = Job(run, tmp_path, threading.Event()).events()  # type: ignore[arg-type]
     assert isinstance(event, Ended)
-    assert event.sentence.startswith("the first picture failed (IndexError")
+    assert event.sentence.startswith("the first image failed (IndexError")
 
 
-def test_a_picture_whose_feature_upsampler_is_not_here_is_refused(tmp_path: Path) -> None:
+def test_a_image_whose_feature_upsampler_is_not_here_is_refused(tmp_path: Path) -> None:
     from lib_hires.standalone.app.controls import Controls
     from lib_hires.standalone.app.page import Page
 
     page = SimpleNamespace(_controls=Controls({}, {}, {}))
     for name, words in [("None", "made with ours"), ("gone [0123456789]", "got 'gone [0123")]:
         about = {"model": "ours", "request": {}, "settings": {"refine_upsampler": name}}
-        save(Image.new("RGB", (8, 8)), tmp_path / "picture.png", about)
-        (said,) = Page._use_settings(page, str(tmp_path / "picture.png"))  # type: ignore[arg-type]
+        save(Image.new("RGB", (8, 8)), tmp_path / "image.png", about)
+        (said,) = Page._use_settings(page, str(tmp_path / "image.png"))  # type: ignore[arg-type]
         assert words in html.unescape(said)
 
 
@@ -460,7 +458,7 @@ def test_the_working_folder_is_not_served(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     check_served(Path("pictures"))
     for folder in (Path(), Path(".."), tmp_path, Path("/")):
-        with pytest.raises(SettingsError, match="--out: expected a folder for pictures alone"):
+        with pytest.raises(SettingsError, match="--out: expected a folder for images alone"):
             check_served(folder)
 
 

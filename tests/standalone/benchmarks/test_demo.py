@@ -40,7 +40,7 @@ def test_every_technique_has_settings_of_its_own() -> None:
     assert NATIVE.settings_at(2) == Settings()
 
 
-def test_contact_sheet_shows_every_picture_and_a_detail() -> None:
+def test_contact_sheet_shows_every_image_and_a_detail() -> None:
     red, blue = (Image.new("RGB", (600, 600), colour) for colour in ("red", "blue"))
     entries = [{"objects": 1, "seconds": 1.0}, {"objects": 2, "seconds": 3.0}]
     rows = [Row(NATIVE, 2, [red, blue], entries), Row(UG, 2, [blue], entries[:1])]
@@ -56,16 +56,16 @@ def test_contact_sheet_shows_every_picture_and_a_detail() -> None:
 
 
 @bundled
-def test_demo_writes_the_sheet_the_pictures_and_the_report(tmp_path: Path) -> None:
+def test_demo_writes_the_sheet_the_images_and_the_report(tmp_path: Path) -> None:
     said = demo(tmp_path, shown_at={1: 1, 2: 1, 4: 0})
     report = json.loads((tmp_path / "report.json").read_text())
     assert {entry["technique"] for entry in report} == {
         technique.name for technique in (NATIVE, NATIVE_PFSA, *ENLARGING)
     }
     for entry in report:
-        with Image.open(tmp_path / entry["file"]) as picture:
+        with Image.open(tmp_path / entry["file"]) as image:
             side = 256 * entry["scale"]
-            assert picture.size == (entry["width"], entry["height"]) == (side, side)
+            assert image.size == (entry["width"], entry["height"]) == (side, side)
         assert read_about(tmp_path / entry["file"])["demo"]["settings"] == entry["settings"]
         assert entry["seconds"] > 0
         assert entry["model_evaluations"] >= 20
@@ -128,11 +128,11 @@ def test_a_variant_has_other_settings_and_tells_them() -> None:
         (["every", "ug_theta=0.5"], "there is no technique 'every'"),
         (["ug", "ug_thet=1"], "ug_thet: there is no such setting"),
         (["ug", "ug_theta=many"], "--variant ug ug_theta=many: ug_theta: expected a number"),
-        (["refine", "refine_factor=3"], "refine_factor: the pictures' size is --scale"),
+        (["refine", "refine_factor=3"], "refine_factor: the images' size is --scale"),
         (["ug", "refine=on"], "refine: ug starts at the final size"),
         (["ug", "ug_passes=both"], "ug_passes: is for the WebUI alone"),
-        (["ug", "ug_theta=1"], "makes the same pictures"),
-        (["refine", "ug_theta=0.5"], "makes the same pictures"),
+        (["ug", "ug_theta=1"], "makes the same images"),
+        (["refine", "ug_theta=0.5"], "makes the same images"),
     ],
 )
 def test_bad_variants_are_refused(words: list[str], sentence: str) -> None:

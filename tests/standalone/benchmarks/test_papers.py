@@ -28,7 +28,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_stages_with_attention_give_equal_pictures(sdxl: Path, tmp_path: Path) -> None:
+def test_two_stages_with_attention_give_equal_images(sdxl: Path, tmp_path: Path) -> None:
     said: list[str] = []
     job = Job(Case("4x", 4, (0.25, 0.5)), sdxl, steps=4, gamma=0.3, first=16)
     papers(tmp_path, STAND_IN, [job], repeats=1, say=said.append)
@@ -41,7 +41,7 @@ def test_two_stages_with_attention_give_equal_pictures(sdxl: Path, tmp_path: Pat
     assert min(ours, theirs) > 0
 
 
-def test_another_share_of_attention_gives_another_picture(sdxl: Path) -> None:
+def test_another_share_of_attention_gives_another_image(sdxl: Path) -> None:
     job = Job(Case("2x", 2, (0.25,)), sdxl, steps=4, first=16)
     mixed = Job(Case("2x", 2, (0.25,)), sdxl, steps=4, gamma=0.3, first=16)
     paintings = [benchmark_papers.paint_ours(each) for each in (job, mixed)]

@@ -1,4 +1,4 @@
-"""The command line: sentences for bad input, pictures that are never lost, exact repeats."""
+"""The command line: sentences for bad input, images that are never lost, exact repeats."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def hires(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def pixels(path: str | Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.asarray(picture).astype(int)
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
 
 
 def test_help_is_there_at_once() -> None:
@@ -57,7 +57,7 @@ def test_help_is_there_at_once() -> None:
         ),
         (["--model", "/nowhere.safetensors"], "/nowhere.safetensors: no such model"),
         (["--from", "/nowhere.png"], "--from: there is no file /nowhere.png"),
-        (["--from", __file__], f"--from: {__file__} is not a PNG picture"),
+        (["--from", __file__], f"--from: {__file__} is not a PNG image"),
         (["--refine-upsampler", "ug"], "refine_upsampler: expected the name of a feature upsam"),
         (["--device", "no-such-device"], "device 'no-such-device': cannot be used here"),
     ],
@@ -70,11 +70,11 @@ def test_bad_input_is_refused_with_a_sentence(hires, tmp_path, options, sentence
     assert list(tmp_path.glob("out/*.png")) == []
 
 
-def test_a_prompt_or_a_picture_is_needed(hires) -> None:
-    assert hires()[::2] == (2, "prompt: expected one, or a picture to repeat with --from")
+def test_a_prompt_or_a_image_is_needed(hires) -> None:
+    assert hires()[::2] == (2, "prompt: expected one, or an image to repeat with --from")
 
 
-def test_a_picture_of_another_model_is_not_repeated_with_the_bundled_one(hires, tiny_folder):
+def test_a_image_of_another_model_is_not_repeated_with_the_bundled_one(hires, tiny_folder):
     _, out, _ = hires("a red house")
     from lib_hires.standalone import cli
 
@@ -114,7 +114,7 @@ def test_presets_that_do_not_fit_are_refused(hires) -> None:
     assert (code, said) == (2, "--preset: expected no --from beside it")
 
 
-def test_large_pictures_of_a_preset_are_decoded_in_tiles() -> None:
+def test_large_images_of_a_preset_are_decoded_in_tiles() -> None:
     settings = preset_for("4x, refinement with UG").settings()
     for native, tile in ((512, 0), (1024, 1024)):
         purpose, sizes = "4x, refinement with UG", ((native, native), 64)
@@ -126,7 +126,7 @@ def test_large_pictures_of_a_preset_are_decoded_in_tiles() -> None:
             assert made.refine.tile == own
 
 
-def test_a_picture_that_another_process_writes_meanwhile_is_kept(hires, monkeypatch) -> None:
+def test_a_image_that_another_process_writes_meanwhile_is_kept(hires, monkeypatch) -> None:
     """Both have seen the same empty folder."""
     monkeypatch.setattr("lib_hires.standalone.pipeline.png.next_number", lambda _: 1)
     _, first, _ = hires("x", "--batch", "2")
@@ -182,7 +182,7 @@ def test_a_full_disk_is_a_sentence(hires, monkeypatch) -> None:
     monkeypatch.setattr("lib_hires.standalone.pipeline.png.save", fail)
     assert hires("x")[::2] == (
         2,
-        "could not write the picture of stage 0 (16x16): No space left on device",
+        "could not write the image of stage 0 (16x16): No space left on device",
     )
 
 
@@ -192,7 +192,7 @@ def test_an_unwritable_folder_is_refused_before_loading(hires, tmp_path) -> None
     assert (code, said.startswith("--out: cannot write into")) == (2, True)
 
 
-def test_a_picture_repeats_exactly_from_its_png(hires) -> None:
+def test_a_image_repeats_exactly_from_its_png(hires) -> None:
     guided = ["--ug", "--refine", "--refine-eta2", "0.5", "--sampler", "DPM++ SDE"]
     guided += ["--dtype", "bfloat16"]
     code, out, _ = hires("a red house", "--batch", "2", "--seed", "3", *guided)
@@ -249,11 +249,11 @@ def test_the_last_finished_stage_survives(hires, monkeypatch, error, code, sente
     assert read_about(kept)["stage"] == 0
 
 
-def test_out_of_memory_in_the_first_picture_says_what_to_lower(hires, monkeypatch) -> None:
+def test_out_of_memory_in_the_first_image_says_what_to_lower(hires, monkeypatch) -> None:
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(Painter, "first_picture", fail)
+    monkeypatch.setattr(Painter, "first_image", fail)
     code, _, said = hires("x")
     assert (code, "lower --width, --height" in said, "is kept" in said) == (2, True, False)
 
@@ -262,6 +262,6 @@ def test_other_errors_are_not_hidden(hires, monkeypatch) -> None:
     def fail(*_):
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(Painter, "first_picture", fail)
+    monkeypatch.setattr(Painter, "first_image", fail)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         hires("x")

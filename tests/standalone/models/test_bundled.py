@@ -33,7 +33,7 @@ def test_files_are_small_and_the_layout_is_sd1(model: LatentModel) -> None:
 
 @pytest.mark.parametrize("shifted_start", [False, True])
 @pytest.mark.parametrize("name", ["Euler", "DPM++ 2M", "Heun", "LMS"])
-def test_the_coarse_picture_walks_the_native_way(
+def test_the_coarse_image_walks_the_native_way(
     model: LatentModel, name: str, shifted_start: bool
 ) -> None:
     """theta = 1, eta = 1: D of the large run is the native run from D[x_T] on sigmas/m."""

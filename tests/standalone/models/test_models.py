@@ -119,7 +119,7 @@ def test_bundled_model() -> None:
     assert model.prediction == settings["parameterization"]
     x0 = call(model, noise(1, 4, 32, 32, scale=14), torch.tensor([14.0]))
     assert x0.shape == (1, 4, 32, 32) and x0.isfinite().all()
-    # A trained autoencoder gives back a flat picture, nearly.
+    # A trained autoencoder gives back a flat image, nearly.
     image = torch.full((1, 3, 64, 64), 0.3)
     assert (model.decode(model.encode(image)) - image).abs().mean() < 0.3
 

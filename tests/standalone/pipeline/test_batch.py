@@ -1,4 +1,4 @@
-"""`hires generate --prompts`: many pictures, by one process and by two."""
+"""`hires generate --prompts`: many images, by one process and by two."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROMPTS = "a red house\n\na blue fish\na red house\n"
 
 @pytest.fixture
 def hires(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Runs the command on a file of that text; returns its code, the pictures and what it said."""
+    """Runs the command on a file of that text; returns its code, the images and what it said."""
 
     def run(text: str, *options: str, name: str = "prompts.txt") -> tuple[int, list[Path], str]:
         (tmp_path / name).write_text(text)
@@ -34,7 +34,7 @@ def contents(paths: list[Path]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-def test_every_line_becomes_a_picture_and_equal_lines_the_same(hires) -> None:
+def test_every_line_becomes_a_image_and_equal_lines_the_same(hires) -> None:
     code, paths, _ = hires(PROMPTS, "--seed", "5", "--batch", "2")
     assert code == 0
     assert [read_run(path)["request"]["prompt"] for path in paths] == (
@@ -44,7 +44,7 @@ def test_every_line_becomes_a_picture_and_equal_lines_the_same(hires) -> None:
     assert [path.stem.rpartition("-")[2] for path in paths] == ["5", "6"] * 3
 
 
-def test_a_line_gives_the_picture_that_it_gives_alone(hires, tiny_folder, tmp_path, capsys) -> None:
+def test_a_line_gives_the_image_that_it_gives_alone(hires, tiny_folder, tmp_path, capsys) -> None:
     _, (path,), _ = hires("a red house\n", *GUIDED)
     files = ["--model", str(tiny_folder), "--out", str(tmp_path / "alone")]
     assert main(["generate", "a red house", "--steps", "3", *GUIDED, *files]) == 0
@@ -66,8 +66,8 @@ def test_a_preset_serves_every_line_and_cells_change_it(hires) -> None:
     _, paths, _ = hires(table, "--preset", "2x, UG alone", name="prompts.csv")
     sizes = []
     for path in paths:
-        with Image.open(path) as picture:
-            sizes.append(picture.size)
+        with Image.open(path) as image:
+            sizes.append(image.size)
     assert sizes == [(32, 32), (48, 16)]
 
 
@@ -129,10 +129,10 @@ def test_what_is_finished_is_not_painted_again(hires, monkeypatch: pytest.Monkey
     house, fish = paths[:2]
     before = contents(paths)
     fish.unlink()
-    picture, about = house, read_about(house) | {"stage": 0}
+    image, about = house, read_about(house) | {"stage": 0}
     from PIL import Image
 
-    with Image.open(picture) as opened:  # as a process that was ended in stage 1 leaves it
+    with Image.open(image) as opened:  # as a process that was ended in stage 1 leaves it
         save(opened.convert("RGB"), house, about)
     painted = []
     from lib_hires.standalone.pipeline.generate import Run
@@ -146,7 +146,7 @@ def test_what_is_finished_is_not_painted_again(hires, monkeypatch: pytest.Monkey
     assert len(painted) == 4
 
 
-def test_two_processes_make_the_same_pictures(hires, tiny_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_make_the_same_images(hires, tiny_folder: Path, tmp_path: Path) -> None:
     text = "\n".join(f"a red house number {number}" for number in range(5))
     _, paths, _ = hires(text, *GUIDED)
     files = {"prompts": tmp_path / "prompts.txt", "out": tmp_path / "two", "model": tiny_folder}

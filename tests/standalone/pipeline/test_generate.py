@@ -20,7 +20,7 @@ def paint(model: LatentModel, request: dict[str, Any], **settings: Any) -> list[
     return list(Run(model, Request(**wanted), Settings.from_values(settings)).paint())
 
 
-def picture(model: LatentModel, request: dict[str, Any], **settings: Any) -> torch.Tensor:
+def image(model: LatentModel, request: dict[str, Any], **settings: Any) -> torch.Tensor:
     return paint(model, request, **settings)[-1].images
 
 
@@ -30,19 +30,19 @@ LARGE = {"width": 32, "height": 32}
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_settings_that_do_nothing_change_no_bit(tiny_model: LatentModel, sampler: str) -> None:
     request = LARGE | {"sampler": sampler, "steps": 3}
-    plain = picture(tiny_model, request)
-    assert torch.equal(plain, picture(tiny_model, request, ug=True, ug_theta=0))
-    assert torch.equal(plain, picture(tiny_model, request, pfsa=True, pfsa_gamma=0))
-    assert not torch.equal(plain, picture(tiny_model, request, ug=True))
-    assert not torch.equal(plain, picture(tiny_model, request, pfsa=True, pfsa_gamma=0.5))
+    plain = image(tiny_model, request)
+    assert torch.equal(plain, image(tiny_model, request, ug=True, ug_theta=0))
+    assert torch.equal(plain, image(tiny_model, request, pfsa=True, pfsa_gamma=0))
+    assert not torch.equal(plain, image(tiny_model, request, ug=True))
+    assert not torch.equal(plain, image(tiny_model, request, pfsa=True, pfsa_gamma=0.5))
 
 
 def test_without_stages_refinement_changes_no_bit(tiny_model: LatentModel) -> None:
     first, _ = paint(tiny_model, {}, refine=True)
-    assert torch.equal(first.images, picture(tiny_model, {}))
+    assert torch.equal(first.images, image(tiny_model, {}))
 
 
-def test_a_picture_is_enlarged_before_it_is_cut_to_its_range(
+def test_a_image_is_enlarged_before_it_is_cut_to_its_range(
     tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
@@ -61,8 +61,8 @@ def test_a_picture_is_enlarged_before_it_is_cut_to_its_range(
 def test_an_image_of_a_batch_is_the_image_alone(tiny_model: LatentModel, sampler: str) -> None:
     settings = {"ug": True, "refine": True, "refine_eta2": "0.5"}
     request = {"sampler": sampler, "seed": 5}
-    batch = picture(tiny_model, request | {"batch": 3}, **settings)
-    alone = picture(tiny_model, request | {"seed": 7}, **settings)
+    batch = image(tiny_model, request | {"batch": 3}, **settings)
+    alone = image(tiny_model, request | {"seed": 7}, **settings)
     torch.testing.assert_close(batch[2:], alone, rtol=0, atol=1e-4)
 
 
@@ -134,19 +134,19 @@ def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: Late
     assert [stage.small_evaluations for stage in unguided] == [0, 0, 0]
 
 
-def test_pfsa_acts_on_the_first_picture_only(
+def test_pfsa_acts_on_the_first_image_only(
     tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_pfsa = paint(tiny_model, {}, refine=True, pfsa=True, pfsa_gamma=0.5)
-    assert not torch.equal(with_pfsa[0].images, picture(tiny_model, {}))
-    monkeypatch.setattr(Painter, "first_picture", lambda _: with_pfsa[0].latent)
+    assert not torch.equal(with_pfsa[0].images, image(tiny_model, {}))
+    monkeypatch.setattr(Painter, "first_image", lambda _: with_pfsa[0].latent)
     plain = paint(tiny_model, {}, refine=True)
     assert torch.equal(plain[1].images, with_pfsa[1].images)
 
 
 def test_an_error_leaves_no_trace(tiny_model: LatentModel) -> None:
     settings = {"ug": True, "pfsa": True, "refine": True}
-    before = picture(tiny_model, LARGE, **settings)
+    before = image(tiny_model, LARGE, **settings)
 
     def stop(stage: int, step: int, *_: object) -> None:
         if (stage, step) == (0, 2):
@@ -159,7 +159,7 @@ def test_an_error_leaves_no_trace(tiny_model: LatentModel) -> None:
     )
     with pytest.raises(RuntimeError, match="stopped"):
         list(run.paint(on_step=stop))
-    assert torch.equal(before, picture(tiny_model, LARGE, **settings))
+    assert torch.equal(before, image(tiny_model, LARGE, **settings))
 
 
 def test_pivot_starts_at_its_timestep(tiny_model: LatentModel) -> None:
@@ -173,8 +173,8 @@ def test_pivot_starts_at_its_timestep(tiny_model: LatentModel) -> None:
     assert (stage.enlargement, stage.timestep) == ("latent", 700)
 
 
-def test_tiles_give_a_picture_of_the_same_size(tiny_model: LatentModel) -> None:
-    tiled = picture(tiny_model, {"width": 160, "height": 144}, refine_tile=128)
+def test_tiles_give_a_image_of_the_same_size(tiny_model: LatentModel) -> None:
+    tiled = image(tiny_model, {"width": 160, "height": 144}, refine_tile=128)
     assert tiled.shape == (1, 3, 144, 160)
     assert torch.isfinite(tiled).all()
 
@@ -200,4 +200,4 @@ def test_refuses_bad_requests(values: dict[str, Any], sentence: str) -> None:
 
 
 def test_sizes_are_rounded_to_what_the_model_takes(tiny_model: LatentModel) -> None:
-    assert picture(tiny_model, {"width": 33, "height": 23, "steps": 1}).shape[-2:] == (24, 32)
+    assert image(tiny_model, {"width": 33, "height": 23, "steps": 1}).shape[-2:] == (24, 32)

@@ -1,4 +1,4 @@
-"""Pictures on disk: what they say of themselves, and sentences for those of others."""
+"""Images on disk: what they say of themselves, and sentences for those of others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def written(path: Path, text: str, size: tuple[int, int] = (8, 8)) -> Path:
         {"settings": "ug"},
     ],
 )
-def test_a_picture_of_something_else_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_image_of_something_else_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     save(Image.new("RGB", (8, 8)), tmp_path / "ours.png", RUN)
     assert read_run(tmp_path / "ours.png") == RUN
     path = written(tmp_path / "other.png", json.dumps(RUN | changes))
@@ -42,10 +42,10 @@ def test_a_picture_of_something_else_is_refused(changes: dict[str, Any], tmp_pat
 @pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{", "9" * 10_000])
 def test_text_that_is_not_ours_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="holds no settings of ours"):
-        read_about(written(tmp_path / "picture.png", text))
+        read_about(written(tmp_path / "image.png", text))
 
 
-def test_a_picture_above_pillow_s_limit_still_says_how_it_was_made(
+def test_a_image_above_pillow_s_limit_still_says_how_it_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "large.png", json.dumps(RUN), (64, 64))

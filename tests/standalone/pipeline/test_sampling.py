@@ -21,7 +21,7 @@ DETERMINISTIC = ("Euler", "Heun", "DPM2", "LMS", "DPM++ 2M")
 STOCHASTIC = [
     name for name, sampler in SAMPLERS.items() if sampler.noise != "none" and name != "LCM"
 ]
-"""But for LCM, which is right for models alone that predict a picture rather than its mean."""
+"""But for LCM, which is right for models alone that predict an image rather than its mean."""
 STEPS = 6
 TABLE = torch.logspace(-3, math.log10(15), 1000)
 

@@ -86,8 +86,8 @@ def test_the_teacher_is_guided(x: Tensor) -> None:
 
 @pytest.mark.parametrize(("draws", "steps"), [((0.0,), 10), ((1.0, 3), 3)])
 def test_every_state_stands_beside_the_end_of_its_own_trajectory(draws, steps: int) -> None:
-    """Of a teacher that always says its caption's picture, DDIM keeps the noise as it is."""
-    pictures = {"": 0.0, "a": 0.1, "b": -0.2}
+    """Of a teacher that always says its caption's image, DDIM keeps the noise as it is."""
+    images = {"": 0.0, "a": 0.1, "b": -0.2}
 
     class Knowing(torch.nn.Module):
         def forward(self, x: Tensor, t: Tensor, context: Tensor) -> object:
@@ -95,7 +95,7 @@ def test_every_state_stands_beside_the_end_of_its_own_trajectory(draws, steps: i
             return SimpleNamespace(sample=(a * x - context.mean((1, 2)).view(-1, 1, 1, 1)) / s)
 
     def embed(captions: list[str]) -> Tensor:
-        values = torch.tensor([pictures[caption] for caption in captions])
+        values = torch.tensor([images[caption] for caption in captions])
         return values.view(-1, 1, 1).expand(-1, 2, 3)
 
     data = SimpleNamespace(batch=lambda rng, n, dropout: (torch.zeros(2, 4, 32, 32), ["a", "b"]))
@@ -104,9 +104,9 @@ def test_every_state_stands_beside_the_end_of_its_own_trajectory(draws, steps: i
     batches = [trajectories.batch(data, rng) for _ in range(steps)]
     x, t, context, end = (torch.cat(part) for part in zip(*batches, strict=True))
     assert sorted(t.tolist()) == sorted([k * 100 - 1 for k in range(1, steps + 1)] * 2)
-    picture = 5 * context.mean((1, 2)).view(-1, 1, 1, 1)  # what guidance makes of it
+    image = 5 * context.mean((1, 2)).view(-1, 1, 1, 1)  # what guidance makes of it
     (a, s), (a_end, s_end) = scales(t), scales(torch.zeros_like(t))
-    noise, noise_left = (x - a * picture) / s, (end - a_end * picture) / s_end
+    noise, noise_left = (x - a * image) / s, (end - a_end * image) / s_end
     torch.testing.assert_close(noise, noise_left, atol=1e-3, rtol=1e-3)
     assert noise.std() > 0.9
 

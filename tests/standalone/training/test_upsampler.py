@@ -27,7 +27,7 @@ from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training import upsampler as module
 from lib_hires.standalone.training.upsampler import info_for, train_upsampler, weights_hash
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
-from lib_hires.standalone.training.upsampler_data import PictureFolder, drawn
+from lib_hires.standalone.training.upsampler_data import ImageFolder, drawn
 from lib_hires.upsampler_file import NamedUpsampler, read_upsampler, write_upsampler
 
 TINY = {"steps": 6, "batch": 4, "rate": 0.02, "warmup": 2, "samples": 0, "save_every": 3}
@@ -36,7 +36,7 @@ TINY |= {"mixed_precision": "no"}
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten captioned pictures, coloured patches."""
+    """Ten captioned images, coloured patches."""
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for number in range(10):
         patches = rng.integers(0, 255, (5, 5, 3), dtype=np.uint8)
@@ -217,7 +217,7 @@ def test_bad_options_are_refused(train, options: dict[str, Any], sentence: str) 
 
 
 def test_another_models_data_must_be_given(tiny_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--data: expected a folder of captioned pictures"):
+    with pytest.raises(SettingsError, match="--data: expected a folder of captioned images"):
         train_upsampler(
             tmp_path / "a.safetensors", config=UpsamplerTraining(**TINY), model_path=tiny_folder
         )
@@ -234,27 +234,27 @@ def test_a_checkpoint_of_another_upsampler_or_damaged_is_refused(train, plain, f
 
 def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, caplog) -> None:
     with pytest.raises(SettingsError, match="--data: there is no folder"):
-        PictureFolder(tmp_path / "nowhere", (32, 32))
+        ImageFolder(tmp_path / "nowhere", (32, 32))
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     with pytest.raises(SettingsError, match=r"a.png has no caption; write it into a.txt"):
-        PictureFolder(tmp_path, (32, 32))
+        ImageFolder(tmp_path, (32, 32))
     (tmp_path / "a.txt").write_text("a red house")
     Image.new("RGB", (40, 30)).save(tmp_path / "b.jpg")
-    assert len(PictureFolder(tmp_path, (32, 32))) == 1
+    assert len(ImageFolder(tmp_path, (32, 32))) == 1
     assert "1 smaller than 32x32, left out" in caplog.text
-    with pytest.raises(SettingsError, match="has no picture of at least 64x64"):
-        PictureFolder(tmp_path, (64, 64))
-    (tmp_path / "c.png").write_bytes(b"no picture")
-    with pytest.raises(SettingsError, match=r"c.png is not a picture that can be read"):
-        PictureFolder(tmp_path, (32, 32))
+    with pytest.raises(SettingsError, match="has no image of at least 64x64"):
+        ImageFolder(tmp_path, (64, 64))
+    (tmp_path / "c.png").write_bytes(b"no image")
+    with pytest.raises(SettingsError, match=r"c.png is not an image that can be read"):
+        ImageFolder(tmp_path, (32, 32))
 
 
-def test_pictures_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> None:
+def test_images_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> None:
     wide = np.zeros((40, 120, 3), np.uint8)
     wide[:, 40:80] = 255
     Image.fromarray(wide).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text(" a red house\n")
-    folder = PictureFolder(tmp_path, (32, 32))
+    folder = ImageFolder(tmp_path, (32, 32))
     large, small = folder.pair(0, (40, 40), (20, 20))
     assert (large.size, small.size) == ((40, 40), (20, 20))
     assert np.asarray(large).min() > 250 and np.asarray(small).min() > 250
@@ -263,7 +263,7 @@ def test_pictures_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> N
 
 def test_a_changed_caption_makes_the_cache_another(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "copy")
-    folder = PictureFolder(tmp_path / "copy", (32, 32))
+    folder = ImageFolder(tmp_path / "copy", (32, 32))
     before = folder.identity()
     assert folder.identity() == before
     (tmp_path / "copy" / "3.txt").write_text("a blue car\n")
@@ -289,7 +289,7 @@ def hooks(unet: Any) -> int:
 
 
 @pytest.mark.parametrize("settings", [{}, {"ug": True}, {"refine_method": "Pivot"}], ids=str)
-def test_untrained_it_changes_no_bit_of_a_picture(tiny_model: LatentModel, settings) -> None:
+def test_untrained_it_changes_no_bit_of_a_image(tiny_model: LatentModel, settings) -> None:
     info = info_for(tiny_model, UpsamplerTraining(), "0" * 64)
     untrained = NamedUpsampler("untrained", "0", FeatureUpsampler(info).requires_grad_(False))
     plain, _ = images(tiny_model, None, **settings)
@@ -342,7 +342,7 @@ def test_an_upsampler_of_another_model_is_refused(tiny_model: LatentModel) -> No
         images(tiny_model, NamedUpsampler("other", "0", other))
 
 
-def test_pictures_keep_its_name_and_hash_and_repeat(
+def test_images_keep_its_name_and_hash_and_repeat(
     tiny_model: LatentModel, tiny_folder: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     file = tmp_path / "mine.safetensors"

@@ -155,15 +155,15 @@ def test_an_empty_prompt_has_no_zero_mean(parts: Parts, exported: Path) -> None:
     assert (context.mean((1, 2)) > 0.05).all()
 
 
-def test_normalising_latents_leaves_pictures_alone(parts: Parts) -> None:
+def test_normalising_latents_leaves_images_alone(parts: Parts) -> None:
     vae = copy.deepcopy(parts[0])
-    picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        before = vae.encode(picture).latent_dist
+        before = vae.encode(image).latent_dist
         expected = vae.decode(before.mean).sample
         mean, deviation = before.mean.mean((0, 2, 3)), before.mean.std((0, 2, 3))
         demo.normalise_latents(vae, mean, deviation)
-        after = vae.encode(picture).latent_dist
+        after = vae.encode(image).latent_dist
         scaled = after.mean * demo.SCALE_FACTOR
         torch.testing.assert_close(scaled.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
         torch.testing.assert_close(scaled.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
@@ -175,10 +175,10 @@ def test_normalising_latents_leaves_pictures_alone(parts: Parts) -> None:
 def test_the_fast_training_form_computes_the_same(parts: Parts) -> None:
     plain = nn.Sequential(nn.Conv2d(3, 32, 3), nn.GroupNorm(32, 32, eps=1e-6), nn.SiLU())
     fast = demo.speed_up(copy.deepcopy(plain))
-    picture = torch.randn(2, 3, 8, 8)
+    image = torch.randn(2, 3, 8, 8)
     for module in (plain, fast):
-        module(picture).square().sum().backward()
-    torch.testing.assert_close(fast(picture), plain(picture))
+        module(image).square().sum().backward()
+    torch.testing.assert_close(fast(image), plain(image))
     for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
 

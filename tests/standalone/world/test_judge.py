@@ -84,7 +84,7 @@ def test_score_counts_hits_and_refuses_lists_that_do_not_fit(judge):
     assert result.one_object == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         result.n = 5
-    with pytest.raises(ValueError, match=r"one per picture \(4\), got 1"):
+    with pytest.raises(ValueError, match=r"one per image \(4\), got 1"):
         score(images, [("tree", "red")], judge)
 
 
@@ -97,7 +97,7 @@ def test_score_counts_hits_and_refuses_lists_that_do_not_fit(judge):
         ((9, 300), (16, 736)),
     ],
 )
-def test_pictures_of_any_shape_come_to_multiples_of_16_and_keep_their_mean(size, expected):
+def test_images_of_any_shape_come_to_multiples_of_16_and_keep_their_mean(size, expected):
     reduced = reduce_area(torch.full((1, 3, *size), 0.25), 128)
     assert reduced.shape[-2:] == expected
     torch.testing.assert_close(reduced.mean(), torch.tensor(0.25))
@@ -134,7 +134,7 @@ def test_targets_hold_one_hill_per_object_also_at_the_border():
     assert colours[0, 31, 31] == train_judge.UNSURE
 
 
-def test_degrading_keeps_shape_and_range_and_leaves_the_given_pictures():
+def test_degrading_keeps_shape_and_range_and_leaves_the_given_images():
     torch.manual_seed(0)
     images = torch.rand(12, 3, 48, 64) * 2 - 1
     before = images.clone()
@@ -147,8 +147,8 @@ def test_degrading_keeps_shape_and_range_and_leaves_the_given_pictures():
     assert torch.equal(train_judge.degrade(images, clean=1.0), images)
 
 
-def test_pictures_repeat_by_seed_and_hold_their_objects():
-    first, again = (train_judge.draw_pictures(6, 64, 48, seed=2) for _ in range(2))
+def test_images_repeat_by_seed_and_hold_their_objects():
+    first, again = (train_judge.draw_images(6, 64, 48, seed=2) for _ in range(2))
     assert torch.equal(first.pixels, again.pixels)
     assert first.pixels.shape == (6, 3, 48, 64)
     assert torch.equal(first.objects, again.objects)
@@ -156,7 +156,7 @@ def test_pictures_repeat_by_seed_and_hold_their_objects():
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path):
     config = train_judge.Config(steps=3, batch=4, scenes=10)
-    shapes = [train_judge.draw_pictures(8, 32, 32, seed=1)] * 3
+    shapes = [train_judge.draw_images(8, 32, 32, seed=1)] * 3
 
     def run(path: Path, stops: bool) -> dict[str, torch.Tensor]:
         training = train_judge._Run.resume(path, config)

@@ -1,4 +1,4 @@
-"""Scenes: drawn from chance alone, the same picture at every size, in a small grammar."""
+"""Scenes: drawn from chance alone, the same image at every size, in a small grammar."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_seed_decides_everything() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_larger_drawings_are_the_same_picture_only_sharper(seed: int) -> None:
+def test_larger_drawings_are_the_same_image_only_sharper(seed: int) -> None:
     scene = random_scene(np.random.default_rng(seed))
     small, large = pixels(scene, 256, 256), pixels(scene, 512, 512)
     reduced = large.reshape(256, 2, 256, 2, 3).mean((1, 3))
@@ -49,7 +49,7 @@ def test_larger_drawings_are_the_same_picture_only_sharper(seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_every_object_shows_and_lies_inside_the_picture(kind: str) -> None:
+def test_every_object_shows_and_lies_inside_the_image(kind: str) -> None:
     rng = np.random.default_rng(1)
     scene = next(s for s in (random_scene(rng) for _ in range(500)) if s.subjects[0].kind == kind)
     changed = np.abs(pixels(scene, 128, 128) - pixels(replace(scene, subjects=()), 128, 128)).sum(2)
@@ -62,8 +62,8 @@ def test_every_object_shows_and_lies_inside_the_picture(kind: str) -> None:
 @pytest.mark.parametrize("kind", CLASSES)
 def test_an_object_shows_its_colour(kind: str, colour: str) -> None:
     scene = Scene((Subject(kind, colour, 0.5, 0.5, 0.6),))
-    picture = pixels(scene, 96, 96)
-    near = np.abs(picture - np.array(COLOURS[colour])).max(2) < 12
+    image = pixels(scene, 96, 96)
+    near = np.abs(image - np.array(COLOURS[colour])).max(2) < 12
     assert near.mean() > 0.015
 
 

@@ -1,6 +1,6 @@
-"""`hires benchmark quality`: what the pictures of each technique show, beside true pictures.
+"""`hires benchmark quality`: what the images of each technique show, beside true images.
 
-Every picture is first painted into a file of its own, by several processes side by side; then all
+Every image is first painted into a file of its own, by several processes side by side; then all
 are measured. Called again with the same folder it paints only what is missing.
 """
 
@@ -41,8 +41,8 @@ from lib_hires.standalone.benchmarks.quality.report import markdown, page, plot,
 from lib_hires.standalone.benchmarks.techniques import NATIVE, STANDARD, Technique
 from lib_hires.standalone.pipeline.request import Request
 
-FINAL_SEEDS = 10_000  # pictures are reported on seeds from here; settings were chosen on others
-SHOWN = 8  # pictures of each technique on the sheet
+FINAL_SEEDS = 10_000  # images are reported on seeds from here; settings were chosen on others
+SHOWN = 8  # images of each technique on the sheet
 
 
 def quality(
@@ -50,27 +50,27 @@ def quality(
     subject: Subject,
     measurer: Measurer,
     *,
-    pictures: int,
+    images: int,
     scale: int,
     techniques: Sequence[Technique] = STANDARD,
     first_seed: int = FINAL_SEEDS,
     workers: int = 0,
 ) -> str:
-    """Measure every technique on `pictures` pictures at `scale` times the native size.
+    """Measure every technique on `images` images at `scale` times the native size.
 
-    workers: processes that paint, 0 for one a core. Writes the pictures, report.json (one row per
+    workers: processes that paint, 0 for one a core. Writes the images, report.json (one row per
     technique), the same as report.md, samples.png, quality.png and index.html into `out`; returns
-    the table. Raises SettingsError for fewer than 2 pictures, from which no distance can be
-    computed, for a technique that the model cannot run, and for a folder with pictures of another
+    the table. Raises SettingsError for fewer than 2 images, from which no distance can be
+    computed, for a technique that the model cannot run, and for a folder with images of another
     model or other settings.
     """
-    if pictures < 2:
-        raise SettingsError(f"--pictures: expected at least 2, got {pictures}")
+    if images < 2:
+        raise SettingsError(f"--pictures: expected at least 2, got {images}")
     plan = [Painting(NATIVE, 1, first_seed)]
     plan += [Painting(technique, scale, first_seed) for technique in techniques]
     native = check(subject, plan)
     claim(out, subject, plan)
-    seeds = range(first_seed, first_seed + pictures)
+    seeds = range(first_seed, first_seed + images)
     paintings = [replace(each, seed=seed) for seed in seeds for each in plan]
     paint_missing(out, subject, paintings, workers or os.cpu_count() or 1)
     measure_memory(out, subject, plan)
@@ -84,7 +84,7 @@ def quality(
     page(report, files, out / "index.html", measurer.notes)
     sampling = subject.sampling
     head = (
-        f"{pictures} pictures a technique, seeds from {first_seed}, {sampling.steps} steps, "
+        f"{images} images a technique, seeds from {first_seed}, {sampling.steps} steps, "
         f"{sampling.schedule}, CFG {sampling.cfg:g}, {subject.dtype}"
     )
     return "\n".join([head, *measurer.notes, *table(report)])
@@ -99,11 +99,11 @@ def _measured(
     sampling: Request,
 ) -> tuple[list[dict[str, Any]], list[Row]]:
     """The report's rows and the sheet's; the first one of the report, where there is one, of other
-    true pictures."""
+    true images."""
     scale, count = plan[-1].scale, len(files[0])
     crop, size = min(native), (native[1] * scale, native[0] * scale)
-    true = looks(((None, picture) for picture in measurer.true_pictures(*size)), measurer, crop)
-    others = looks(measurer.other_true_pictures(count, *size), measurer, crop)
+    true = looks(((None, image) for image in measurer.true_images(*size)), measurer, crop)
+    others = looks(measurer.other_true_images(count, *size), measurer, crop)
     report, samples = [], []
     if others:
         report.append({"technique": "true", "scale": scale} | row(others, true, measurer.names))
@@ -120,22 +120,22 @@ def _measured(
 
 
 def _opened(paths: Sequence[Path]) -> Iterator[tuple[int, Image.Image]]:
-    """Pictures and their seeds."""
+    """Images and their seeds."""
     for path in paths:
-        with Image.open(path) as picture:
-            yield int(path.stem), picture
+        with Image.open(path) as image:
+            yield int(path.stem), image
 
 
 def _shown(
     paths: Sequence[Path], seen: Sequence[Look], taken: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Image.Image], list[dict[str, Any]]]:
-    """The pictures of a row of the sheet, the first at full size, and what it says of them."""
-    pictures = [Image.open(path).convert("RGB") for path in paths[:1]]
+    """The images of a row of the sheet, the first at full size, and what it says of them."""
+    images = [Image.open(path).convert("RGB") for path in paths[:1]]
     for path in paths[1:]:
-        with Image.open(path) as picture:
-            pictures.append(reduced(picture.convert("RGB")))
+        with Image.open(path) as image:
+            images.append(reduced(image.convert("RGB")))
     entries = [look.marks | cost for look, cost in zip(seen, taken, strict=True)]
-    return pictures, entries[: len(paths)]
+    return images, entries[: len(paths)]
 
 
 def _line(
@@ -162,6 +162,6 @@ def _line(
 
 
 def _middle(taken: Sequence[dict[str, Any]], name: str, digits: int) -> float | None:
-    """The median, which little other work does not move; None where a picture does not tell."""
+    """The median, which little other work does not move; None where an image does not tell."""
     values = [cost[name] for cost in taken]
     return None if None in values else round(float(np.median(values)), digits)

@@ -1,4 +1,4 @@
-"""How far apart two sets of pictures are, how sharp they are, and how sure such numbers are."""
+"""How far apart two sets of images are, how sharp they are, and how sure such numbers are."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def kernel_distance(features_a: Tensor | np.ndarray, features_b: Tensor | np.nda
 
 
 def detail(image: Tensor) -> float:
-    """Energy of what a picture (b, c, H, W) loses when its sides are halved: its finest octave."""
+    """Energy of what an image (b, c, H, W) loses when its sides are halved: its finest octave."""
     halved = F.interpolate(image.float(), scale_factor=0.5, mode="area")
     back = F.interpolate(halved, size=image.shape[-2:], mode="bicubic", align_corners=False)
     return float((image.float() - back).square().mean())
@@ -73,11 +73,11 @@ def native_crops(
         images: (b, c, H, W) with H and W at least `size`.
 
     Raises:
-        ValueError: pictures smaller than the crop.
+        ValueError: images smaller than the crop.
     """
     height, width = images.shape[-2:]
     if min(height, width) < size:
-        raise ValueError(f"crops: expected pictures of {size} or more, got {width}x{height}")
+        raise ValueError(f"crops: expected images of {size} or more, got {width}x{height}")
     tops = rng.integers(0, height - size + 1, (len(images), per_image))
     lefts = rng.integers(0, width - size + 1, (len(images), per_image))
     return torch.stack(
@@ -90,7 +90,7 @@ def native_crops(
 
 
 def share_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share seen in n pictures; 95 % by default."""
+    """Wilson's interval of a share seen in n images; 95 % by default."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(centre - half, 0.0), min(centre + half, 1.0)
@@ -104,7 +104,7 @@ def bootstrap_error(
 ) -> float:
     """Standard error of `statistic(*samples)`, each sample (n, ...) redrawn with replacement.
 
-    An error rather than quantiles: redrawing repeats pictures, which moves a Frechet distance
+    An error rather than quantiles: redrawing repeats images, which moves a Frechet distance
     upward as a whole but leaves its spread.
     """
     rng = np.random.default_rng(seed)

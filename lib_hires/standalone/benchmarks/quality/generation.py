@@ -1,4 +1,4 @@
-"""The quality benchmark's pictures: each is painted once into a file of its own.
+"""The quality benchmark's images: each is painted once into a file of its own.
 
 Several processes paint side by side. Called again with the same folder they paint what is missing.
 """
@@ -52,7 +52,7 @@ class Subject:
         return replace(self.sampling, prompt=cycled or scene_of(seed).caption, seed=seed)
 
     def note(self) -> dict[str, Any]:
-        """What tells its pictures from those of another."""
+        """What tells its images from those of another."""
         note = {
             "dtype": str(self.dtype),
             "version": version("hires-guidance"),
@@ -90,7 +90,7 @@ def _digest(files: Sequence[Path]) -> str:
 
 @dataclass(frozen=True)
 class Painting:
-    """One picture that is to be painted."""
+    """One image that is to be painted."""
 
     technique: Technique
     scale: int
@@ -119,9 +119,9 @@ def check(subject: Subject, plan: Sequence[Painting]) -> tuple[int, int]:
 
 
 def claim(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
-    """Note in each technique's folder how its pictures are made.
+    """Note in each technique's folder how its images are made.
 
-    Raises SettingsError, before anything is written, where one holds pictures made otherwise, or
+    Raises SettingsError, before anything is written, where one holds images made otherwise, or
     two would share one.
     """
     note = subject.note()
@@ -138,7 +138,7 @@ def claim(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
             raise SettingsError(f"--techniques: {technique.name} is there twice")
         if path.exists() and _as_written_now(json.loads(path.read_text())) != made:
             raise SettingsError(
-                f"--out: {path.parent} holds pictures of another model, other prompts or other "
+                f"--out: {path.parent} holds images of another model, other prompts or other "
                 "settings; give another folder"
             )
         notes[path] = made
@@ -157,13 +157,13 @@ def paint_missing(out: Path, subject: Subject, paintings: Sequence[Painting], wo
     missing = [painting for painting in paintings if not painting.path(out).exists()]
     if not missing:
         return
-    Random(0).shuffle(missing)  # so that every process paints pictures of every technique
+    Random(0).shuffle(missing)  # so that every process paints images of every technique
     workers = min(workers, len(missing))
     threads = max(1, (os.cpu_count() or 1) // workers)
-    # Small pictures gain more from a process a core than from a core more a process.
+    # Small images gain more from a process a core than from a core more a process.
     with (
         ProcessPoolExecutor(workers, mp_context=fresh_processes()) as pool,
-        tqdm(total=len(missing), desc="painting", unit="picture") as bar,
+        tqdm(total=len(missing), desc="painting", unit="image") as bar,
     ):
         shares = [missing[number::workers] for number in range(workers)]
         jobs = [pool.submit(paint, out, subject, share, threads) for share in shares]
@@ -175,24 +175,24 @@ def paint_missing(out: Path, subject: Subject, paintings: Sequence[Painting], wo
 
 
 def paint(out: Path, subject: Subject, paintings: Sequence[Painting], threads: int) -> None:
-    """Paint the pictures one after another; to be called in a process of its own."""
+    """Paint the images one after another; to be called in a process of its own."""
     torch.set_num_threads(threads)
     model = subject.load()
     for painting in paintings:
         made = make(painting.technique, model, subject.request(painting.seed), painting.scale)
         took = {"seconds": made.seconds, "model_evaluations": made.model_evaluations}
-        save(made.pictures[0], painting.path(out), made.about | took)
+        save(made.images[0], painting.path(out), made.about | took)
 
 
 def costs(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What painting each picture took: seconds and model evaluations."""
+    """What painting each image took: seconds and model evaluations."""
     for path in paths:
         about = read_about(path)
         yield {name: about.get(name) for name in ("seconds", "model_evaluations")}
 
 
 def measure_memory(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
-    """Paint one more picture of each technique, in a fresh process, and note its peak memory.
+    """Paint one more image of each technique, in a fresh process, and note its peak memory.
 
     Where that was noted before it stays.
     """

@@ -1,4 +1,4 @@
-"""Measuring the bundled model's pictures: a judge knows its world, and true pictures are drawn."""
+"""Measuring the bundled model's images: a judge knows its world, and true images are drawn."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lib_hires.standalone.benchmarks.quality.measures import Mark, Names
 from lib_hires.standalone.world.judge import load_judge
 from lib_hires.standalone.world.scenes import draw
 
-TRUE_SEEDS = 900_000  # the true pictures that those of the techniques are compared with
-TRUE_PICTURES = 400
-OTHER_SEEDS = 800_000  # as many other true pictures as of a technique: how near one can come
+TRUE_SEEDS = 900_000  # the true images that those of the techniques are compared with
+TRUE_IMAGES = 400
+OTHER_SEEDS = 800_000  # as many other true images as of a technique: how near one can come
 
 
 class Judged:
@@ -24,15 +24,15 @@ class Judged:
     names = Names("fd_whole", "fd_crop", "kd_whole", "kd_crop")
     notes = ()
 
-    def __init__(self, true_pictures: int = TRUE_PICTURES) -> None:
+    def __init__(self, true_images: int = TRUE_IMAGES) -> None:
         self._judge = load_judge()
-        self._true = true_pictures
+        self._true = true_images
 
-    def true_pictures(self, width: int, height: int) -> Iterator[Image.Image]:
-        for _, picture in _drawn(TRUE_SEEDS, self._true, width, height):
-            yield picture
+    def true_images(self, width: int, height: int) -> Iterator[Image.Image]:
+        for _, image in _drawn(TRUE_SEEDS, self._true, width, height):
+            yield image
 
-    def other_true_pictures(
+    def other_true_images(
         self, count: int, width: int, height: int
     ) -> Iterator[tuple[int, Image.Image]]:
         return _drawn(OTHER_SEEDS, count, width, height)
@@ -53,5 +53,5 @@ class Judged:
 
 
 def _drawn(first: int, count: int, width: int, height: int) -> Iterator[tuple[int, Image.Image]]:
-    for seed in tqdm(range(first, first + count), desc="true pictures", leave=False):
+    for seed in tqdm(range(first, first + count), desc="true images", leave=False):
         yield seed, draw(scene_of(seed), width, height)

@@ -1,6 +1,6 @@
-"""What the quality benchmark measures on a set of pictures, whoever looks at them.
+"""What the quality benchmark measures on a set of images, whoever looks at them.
 
-A `Measurer` is who looks: it knows the true pictures, and sees in each picture a vector of features
+A `Measurer` is who looks: it knows the true images, and sees in each image a vector of features
 and how well it fits its prompt. Everything else is computed here, alike for all.
 """
 
@@ -25,7 +25,7 @@ from lib_hires.standalone.benchmarks.quality.distances import (
 )
 from lib_hires.standalone.world.judge import to_tensor
 
-CROPS = 2  # native-size crops of each picture
+CROPS = 2  # native-size crops of each image
 
 Mark = float | bool | None  # bool: one of a share; None: cannot be told on this machine
 
@@ -41,29 +41,29 @@ class Names:
 
 
 class Measurer(Protocol):
-    """Who looks at the pictures."""
+    """Who looks at the images."""
 
     names: Names
     notes: Sequence[str]  # sentences on what cannot be measured, and why
 
-    def true_pictures(self, width: int, height: int) -> Iterator[Image.Image]:
+    def true_images(self, width: int, height: int) -> Iterator[Image.Image]:
         """Those that the painted ones are compared with, of that size in pixels."""
 
-    def other_true_pictures(
+    def other_true_images(
         self, count: int, width: int, height: int
     ) -> Iterator[tuple[int, Image.Image]]:
         """As many more with their seeds, to say how near one can come; or none."""
 
     def features(self, images: Tensor, crops: bool) -> Tensor | None:
-        """(b, d) of pictures (b, 3, H, W) in [-1, 1]; crops: pieces at full detail."""
+        """(b, d) of images (b, 3, H, W) in [-1, 1]; crops: pieces at full detail."""
 
     def marks(self, image: Tensor, seed: int) -> dict[str, Mark]:
-        """How well a picture (1, 3, H, W) fits what its seed asked for."""
+        """How well an image (1, 3, H, W) fits what its seed asked for."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What the measures need of one picture, which itself is dropped."""
+    """What the measures need of one image, which itself is dropped."""
 
     whole: Tensor | None  # (1, d) features
     crops: Tensor | None  # (CROPS, d) features at full detail
@@ -72,15 +72,15 @@ class Look:
 
 
 def looks(
-    pictures: Iterable[tuple[int | None, Image.Image]], measurer: Measurer, crop: int
+    images: Iterable[tuple[int | None, Image.Image]], measurer: Measurer, crop: int
 ) -> list[Look]:
-    """Look at pictures one after another, each with its seed where it was asked for.
+    """Look at images one after another, each with its seed where it was asked for.
 
     crop: the side, in pixels, of the crops.
     """
     seen = []
-    for number, (seed, picture) in enumerate(pictures):
-        image = to_tensor(picture)
+    for number, (seed, pil) in enumerate(images):
+        image = to_tensor(pil)
         pieces = native_crops(image, crop, CROPS, np.random.default_rng(number))
         whole, crops = measurer.features(image, False), measurer.features(pieces, True)
         marks = {} if seed is None else measurer.marks(image, seed)
@@ -108,13 +108,13 @@ def row(painted: Sequence[Look], true: Sequence[Look], names: Names) -> dict[str
 
 
 def only_of_the_size(names: Names) -> list[str]:
-    """The measures of `row` that mean nothing for pictures smaller than the true ones."""
+    """The measures of `row` that mean nothing for images smaller than the true ones."""
     measures = (names.frechet_crops, names.kernel_crops, "detail")
     return [key for name in measures for key in (name, f"{name}_error")]
 
 
 def _mark(name: str, marks: Sequence[Any]) -> dict[str, Any]:
-    """The mean of a mark over all pictures."""
+    """The mean of a mark over all images."""
     if None in marks:
         return _measured(name, _mean, None)
     if not isinstance(marks[0], bool):
@@ -135,7 +135,7 @@ def _measured(name: str, statistic: Any, *samples: Any, digits: int = 2) -> dict
     }
 
 
-def _features(seen: Sequence[Look], look: str) -> Tensor | None:  # (pictures, looks at each, d)
+def _features(seen: Sequence[Look], look: str) -> Tensor | None:  # (images, looks at each, d)
     features = [getattr(one, look) for one in seen]
     return None if features[0] is None else torch.stack(features)
 
@@ -145,11 +145,11 @@ def _mean(sample: np.ndarray) -> float:
 
 
 def _frechet(features: Tensor, true: Tensor) -> float:
-    """Of (pictures, looks at each, d), so that pictures are redrawn with all their crops."""
+    """Of (images, looks at each, d), so that images are redrawn with all their crops."""
     return frechet_distance(features.flatten(0, 1), true.flatten(0, 1))
 
 
 def _kernel(features: Tensor, true: Tensor) -> float:
-    """Of (pictures, looks at each, d), look by look: two looks at a picture are no two pictures."""
+    """Of (images, looks at each, d), look by look: two looks at an image are no two images."""
     each = range(features.shape[1])
     return float(np.mean([kernel_distance(features[:, k], true[:, k]) for k in each]))

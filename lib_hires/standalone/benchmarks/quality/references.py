@@ -1,4 +1,4 @@
-"""Measuring any model's pictures: a folder of references, Inception's features and CLIP's score.
+"""Measuring any model's images: a folder of references, Inception's features and CLIP's score.
 
 Nothing is downloaded. Where a network's weights are missing, its columns stay empty and a sentence
 says how to get them.
@@ -28,7 +28,7 @@ from lib_hires.standalone.models import usable
 from lib_hires.standalone.pipeline.batch import read_lines
 from lib_hires.standalone.pipeline.request import Request
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 INCEPTION_FOLDER = Path("/tmp")  # where clean-fid keeps its weights
 INCEPTION_FILE = "inception-2015-12-05.pt"  # as clean-fid names them
 CLIP = "openai/clip-vit-large-patch14"
@@ -41,7 +41,7 @@ class WeightsMissing(Exception):
 class Referenced:
     """A `Measurer`: FID, KID and their like on crops, and the CLIP score.
 
-    Raises SettingsError for a folder without pictures that can be read, at least two, and
+    Raises SettingsError for a folder without images that can be read, at least two, and
     ModelError for a device that is not there.
     """
 
@@ -55,7 +55,7 @@ class Referenced:
         clip: str = CLIP,
     ) -> None:
         """inception: the folder of clean-fid's weights. clip: a folder, or a name on the Hub."""
-        self._references = _pictures(references)
+        self._references = _images(references)
         self._subject = subject
         device = usable(subject.device)
         self.notes: list[str] = []
@@ -69,7 +69,7 @@ class Referenced:
             self.notes.append(str(missing))
             return None
 
-    def true_pictures(self, width: int, height: int) -> Iterator[Image.Image]:
+    def true_images(self, width: int, height: int) -> Iterator[Image.Image]:
         """The references, cropped around the middle to the shape and resized."""
         small = 0
         for path in tqdm(self._references, desc="references", leave=False):
@@ -80,10 +80,10 @@ class Referenced:
         if small:
             self.notes.append(
                 f"{small} of {len(self._references)} references are smaller than {width}x{height} "
-                "and were enlarged: patch_fid, patch_kid and detail compare with blurred pictures"
+                "and were enlarged: patch_fid, patch_kid and detail compare with blurred images"
             )
 
-    def other_true_pictures(
+    def other_true_images(
         self, count: int, width: int, height: int
     ) -> Iterator[tuple[int, Image.Image]]:
         """None: the references are too few to leave any out."""
@@ -110,17 +110,17 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     return tuple(line.request.prompt for line in lines)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise SettingsError(f"--references: there is no folder {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
     if len(found) < 2:
-        raise SettingsError(f"--references: expected 2 pictures or more in {folder}")
+        raise SettingsError(f"--references: expected 2 images or more in {folder}")
     for path in found:
         try:
             Image.open(path).close()
         except (OSError, UnidentifiedImageError):
-            raise SettingsError(f"--references: {path} is not a picture that can be read") from None
+            raise SettingsError(f"--references: {path} is not an image that can be read") from None
     return found
 
 
@@ -130,7 +130,7 @@ def _pictures(folder: Path) -> list[Path]:
 def load_inception(folder: Path, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
     """The features of clean-fid (Parmar et al. 2022): (b, 3, H, W) in [-1, 1] -> (b, 2048).
 
-    Pictures are resized to 299x299 without aliasing, which large ones need: the FID of others is
+    Images are resized to 299x299 without aliasing, which large ones need: the FID of others is
     moved by what their resizing makes of fine detail. Raises WeightsMissing.
     """
     if importlib.util.find_spec("cleanfid") is None:
@@ -156,7 +156,7 @@ def load_inception(folder: Path, device: str | torch.device = "cpu") -> Callable
     def features(images: Tensor) -> Tensor:
         pixels = _bytes(images).permute(0, 2, 3, 1).numpy()
         with _retired_functions():
-            resized = np.stack([resize(picture) for picture in pixels])
+            resized = np.stack([resize(image) for image in pixels])
         return network(torch.from_numpy(resized).permute(0, 3, 1, 2).to(device)).cpu()
 
     return features
@@ -171,7 +171,7 @@ def _retired_functions() -> Iterator[None]:
 
 
 def _bytes(images: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as those of their files."""
+    """Images in [-1, 1] as those of their files."""
     return ((images + 1) * 127.5).round().byte()
 
 
@@ -187,7 +187,7 @@ class Clip:
 
     @torch.no_grad()
     def score(self, image: Tensor, prompt: str) -> float:
-        """100 max(cos, 0) of a picture (1, 3, H, W) in [-1, 1] and its prompt (Hessel et al. 2021).
+        """100 max(cos, 0) of an image (1, 3, H, W) in [-1, 1] and its prompt (Hessel et al. 2021).
 
         As torchmetrics computes it; the paper's own is 2.5 max(cos, 0). A prompt's end beyond what
         the text encoder takes is cut.

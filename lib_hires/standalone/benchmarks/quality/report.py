@@ -1,4 +1,4 @@
-"""The quality benchmark's report to read: a table, quality against seconds, a page of pictures."""
+"""The quality benchmark's report to read: a table, quality against seconds, a page of images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def markdown(report: Report) -> str:
 
 
 HOW = ("settings", "sampler", "schedule", "steps", "cfg")
-"""Of a row, what its pictures were made with; it stands at the end of a line."""
+"""Of a row, what its images were made with; it stands at the end of a line."""
 
 
 def _columns(report: Report) -> list[str]:
@@ -97,10 +97,10 @@ def _settings_text(row: Mapping[str, Any]) -> str:
 
 
 def plot(report: Report, path: Path) -> bool:
-    """Each measure against seconds a picture, a numbered dot a technique; better ones lie higher.
+    """Each measure against seconds an image, a numbered dot a technique; better ones lie higher.
 
     The line is the front: no technique on it is beaten in both. The bars are standard errors. The
-    native pictures are left out, for they are not of the size that is measured. Returns whether
+    native images are left out, for they are not of the size that is measured. Returns whether
     there is anything to plot.
     """
     rows = [row for row in report if row["technique"] not in ("true", "native")]
@@ -125,7 +125,7 @@ def plot(report: Report, path: Path) -> bool:
 
 def _dots(axes: Axes, rows: Report, name: str) -> None:
     title, more_is_better = MEASURES[name]
-    axes.set(xlabel="seconds a picture", ylabel=title)
+    axes.set(xlabel="seconds an image", ylabel=title)
     if not more_is_better:
         axes.invert_yaxis()
     for number, row in enumerate(rows, start=1):
@@ -200,19 +200,19 @@ def _around(centre: Sequence[float], wide: float, high: float) -> Bbox:
 
 def page(
     report: Report,
-    pictures: Sequence[Sequence[Path]],
+    images: Sequence[Sequence[Path]],
     path: Path,
     notes: Sequence[str] = (),
 ) -> None:
-    """An HTML page beside the pictures: the table, the plot, and every picture by technique.
+    """An HTML page beside the images: the table, the plot, and every image by technique.
 
-    pictures: the files of each of the last rows, below the folder of `path`. The plot is shown
+    images: the files of each of the last rows, below the folder of `path`. The plot is shown
     where it is there, as quality.png.
     """
     sections = [
         f"<section><h2>{escape(row['technique'])}</h2><p>{escape(_settings_text(row))}</p>"
         f"<div>{_images(files, path.parent)}</div></section>"
-        for row, files in zip(report[-len(pictures) :], pictures, strict=True)
+        for row, files in zip(report[-len(images) :], images, strict=True)
     ]
     plotted = path.with_name("quality.png").is_file()
     path.write_text(

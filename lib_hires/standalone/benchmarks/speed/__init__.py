@@ -91,7 +91,7 @@ def speed(
 ) -> str:
     """Time every case and write report.json and growth.png into `out`; returns the table.
 
-    card: a CUDA device, on which networks of real size paint pictures with these sides; None leaves
+    card: a CUDA device, on which networks of real size paint images with these sides; None leaves
     them out, which the table says. The report is written before that, and again after each row.
     """
     rows = []

@@ -1,4 +1,4 @@
-"""What one evaluation of the model costs as the picture grows, as a whole and in windows."""
+"""What one evaluation of the model costs as the image grows, as a whole and in windows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OVERLAP = 0.5  # of windows, which is the control's default
 
 @dataclass(frozen=True)
 class Growth:
-    """An evaluation of a picture of `area`; all are multiples of the native picture's."""
+    """An evaluation of an image of `area`; all are multiples of the native image's."""
 
     area: float
     windows: int  # in which it is made; 1: as a whole
@@ -48,7 +48,7 @@ class Growth:
 
 
 def growth(model: LatentModel, areas: Sequence[float], repeats: int) -> list[Growth]:
-    """Of pictures of about `areas` times the native area, with classifier-free guidance."""
+    """Of images of about `areas` times the native area, with classifier-free guidance."""
     native = latent_size(model, 1)
     seconds = median_of(repeats, evaluation(model, native))
     held = peak_of_evaluation(model, native)
@@ -114,7 +114,7 @@ def median_of(repeats: int, function: Callable[[], object]) -> float:
 def evaluation(
     model: LatentModel, latent: Size, window: Size | None = None
 ) -> Callable[[], Tensor]:
-    """A call of the model for one picture, as classifier-free guidance makes it.
+    """A call of the model for one image, as classifier-free guidance makes it.
 
     window: (height, width) in latent positions, None to ask about the whole.
     """

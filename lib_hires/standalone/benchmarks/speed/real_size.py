@@ -64,7 +64,7 @@ def random_model(family: Family, device: torch.device, dtype: torch.dtype) -> Ra
 
 @dataclass(frozen=True)
 class Way:
-    """A way to the large picture; starts_large: its first picture has that size already."""
+    """A way to the large image; starts_large: its first image has that size already."""
 
     name: str
     settings: dict[str, Plain]
@@ -150,8 +150,8 @@ def _parts(timed: Timed) -> dict[str, float]:
 
 def skipped(sides: Sequence[int]) -> dict[str, Any]:
     """The row that stands where there is no card."""
-    pictures = " and ".join(f"{side}x{side}" for side in sides)
-    return {"name": f"SD 1.5 and SDXL, {pictures}", "failed": "skipped: no CUDA device is here"}
+    images = " and ".join(f"{side}x{side}" for side in sides)
+    return {"name": f"SD 1.5 and SDXL, {images}", "failed": "skipped: no CUDA device is here"}
 
 
 def real_size_table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -47,10 +47,10 @@ def difference_rows(model: LatentModel, latent: Tensor) -> list[dict[str, Any]]:
 
 
 def memory_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any]]:
-    """Peak memory of decoding at multiples of the native sides, over that of a native picture.
+    """Peak memory of decoding at multiples of the native sides, over that of a native image.
 
-    Tiles of native size would ideally take as much as that, whatever the picture. No rows where the
-    system does not tell, or a native picture takes too little for it to see.
+    Tiles of native size would ideally take as much as that, whatever the image. No rows where the
+    system does not tell, or a native image takes too little for it to see.
     """
     native = _peak(model, 1, 0)
     if not native:

@@ -92,9 +92,9 @@ class Timed:
 def time_run(
     model: LatentModel, settings: Settings, size: Size | None, steps: int, tile: int | None = None
 ) -> Timed:
-    """Paint one picture.
+    """Paint one image.
 
-    size: the first picture's (height, width), None for native. tile: of decoding and encoding, in
+    size: the first image's (height, width), None for native. tile: of decoding and encoding, in
     pixels, in the place of the settings'.
     """
     height, width = size or model.native

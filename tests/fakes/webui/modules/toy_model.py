@@ -76,7 +76,7 @@ class ToyModel(nn.Module):
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.register_buffer("alphas_cumprod", (1 - betas).cumprod(0).float())
         self.requires_grad_(False)
-        self.asked = []  # latent sizes of all calls, and how many pictures each held
+        self.asked = []  # latent sizes of all calls, and how many images each held
         self.told = []  # what each call was told beside the prompt
 
     def apply_model(self, x, t, cond):
@@ -118,7 +118,7 @@ class Waves(nn.Module):
 
 
 class ToySDXL(ToyModel):
-    """Told the picture's size, and drawing its sample inside encode_first_stage."""
+    """Told the image's size, and drawing its sample inside encode_first_stage."""
 
     is_sdxl = True
     numbers = 2 + 3 * 2 * Waves.outdim

@@ -78,7 +78,7 @@ def test_widths_must_agree():
         frechet_distance(np.zeros((5, 3)), np.zeros((5, 4)))
 
 
-def test_crops_are_pieces_of_their_picture_and_repeat_by_seed():
+def test_crops_are_pieces_of_their_image_and_repeat_by_seed():
     images = torch.arange(2 * 3 * 12 * 20.0).view(2, 3, 12, 20)
     crops = native_crops(images, 8, 5, np.random.default_rng(3))
     again = native_crops(images, 8, 5, np.random.default_rng(3))
@@ -91,8 +91,8 @@ def test_crops_are_pieces_of_their_picture_and_repeat_by_seed():
         assert torch.equal(crop, images[index // 5, :, top : top + 8, left : left + 8])
 
 
-def test_a_crop_larger_than_the_picture_is_refused():
-    with pytest.raises(ValueError, match="expected pictures of 8 or more, got 9x7"):
+def test_a_crop_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="expected images of 8 or more, got 9x7"):
         native_crops(torch.zeros(1, 3, 7, 9), 8, 1, np.random.default_rng(0))
 
 

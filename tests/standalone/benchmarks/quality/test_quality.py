@@ -41,15 +41,15 @@ bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is n
 
 
 @bundled
-def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
+def test_quality_reports_a_row_for_each_technique_and_paints_no_image_twice(
     tmp_path: Path,
 ) -> None:
     def measure(dtype: torch.dtype) -> str:
         return quality(
             tmp_path,
             Subject(dtype=dtype),
-            Judged(true_pictures=3),
-            pictures=2,
+            Judged(true_images=3),
+            images=2,
             scale=2,
             techniques=[UG],
             first_seed=50,
@@ -71,7 +71,7 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     assert (true["model_evaluations"], native["model_evaluations"]) == (None, 20)
     assert guided["model_evaluations"] == 40
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
-    first = "2 pictures a technique, seeds from 50, 20 steps, Karras, CFG 5, torch.float32"
+    first = "2 images a technique, seeds from 50, 20 steps, Karras, CFG 5, torch.float32"
     assert text.splitlines()[0] == first
     assert "one_object" in text.splitlines()[1]
     promised = "technique scale n one_object class_accuracy colour_accuracy fd_whole fd_crop"
@@ -80,11 +80,11 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     assert (tmp_path / "samples.png").is_file()
     page = (tmp_path / "index.html").read_text()
     linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}
-    assert linked == {*tmp_path.glob("pictures/*/*.png"), tmp_path / "quality.png"}
+    assert linked == {*tmp_path.glob("images/*/*.png"), tmp_path / "quality.png"}
 
-    painted = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pictures/*/*.*")}
+    painted = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images/*/*.*")}
     assert len(painted) == 4 + 2 * 2
-    lost = tmp_path / "pictures" / "2x-ug" / "51.png"
+    lost = tmp_path / "images" / "2x-ug" / "51.png"
     before = lost.read_bytes()
     lost.unlink()
     note = lost.with_name("made.json")  # as a version without one of the controls has written it
@@ -95,7 +95,7 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_picture_twice(
     assert np.array_equal(Image.open(lost), Image.open(BytesIO(before)))
     unchanged = [path for path in painted if path != lost and path.name != "made.json"]
     assert all(path.stat().st_mtime_ns == painted[path] for path in unchanged)
-    with pytest.raises(SettingsError, match="native holds pictures of another model, other promp"):
+    with pytest.raises(SettingsError, match="native holds images of another model, other promp"):
         measure(torch.bfloat16)
 
 
@@ -115,16 +115,16 @@ def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
     assert report["ug_eta0.6_edge4_euler"]["sampler"] == "Euler"
     assert {(row["steps"], row["cfg"]) for row in report.values() if row["sampler"]} == {(3, 1)}
     assert report["native"]["class_accuracy"] is not None
-    made = read_about(next(tmp_path.glob("pictures/2x-ug/*.png")))["request"]
+    made = read_about(next(tmp_path.glob("images/2x-ug/*.png")))["request"]
     assert (made["sampler"], made["steps"], made["cfg"]) == ("LCM", 3, 1)
 
 
-def test_quality_refuses_too_few_pictures(tmp_path: Path) -> None:
+def test_quality_refuses_too_few_images(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--pictures: expected at least 2, got 1"):
-        quality(tmp_path, Subject(), Judged(), pictures=1, scale=2)
+        quality(tmp_path, Subject(), Judged(), images=1, scale=2)
 
 
-def test_pictures_that_do_not_tell_what_they_took_are_read(tmp_path: Path) -> None:
+def test_images_that_do_not_tell_what_they_took_are_read(tmp_path: Path) -> None:
     save(Image.new("RGB", (8, 8)), tmp_path / "1.png", {"seconds": 2.5})
     assert list(costs([tmp_path / "1.png"])) == [{"seconds": 2.5, "model_evaluations": None}]
 
@@ -182,7 +182,7 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     assert "The CLIP score is left out" in page
     assert "quality.png" not in page
 
-    painted = {path: path.stat().st_mtime_ns for path in inputs.glob("out/pictures/*/*.png")}
+    painted = {path: path.stat().st_mtime_ns for path in inputs.glob("out/images/*/*.png")}
     networks = ["--inception", str(weights), "--clip", str(weights / "clip")]
     code, said = hires(*networks)
     assert (code, "left out" in said, len(painted)) == (0, False, 4)
@@ -202,7 +202,7 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     (inputs / "prompts.txt").write_text("a red house\n")
     code, said = hires(*networks)
     assert code == 2
-    assert "holds pictures of another model, other prompts or other settings" in said
+    assert "holds images of another model, other prompts or other settings" in said
 
 
 def test_a_device_that_is_not_there_claims_no_folder(tmp_path: Path, capsys) -> None:
@@ -217,8 +217,8 @@ def test_a_device_that_is_not_there_claims_no_folder(tmp_path: Path, capsys) -> 
     ("options", "sentence"),
     [
         (["--references", "/nowhere"], "--references: there is no folder /nowhere"),
-        (["--references", "{empty}"], "--references: expected 2 pictures or more in "),
-        (["--references", "{broken}"], "broken/b.png is not a picture that can be read"),
+        (["--references", "{empty}"], "--references: expected 2 images or more in "),
+        (["--references", "{broken}"], "broken/b.png is not an image that can be read"),
         (["--prompts", "{blank}"], "is empty"),
         (["--prompts", "{table}"], "--prompts: table.csv, line 2: expected a prompt alone"),
         (["--model", "/nowhere"], "/nowhere: no such model"),
@@ -242,7 +242,7 @@ def test_bad_input_is_refused_before_anything_is_painted(hires, inputs, options,
     code, said = hires(*(option.format(**paths) for option in options))
     assert code == 2
     assert sentence in said
-    assert not list(inputs.glob("out/pictures"))
+    assert not list(inputs.glob("out/images"))
 
 
 def test_options_of_another_model_come_together(capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,11 +262,11 @@ def test_features_are_those_of_clean_fid(inputs: Path, weights: Path) -> None:
 
     subject = Subject(prompts=("a house",))
     measurer = Referenced(inputs / "true", subject, weights, str(weights / "clip"))
-    pictures = list(measurer.true_pictures(32, 32))
-    ours = [measurer.features(to_tensor(picture), False) for picture in pictures]
+    images = list(measurer.true_images(32, 32))
+    ours = [measurer.features(to_tensor(image), False) for image in images]
     assert measurer.notes == []
-    for number, picture in enumerate(pictures):
-        picture.save(inputs / "true" / f"{number}.png")
+    for number, image in enumerate(images):
+        image.save(inputs / "true" / f"{number}.png")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from cleanfid.inception_torchscript import InceptionV3W
@@ -279,23 +279,23 @@ def test_features_are_those_of_clean_fid(inputs: Path, weights: Path) -> None:
 
 def test_small_references_are_told_of(inputs: Path, weights: Path) -> None:
     measurer = Referenced(inputs / "true", Subject(prompts=("a",)), weights, str(weights / "clip"))
-    assert [picture.size for picture in measurer.true_pictures(64, 36)] == [(64, 36)] * 3
+    assert [image.size for image in measurer.true_images(64, 36)] == [(64, 36)] * 3
     (note,) = measurer.notes
     assert note.startswith("3 of 3 references are smaller than 64x36 and were enlarged")
 
 
 @torch.no_grad()
-def test_clip_scores_the_angle_between_picture_and_prompt(weights: Path) -> None:
+def test_clip_scores_the_angle_between_image_and_prompt(weights: Path) -> None:
     clip = load_clip(str(weights / "clip"))
     pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
-    picture = Image.fromarray(pixels)
-    inputs = clip.processor(text="red", images=picture, return_tensors="pt")
+    image = Image.fromarray(pixels)
+    inputs = clip.processor(text="red", images=image, return_tensors="pt")
     seen = clip.model.get_image_features(inputs.pixel_values)[0]
     meant = clip.model.get_text_features(inputs.input_ids)[0]
     cos = float(seen @ meant / (seen.norm() * meant.norm()))
     assert cos != 0
-    assert clip.score(to_tensor(picture), "red") == pytest.approx(max(100 * cos, 0), abs=1e-3)
-    assert clip.score(to_tensor(picture), "red " * 40) >= 0  # its end is cut
+    assert clip.score(to_tensor(image), "red") == pytest.approx(max(100 * cos, 0), abs=1e-3)
+    assert clip.score(to_tensor(image), "red " * 40) >= 0  # its end is cut
 
 
 def test_broken_weights_are_refused(tmp_path: Path) -> None:

@@ -7,84 +7,12 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from host_page import Tab
 
 from lib_hires.presets import BUILT_IN
 from lib_hires.settings import GROUPS, Settings, declarations
 
 NATIVE = 64  # the stand-in's model
-
-
-class Tab:
-    """One tab of the page, made in the host's order."""
-
-    def __init__(self, name):
-        import gradio as gr
-        from host import load_extension
-
-        from lib_hires.webui.page.tab import HOST_CONTROLS
-
-        self.name, self.made = name, []
-        script = load_extension().HiResGuidance()
-        script.is_img2img = name == "img2img"
-        values = {"width": 128, "height": 128, "steps": 20, "sampling": "Euler"}
-        values |= {"scheduler": "Automatic"}
-        values |= {"denoising_strength": 0.5, "hr-checkbox": False, "hr_scale": 2.0}
-        values |= {"hr_sampler": "Use same sampler", "hr_scheduler": "Use same scheduler"}
-        with gr.Blocks():
-            for control, element in HOST_CONTROLS[name].items():
-                component = gr.Slider(values.get(control, 0), elem_id=element)
-                self._make(script, component)
-            made = gr.Component.__init__
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(gr.Component, "__init__", self._remembering(made))
-                self.arguments = script.ui(script.is_img2img)
-            self._make(script, gr.HTML("", elem_id=f"generation_info_{name}"))
-
-    def _remembering(self, made):
-        def init(component, *args, **kwargs):
-            made(component, *args, **kwargs)
-            self.made.append(component)
-
-        return init
-
-    def _make(self, script, component):
-        self.made.append(component)
-        script.after_component(component)
-
-    def __getitem__(self, item):
-        """A component by the end of its id."""
-        (found,) = [
-            component
-            for component in self.made
-            if component.elem_id in (f"{self.name}_{item}", self.prefix + item, item)
-        ]
-        return found
-
-    @property
-    def prefix(self):
-        return f"script_{self.name}_hires_guidance_"
-
-    def press(self, button):
-        """As the page does it: the inputs' values go in, the outputs take what comes back."""
-        event = self[button].events["click"]
-        answer = event["fn"](*(component.value for component in event.get("inputs", [])))
-        outputs = event["outputs"]
-        answers = [answer] if len(outputs) == 1 else answer
-        for component, new in zip(outputs, answers, strict=True):
-            new = new if isinstance(new, dict) else {"value": new}
-            vars(component).update(new)
-
-    def line(self):
-        self.press("plan_update")
-        return re.sub("<.*?>", "", self["plan"].value)
-
-
-@pytest.fixture
-def data(tmp_path):
-    from modules import paths_internal
-
-    paths_internal.data_path = str(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(params=["txt2img", "img2img"])
@@ -96,6 +24,15 @@ def test_the_page_parts_are_no_arguments(tab):
     ids = [component.elem_id.removeprefix(tab.prefix) for component in tab.arguments]
     assert ids == [row.name for row in declarations()]
     assert len(tab.made) > len(tab.arguments) + 10
+
+
+def test_everything_is_in_one_accordion(tab):
+    ours = [each for each in tab.made if str(each.elem_id).startswith(tab.prefix)]
+    assert len(ours) > len(tab.arguments)
+    assert {component.inside for component in ours} == {("HiRes Guidance",)}
+    ends = [str(each.elem_id).removeprefix(tab.prefix) for each in ours]
+    order = [ends.index(name) for name in ("preset", "ug", "pfsa", "refine", "plan", "drawing")]
+    assert order == sorted(order)
 
 
 def test_the_host_does_not_keep_the_row_in_its_defaults(tab):
@@ -159,15 +96,49 @@ def test_what_goes_wrong_with_presets_is_a_sentence(tab, data):
     assert tab["refine"].value is True
 
 
-def test_what_is_offered_first_follows_the_model(tab):
+NATIVE_SIDES = {512: "SD 1.5 (512) ", 768: "SD 2 (768) ", 1024: "SDXL (1024) ", 256: "Bundled"}
+
+
+@pytest.mark.parametrize("native", NATIVE_SIDES)
+def test_the_list_begins_with_the_presets_of_the_models_kind(tab, native):
+    from modules import shared
+
+    tab["preset"].value = "SD 2 (768) 4x, refinement with UG"
+    shared.opts.hires_guidance_native_size = native
+    tab.press("preset_refresh")
+    assert tab["preset"].value.startswith(NATIVE_SIDES[native])
+    assert tab["preset"].value.endswith(") 4x, refinement with UG")
+    assert all(name.startswith(NATIVE_SIDES[native]) for name in tab["preset"].choices[:5])
+    assert sorted(tab["preset"].choices) == sorted(preset.name for preset in BUILT_IN)
+
+
+def test_a_page_that_is_made_with_a_loaded_model_begins_with_its_presets(host, data):
     from modules import shared
 
     shared.opts.hires_guidance_native_size = 1024
+    tab = Tab("txt2img")
+    assert tab["preset"].value == tab["preset"].choices[0] == "SDXL (1024) 2x, refinement with UG"
+
+
+def test_without_a_model_the_list_and_the_choice_stay(tab):
+    from modules import shared
+
+    shared.loaded.sd_model = None
+    tab["preset"].value = "SDXL (1024) 2x, UG alone"
+    tab.press("preset_refresh")
+    assert tab["preset"].value == "SDXL (1024) 2x, UG alone"
+    assert tab["preset"].choices == [preset.name for preset in BUILT_IN]
+
+
+def test_before_the_first_image_forges_ui_list_tells_the_kind(tab):
+    from modules import shared
+
+    shared.loaded.sd_model, shared.opts.forge_preset = None, "xl"
     tab.press("preset_refresh")
     assert tab["preset"].value.startswith("SDXL")
-    shared.loaded.sd_model = None
+    shared.opts.forge_preset = "flux"
     tab.press("preset_refresh")
-    assert tab["preset"].value == BUILT_IN[0].name
+    assert tab["preset"].value.startswith("SDXL")
 
 
 def test_the_line_follows_every_control_and_the_hosts(tab):

@@ -53,7 +53,7 @@ test("notes are text", () => {
 });
 
 test("a narrow drawing has no labels that would run into each other", () => {
-    assert.strictEqual(occurrences(markup(plans.hires, [], 240), "<text"), 2); // the axis's own
+    assert.strictEqual(occurrences(markup(plans.hires, [], 130), "<text"), 2); // the axis's own
 });
 
 test("the model evaluations are the line's, not the drawing's", () => {

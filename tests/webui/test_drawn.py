@@ -12,7 +12,7 @@ from host_page import Tab
 
 
 def drawn(tab):
-    """What the element holds after the hidden button was pressed: the plan, and the page's facts."""
+    """The plan and the facts of the page, as the pressed button brings them."""
     tab.press("plan_update")
     found = dict(re.findall(r'data-(\w+)="([^"]*)"', tab["drawing"].value))
     return tuple(json.loads(html.unescape(found[name])) for name in ("plan", "page"))

@@ -49,11 +49,11 @@ def test_a_batch_is_larger_and_more_batches_take_longer():
 
 
 def test_the_edge_is_where_the_window_ends():
-    """DDIM's ten steps begin at timesteps 901, 801, ..., 1: six of them above 400."""
+    """DDIM goes from timestep 901 by hundreds to 1; six of these nine steps begin above 400."""
     settings = Settings.from_values({"ug": True, "ug_eta": 0.6, "ug_edge": 0, "ug_cadence": 4})
     made = drawing(run_plan(settings, DDIM, MODEL), settings, MODEL)
     assert made["edge"] == {"timestep": 400, "step": 6}
-    assert made["passes"][0]["weights"] == [1] * 6 + [0] * 4
+    assert made["passes"][0]["weights"] == [1] * 6 + [0] * 3
     evaluated = [step for step, is_one in enumerate(made["passes"][0]["evaluated"]) if is_one]
     assert evaluated == [0, 4]
     assert made["native_evaluations"] == 2

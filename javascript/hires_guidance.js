@@ -34,6 +34,11 @@ const hiresGuidance = (() => {
     const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
     const shown = (size) => `${size[1]}x${size[0]}`; // width first, as users write it
 
+    function bytes(number) {
+        const kibibytes = number / 1024;
+        return kibibytes < 1000 ? `${brief(kibibytes)} KiB` : `${brief(kibibytes / 1024)} MiB`;
+    }
+
     function time({pixels, plain_pixels: plain}, runs) {
         if (!runs.length) return "seconds are known after the first run in this browser";
         const [ours, theirs] = [pixels, plain].map((work) => secondsFor(work, runs));
@@ -42,14 +47,14 @@ const hiresGuidance = (() => {
     }
 
     function facts(plan, runs) {
-        const {edge, passes, latent_bytes: bytes, notes} = plan;
+        const {edge, passes, latent_bytes: largest, notes} = plan;
         const end = edge && `guidance ends at timestep ${brief(edge.timestep)}, ` +
             `after step ${edge.step} of ${passes[0].weights.length}`;
-        return [time(plan, runs), `largest latent: ${brief(bytes / 1024)} KiB`, end, ...notes].filter(Boolean);
+        return [time(plan, runs), `largest latent: ${bytes(largest)}`, end, ...notes].filter(Boolean);
     }
 
     // ---- the drawing -------------------------------------------------------------------------
-    const HEIGHT = 202, TOP = 8, FLOOR = 100, BASE = 162, LEFT = 30, LABELLED = 70; // in pixels
+    const HEIGHT = 210, TOP = 8, FLOOR = 100, BASE = 158, LEFT = 30, LABELLED = 70; // in pixels
     const path = (name, d) => `<path class="hires-guidance-${name}" d="${d}"/>`;
     const label = (x, y, words) => `<text x="${x}" y="${y}">${escaped(words)}</text>`;
     const steps = (x0, step, shares) => `M${x0} ${FLOOR}` + // a line that is level within each step
@@ -57,12 +62,12 @@ const hiresGuidance = (() => {
 
     function labels(part, x0) {
         const from = part.strength < 1 ? `strength ${brief(part.strength)}` : "";
-        return label(x0 + 4, BASE - 4, shown(part.size)) + label(x0 + 4, BASE + 12, part.name) +
-            label(x0 + 4, BASE + 24, count(part.weights.length, "step")) + label(x0 + 4, BASE + 36, from);
+        const lines = [part.name, shown(part.size), count(part.weights.length, "step"), from];
+        return lines.map((words, i) => label(x0 + 2, BASE + 12 * (i + 1), words)).join("");
     }
 
     function drawnPass(part, x0, width, {top, largest, gamma}) {
-        const step = width / part.weights.length, high = Math.sqrt(area(part.size) / largest) * (BASE - FLOOR - 14);
+        const step = width / part.weights.length, high = Math.sqrt(area(part.size) / largest) * (BASE - FLOOR - 12);
         const mark = (i) => path("evaluation", `M${x0 + (i + 0.5) * step} ${FLOOR + 2}v6`);
         return `<rect x="${x0}" y="${BASE - high}" width="${width - 2}" height="${high}"/>` +
             (part.native ? path("weight", steps(x0, step, part.weights.map((weight) => weight / top))) : "") +

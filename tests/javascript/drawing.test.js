@@ -61,6 +61,13 @@ test("the model evaluations are the line's, not the drawing's", () => {
     assert.ok(markup(plans.ug, [], WIDTH).includes("7 evaluations at the native size"));
 });
 
+test("the largest latent is in readable units", () => {
+    for (const [bytes, words] of [[65536, "64 KiB"], [4 * 1024 ** 2, "4 MiB"], [2.5 * 1024 ** 2, "2.5 MiB"]]) {
+        const text = markup({...plans.ug, latent_bytes: bytes}, [], WIDTH);
+        assert.ok(text.includes(`largest latent: ${words}`), text);
+    }
+});
+
 test("seconds come from the runs of this browser", () => {
     assert.ok(markup(plans.ug, [], WIDTH).includes("seconds are known after the first run in this browser"));
     const {plain_pixels: plain, pixels} = plans.ug;

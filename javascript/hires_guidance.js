@@ -111,7 +111,7 @@ const hiresGuidance = (() => {
     // ---- following the page ------------------------------------------------------------------
     const known = new WeakMap(); // element to its plan, and to what it shows
     let pending = null; // the run that was started here
-    const SETTLED = 1000; // milliseconds in which the server has answered the last change before a run
+    const SETTLED = 1000; // milliseconds after which the plan includes the last change before a run
 
     function drawings() {
         return [...document.querySelectorAll(".hires-guidance[data-plan]")].map((element) => {

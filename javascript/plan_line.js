@@ -21,7 +21,7 @@
         timers[tab] = setTimeout(action, pause);
     }
 
-    // Gradio 3 drops a press while the answer to an earlier one is awaited; that one is pressed again.
+    // Gradio 3 drops a press while the response to an earlier one is awaited; that one is pressed again.
     function update(tab) {
         const button = element(tab, 'plan_update');
         if (!button) return;
@@ -47,7 +47,7 @@
         return confirm(`Delete the preset "${name}"?`) ? name : null;
     };
 
-    // The answer names the loaded model's native side; another one than before gets its own presets.
+    // The response names the loaded model's native side; another one than before gets its own presets.
     function followModel(tab) {
         const page = element(tab, 'drawing')?.querySelector('.hires-guidance')?.dataset.page;
         const native = page && JSON.parse(page).native;

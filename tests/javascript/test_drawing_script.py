@@ -23,7 +23,7 @@ EVERYTHING = {"ug": True, "ug_eta": 0.7, "pfsa": True, "refine": True, "refine_f
 
 
 def plans() -> dict[str, dict[str, Any]]:
-    """What the server answers, by what it is about."""
+    """The server's responses, by what they are about."""
     abar = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2).cumprod(0)
     model, native = Model(sigmas_of(abar), (512, 512)), Sampling((512, 512), 20)
     everything = Settings.from_values(EVERYTHING | {"refine_eta2": "0.25, 0.45"})

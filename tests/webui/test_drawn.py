@@ -1,4 +1,4 @@
-"""The drawing's numbers in the answer to a change on the WebUI's page."""
+"""The drawing's numbers in the response to a change on the WebUI's page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tab(request, host, data):
     return Tab(request.param)
 
 
-def test_the_answer_carries_the_plan_and_the_page(tab):
+def test_the_response_carries_the_plan_and_the_page(tab):
     from modules import shared
 
     shared.loaded.sd_model.sd_checkpoint_info = SimpleNamespace(title="mine [0123]")

@@ -1,4 +1,4 @@
-"""The row of presets, the line before the run, the sliders' places and the schema route."""
+"""The row of presets, the line before the run, the sliders' values and the schema route."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_preset_fills_every_control_and_the_size(tab):
 
 
 @pytest.mark.parametrize(("width", "height"), [(None, 512), (512, None), (512, 0)])
-def test_a_preset_without_a_size_to_start_from_is_a_sentence(tab, width, height):
+def test_a_preset_without_a_size_to_start_from_is_a_message(tab, width, height):
     tab["width"].value, tab["height"].value = width, height
     tab.press("preset_apply")
     assert "give a width and height first." in tab["preset_message"].value
@@ -77,7 +77,7 @@ def test_ones_own_preset_goes_round(tab):
     assert tab["preset_message"].value == ""
 
 
-def test_what_goes_wrong_with_presets_is_a_sentence(tab, data):
+def test_what_goes_wrong_with_presets_is_a_message(tab, data):
     tab["preset"].value = BUILT_IN[0].name
     tab.press("preset_save")
     assert "Not saved: " in tab["preset_message"].value
@@ -192,7 +192,7 @@ def test_the_pass_of_hires_fix_is_in_the_line(host, data):
 
 
 def test_the_line_is_what_happens(host, data):
-    """The stand-in's model counts what it is asked."""
+    """The stand-in's model counts its evaluations."""
     from modules import shared
 
     tab = Tab("txt2img")
@@ -207,21 +207,21 @@ def test_the_line_is_what_happens(host, data):
         assert len(shared.loaded.sd_model.asked) == count
 
 
-def places(slider):
+def values_of(slider):
     """Every value that a slider can be moved to."""
     count = round((slider.maximum - slider.minimum) / slider.step)
     return [slider.minimum + slider.step * k for k in range(count + 1)]
 
 
 @pytest.mark.parametrize("row", declarations(), ids=lambda row: row.name)
-def test_no_place_of_a_slider_is_refused(host, row):
+def test_no_value_of_a_slider_is_refused(host, row):
     from lib_hires.webui.surfaces.arguments import read_arguments
 
     rows = declarations()
     slider = host.runners[0].inputs[1 + rows.index(row)]
     if type(slider).__name__ != "Slider":
         return
-    for value in places(slider):
+    for value in values_of(slider):
         arguments = [other.default for other in rows]
         arguments[rows.index(row)] = row.kind(value)
         settings = read_arguments(arguments)
@@ -239,7 +239,7 @@ def test_by_name_such_values_are_refused(host):
 
 
 @pytest.fixture
-def ask_schema(host, data):
+def fetch_schema(host, data):
     """The route's function, as the host's server calls it."""
     from lib_hires.webui.surfaces.api import add_routes
 
@@ -249,11 +249,11 @@ def ask_schema(host, data):
     return lambda: json.loads(json.dumps(routes["/hires-guidance/schema"](), allow_nan=False))
 
 
-def test_the_schema_is_the_declaration(ask_schema):
-    answer = ask_schema()
-    assert answer["groups"] == GROUPS
-    assert [control["name"] for control in answer["controls"]] == [r.name for r in declarations()]
-    by_name = {control["name"]: control for control in answer["controls"]}
+def test_the_schema_is_the_declaration(fetch_schema):
+    schema = fetch_schema()
+    assert schema["groups"] == GROUPS
+    assert [control["name"] for control in schema["controls"]] == [r.name for r in declarations()]
+    by_name = {control["name"]: control for control in schema["controls"]}
     assert by_name["ug_theta"] == {
         "name": "ug_theta",
         "group": "ug",
@@ -268,32 +268,32 @@ def test_the_schema_is_the_declaration(ask_schema):
         "automatic_at_0": False,
     }
     assert by_name["refine_method"]["choices"] == ["AP-LDM", "Pivot"]
-    for preset in answer["presets"]:
+    for preset in schema["presets"]:
         Settings.from_values(preset["values"])
-    assert len(answer["presets"]) == len(BUILT_IN)
+    assert len(schema["presets"]) == len(BUILT_IN)
 
 
-def test_ones_own_presets_are_in_the_schema(ask_schema, data):
+def test_ones_own_presets_are_in_the_schema(fetch_schema, data):
     from lib_hires.webui.page.presets import preset_file
 
     preset_file().save("mine", Settings.from_values({"ug": True}))
-    answer = ask_schema()
-    assert answer["own_presets"] == {"mine": {"ug": True}}
-    assert answer["own_presets_error"] == ""
+    schema = fetch_schema()
+    assert schema["own_presets"] == {"mine": {"ug": True}}
+    assert schema["own_presets_error"] == ""
     for damaged in ("{", '{"mine": {"ug_theta": NaN}}'):
         (data / "hires-guidance-presets.json").write_text(damaged)
-        answer = ask_schema()
-        assert answer["own_presets"] == {}
-        assert "cannot be read" in answer["own_presets_error"]
+        schema = fetch_schema()
+        assert schema["own_presets"] == {}
+        assert "cannot be read" in schema["own_presets_error"]
 
 
-def test_ones_own_presets_stay_behind_the_hosts_password(ask_schema, monkeypatch):
+def test_ones_own_presets_stay_behind_the_hosts_password(fetch_schema, monkeypatch):
     from modules import shared
 
     from lib_hires.webui.page.presets import preset_file
 
     preset_file().save("mine", Settings.from_values({"ug": True}))
     monkeypatch.setattr(shared.cmd_opts, "api_auth", "user:password")
-    answer = ask_schema()
-    assert "own_presets" not in answer
-    assert len(answer["presets"]) == len(BUILT_IN)
+    schema = fetch_schema()
+    assert "own_presets" not in schema
+    assert len(schema["presets"]) == len(BUILT_IN)

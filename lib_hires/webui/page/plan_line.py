@@ -1,8 +1,8 @@
 """The plan below the techniques: one line and a drawing, and the events that keep both true.
 
 Every change calls `hiresGuidanceChanged` (javascript/plan_line.js), which a moment after the last
-one presses a hidden button, so that a slider's drag computes one plan. The answer carries the line
-and the numbers that javascript/hires_guidance.js draws.
+one presses a hidden button, so that a slider's drag computes one plan. The response carries the
+line and the numbers that javascript/hires_guidance.js draws.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from lib_hires.webui.page.tab import Tab
 from lib_hires.webui.surfaces.arguments import read_arguments
 
 UNQUEUED = {"queue": False, "show_progress": False, "api_name": False}
+KEEPS_LAST = int(getattr(gr, "__version__", "3").partition(".")[0]) >= 4
+"""Whether Gradio can keep the last press of those made while a response is awaited; for Gradio 3
+javascript/plan_line.js presses again."""
 
 
 class PlanLine:
@@ -45,14 +48,15 @@ class PlanLine:
             component.change(fn=None, _js=changed, show_progress=False)
         sizes = f'hiresGuidanceSizes("{self._tab_name}", {self._host_names}, values)'
         self._update.click(
-            fn=self._answer,
+            fn=self._plan,
             _js=f"(...values) => {sizes}",
             inputs=followed,
             outputs=[self._line, self._drawing],
             **UNQUEUED,
+            **({"trigger_mode": "always_last"} if KEEPS_LAST else {}),
         )
 
-    def _answer(self, *values: Any) -> tuple[str, str]:
+    def _plan(self, *values: Any) -> tuple[str, str]:
         """The line and the drawing's element for the components' values."""
         count = len(self._host_names)
         host = dict(zip(self._host_names, values[:count], strict=True))

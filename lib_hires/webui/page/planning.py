@@ -70,7 +70,7 @@ def _notes(host: Mapping[str, Any]) -> list[str]:
 def native_side() -> int:
     """The native side in pixels of the loaded model, 0 if it is not known.
 
-    Forge loads a model with the first image; until then its list "UI" tells the kind.
+    Forge loads a model with the first image; until then its list "UI" stands for the kind.
     """
     model = loaded_model()
     if model is not None:

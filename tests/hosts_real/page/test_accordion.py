@@ -98,7 +98,7 @@ def test_the_browsers_console_says_nothing_more(
 
 
 def test_all_is_there_once_after_the_ui_is_reloaded(open_page: Any, host: Any) -> None:
-    """The host answers nobody until it has started anew: an early request would end it."""
+    """The host serves nobody until it has started anew: an early request would end it."""
     page = open_page()
     before = page.parts()
     started = host.log.read_text().count("Startup time:")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import pytest
 from torch import Tensor
 from webui_page import NATIVE, SIDE, Page
 
@@ -48,10 +47,8 @@ SLOWLY = """
 
 
 def test_the_line_is_true_also_where_the_server_is_slow(open_page: Any) -> None:
-    """A change while an answer is awaited is not forgotten."""
+    """A change while a response is awaited is not forgotten."""
     page = open_page()
-    if page.page.evaluate("gradio_config.version").startswith("4"):
-        pytest.skip("Gradio 4 drops what is asked meanwhile, and nothing tells us")
     page.page.add_init_script(SLOWLY)
     page = Page(page.page, page.page.url)
     page.size(512, 512)

@@ -9,7 +9,7 @@ from typing import Any
 from webui_page import NATIVE, SIDE
 
 
-def test_a_image_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:
+def test_an_image_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:
     page = open_page()
     page.small()
     page.open("ug", "refine")
@@ -39,15 +39,17 @@ def test_what_happened_is_a_line_that_opens(open_page: Any) -> None:
     record = page.log().locator("details.hires-guidance-record")
     summary, lines = record.locator("summary"), record.locator("li")
     summary.wait_for()
-    said = r"HiRes Guidance ran: 5 of 5 steps guided; first pass in \d+\.\d s, stage 1 in \d+\.\d s"
-    assert re.fullmatch(said, summary.inner_text())
+    pattern = (
+        r"HiRes Guidance ran: 5 of 5 steps guided; first pass in \d+\.\d s, stage 1 in \d+\.\d s"
+    )
+    assert re.fullmatch(pattern, summary.inner_text())
     assert lines.count() == 2 and not lines.first.is_visible()
     summary.focus()
     page.page.keyboard.press("Enter")
     lines.first.wait_for()
-    told = lines.all_inner_texts()
-    assert told[0].startswith("first pass 128x128: 4 steps, 4 guided, 8 model evaluations (4 at")
-    assert told[1].startswith("stage 1 256x256: 1 step, 1 guided, 2 model evaluations (1 at")
+    details = lines.all_inner_texts()
+    assert details[0].startswith("first pass 128x128: 4 steps, 4 guided, 8 model evaluations (4 at")
+    assert details[1].startswith("stage 1 256x256: 1 step, 1 guided, 2 model evaluations (1 at")
     assert "ran" not in info and "4 guided" not in info
     assert "·" not in page.log().inner_text()
 
@@ -61,7 +63,7 @@ def test_stop_in_the_middle_gives_the_last_finished_stage(open_page: Any) -> Non
     page.press("generate")
     page.page.locator(".progressDiv", has_text="stage 1 of 1").first.wait_for(state="attached")
     page.press("interrupt")  # the host would finish what it counts as more than one job ...
-    page.press("interrupting")  # ... unless asked again
+    page.press("interrupting")  # ... unless pressed again
     page.log().get_by_text("stopped; this is the image after the first pass").wait_for()
     page.log().get_by_text(re.compile("ran: .*; stopped in stage 1")).wait_for()
     page.wait_for_image(SIDE)

@@ -22,29 +22,29 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_queue_is_passed_in_the_order_of_coming() -> None:
     from lib_hires.standalone.app.queue import Line
 
-    line, told = Line(), []
+    line, seen = Line(), []
     stops = [threading.Event() for _ in range(3)]
 
     def wait(number: int) -> None:
         with line.joined(stops[number]) as place:
-            told.extend((number, ahead) for ahead in place.turns())
-            told.append((number, "gone" if stops[number].is_set() else "turn"))
+            seen.extend((number, ahead) for ahead in place.turns())
+            seen.append((number, "gone" if stops[number].is_set() else "turn"))
 
     with line.joined(threading.Event()):
         threads = []
         for number in range(3):
             threads.append(threading.Thread(target=wait, args=[number]))
             threads[-1].start()
-            while (number, number + 1) not in told:
+            while (number, number + 1) not in seen:
                 time.sleep(0.01)
         stops[1].set()
         threads[1].join()
-        while (2, 2) not in told:
+        while (2, 2) not in seen:
             time.sleep(0.01)
     for thread in threads:
         thread.join()
-    assert [number for number, ahead in told if isinstance(ahead, str)] == [1, 0, 2]
-    assert (1, "gone") in told and (0, "turn") in told and (2, "turn") in told
+    assert [number for number, ahead in seen if isinstance(ahead, str)] == [1, 0, 2]
+    assert (1, "gone") in seen and (0, "turn") in seen and (2, "turn") in seen
 
 
 def test_an_image_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:

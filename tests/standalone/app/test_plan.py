@@ -86,7 +86,7 @@ IDS = {"model": "m", "generate": "generate", "stop": "stop", "time": "time"}
 
 @pytest.fixture
 def drawn(browser: Any) -> Iterator[Any]:
-    """A page of the drawing alone, as no server's answer changes it."""
+    """A page of the drawing alone, which no server changes."""
     from lib_hires.standalone.app.serve import SCRIPT, page_part
 
     markup = f"""<div>{element(PLAN, IDS)}</div><div id="time"></div>

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -85,11 +85,10 @@ class UpsamplerInfo:
         """Raises UpsamplerError for the metadata of something else, or damaged ones."""
         if metadata.get("kind") != KIND:
             raise UpsamplerError("is not a feature upsampler; give one of hires train-upsampler")
-        readers: dict[str, Any] = {"int": int, "float": float, "str": str}
+        kinds = get_type_hints(cls)
         try:
             values = {
-                field.name: readers.get(str(field.type), _whole_numbers)(metadata[field.name])
-                for field in fields(cls)
+                field.name: _read(metadata[field.name], kinds[field.name]) for field in fields(cls)
             }
         except (KeyError, ValueError) as error:
             raise UpsamplerError(f"has damaged metadata ({error}); copy it again") from None
@@ -111,8 +110,11 @@ class UpsamplerInfo:
             )
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _read(text: str, kind: type) -> Any:
+    """A field of UpsamplerInfo, whose tuples are of whole numbers. Raises ValueError."""
+    if get_origin(kind) is tuple:
+        return tuple(int(part) for part in text.split(","))
+    return kind(text)
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -13,7 +13,8 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeAlias
+from functools import cache
+from typing import Any, TypeAlias, get_origin, get_type_hints
 
 Plain: TypeAlias = "bool | int | float | str"
 
@@ -159,12 +160,18 @@ class Declared:
     @classmethod
     def rows(cls) -> Iterator[tuple[str, type, Control, str]]:
         """(public name, type, control, attribute) of every field, in order."""
-        kinds = {"bool": bool, "int": int, "float": float, "str": str}
+        kinds = _kinds(cls)  # type: ignore[arg-type]  # mypy takes a class for its instance
         for item in fields(cls):  # type: ignore[arg-type]
             name = item.name.rstrip("_")
             if cls.prefix:
                 name = cls.prefix if name == "enabled" else f"{cls.prefix}_{name}"
-            yield name, kinds.get(str(item.type), tuple), item.metadata["control"], item.name
+            yield name, kinds[item.name], item.metadata["control"], item.name
+
+
+@cache
+def _kinds(cls: type[Declared]) -> Mapping[str, type]:
+    """The type of each field, without its parameters: tuple for tuple[float, ...]."""
+    return {name: get_origin(hint) or hint for name, hint in get_type_hints(cls).items()}
 
 
 @dataclass(frozen=True)

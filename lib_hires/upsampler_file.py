@@ -1,15 +1,9 @@
-"""The file of a feature upsampler: safetensors, a few kilobytes, read without any library.
-
-The layout is eight bytes with the length of a JSON header, the header (of every tensor its dtype,
-shape and place, and text under `__metadata__`), and the numbers. Nothing in it can run, and a file
-is refused before anything of its size is believed.
-"""
+"""The file of a feature upsampler: safetensors of a few kilobytes. Nothing in it can run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import sys
 from array import array
@@ -19,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib_hires.feature_upsampler import FeatureUpsampler, UpsamplerError, UpsamplerInfo
@@ -97,15 +92,19 @@ def chosen_upsampler(title: str, files: Mapping[str, Path]) -> NamedUpsampler:
 
 
 def write_upsampler(path: Path, upsampler: FeatureUpsampler, info: UpsamplerInfo) -> None:
-    """Write the weights with `info`, replacing an older file only when complete."""
+    """Write the weights with `info`, replacing an older file only when complete.
+
+    The header is made here and not by the library, which orders metadata anew in each file: the
+    same weights would have another short hash each time.
+    """
     header: dict[str, Any] = {"__metadata__": info.metadata()}
     numbers = b""
     for name, tensor in upsampler.state_dict().items():
         values = array("f", tensor.detach().float().cpu().flatten().tolist())
         if sys.byteorder == "big":
             values.byteswap()
-        place = [len(numbers), len(numbers) + 4 * len(values)]
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": place}
+        offsets = [len(numbers), len(numbers) + 4 * len(values)]
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": offsets}
         numbers += values.tobytes()
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -120,48 +119,36 @@ def read_upsampler(path: Path) -> tuple[FeatureUpsampler, str]:
     damaged, holds something else, or has missing or extra weights.
     """
     try:
-        content = _content(path)
-        metadata, tensors = _parsed(content)
+        short_hash = _short_hash(path)
+        metadata, tensors = _content(path)
         info = UpsamplerInfo.from_metadata(metadata)
         upsampler = FeatureUpsampler.from_tensors(info, tensors)
     except UpsamplerError as error:
         raise UpsamplerError(f"{path.name}: {error}") from None
-    return upsampler, hashlib.sha256(content).hexdigest()[:HASH]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UpsamplerError("is too large for a feature upsampler; give another file")
-        return path.read_bytes()
     except OSError as error:
-        raise UpsamplerError(f"could not be read ({error.strerror})") from None
+        raise UpsamplerError(f"{path.name}: could not be read ({error.strerror})") from None
+    return upsampler, short_hash
 
 
-def _parsed(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors; raises UpsamplerError for anything but whole safetensors of float32."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    if len(content) < 8 or end > len(content) or content[8:9] != b"{":
+def _short_hash(path: Path) -> str:
+    """Raises UpsamplerError for a file that cannot be one: too large, or with no header."""
+    if path.stat().st_size > LARGEST:
+        raise UpsamplerError("is too large for a feature upsampler; give another file")
+    content = path.read_bytes()
+    if content[8:9] != b"{":
         raise UpsamplerError("is not a safetensors file; give one of hires train-upsampler")
+    return hashlib.sha256(content).hexdigest()[:HASH]
+
+
+def _content(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors; raises UpsamplerError for anything but whole safetensors of float32."""
     try:
-        header = json.loads(content[8:end])
-        metadata = {str(key): str(text) for key, text in header.pop("__metadata__", {}).items()}
-        tensors = {name: _tensor(entry, content[end:]) for name, entry in header.items()}
-        size = sum(4 * tensor.numel() for tensor in tensors.values())
-    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            names: list[str] = file.keys()  # the file itself cannot be iterated over
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, RuntimeError):
         raise UpsamplerError("is damaged; copy it again") from None
-    if size != len(content) - end:
-        raise UpsamplerError("is damaged, not all of its numbers are there; copy it again")
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise UpsamplerError("is damaged; copy it again")
     return metadata, tensors
-
-
-def _tensor(entry: dict[str, Any], numbers: bytes) -> Tensor:
-    """One tensor of the header. Raises ValueError (or what reading JSON of any shape raises)."""
-    shape, (begin, stop) = [int(side) for side in entry["shape"]], entry["data_offsets"]
-    whole = 0 <= begin <= stop <= len(numbers) and all(side >= 0 for side in shape)
-    if entry["dtype"] != "F32" or not whole or stop - begin != 4 * math.prod(shape):
-        raise ValueError
-    values = array("f", numbers[begin:stop])
-    if sys.byteorder == "big":
-        values.byteswap()
-    return torch.tensor(values, dtype=torch.float32).view(shape)

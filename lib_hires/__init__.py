@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lib_hires.attentive_guidance import gamma_at, mix_into_state_, pfsa
+    from lib_hires.controls import SettingsError
     from lib_hires.feature_upsampler import (
         FeatureUpsampler,
         Upsampled,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         AttentiveGuidance,
         ProgressiveRefinement,
         Settings,
-        SettingsError,
         UpsampleGuidance,
     )
     from lib_hires.sizes import native_size, small_size
@@ -83,6 +83,7 @@ __all__ = [
 
 _MODULES = {  # of the names, as above
     "attentive_guidance": ("gamma_at", "mix_into_state_", "pfsa"),
+    "controls": ("SettingsError",),
     "feature_upsampler": (
         "FeatureUpsampler",
         "Upsampled",
@@ -105,7 +106,6 @@ _MODULES = {  # of the names, as above
         "AttentiveGuidance",
         "ProgressiveRefinement",
         "Settings",
-        "SettingsError",
         "UpsampleGuidance",
     ),
     "sizes": ("native_size", "small_size"),

@@ -12,8 +12,9 @@ from math import isqrt
 from pathlib import Path
 from types import MappingProxyType
 
+from lib_hires.controls import Plain, SettingsError
 from lib_hires.files import whole_file
-from lib_hires.settings import Plain, Settings, SettingsError
+from lib_hires.settings import Settings
 from lib_hires.sizes import Size, size_of_area
 
 LONGEST_NAME = 60

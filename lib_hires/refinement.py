@@ -13,8 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lib_hires.controls import SettingsError
 from lib_hires.resample import bicubic
-from lib_hires.settings import ProgressiveRefinement, SettingsError
+from lib_hires.settings import ProgressiveRefinement
 from lib_hires.sizes import Size, size_of_area, snap
 
 ONE_STEP_SAMPLER = "Euler"

@@ -15,12 +15,12 @@ NOTHING = "None"  # the value of a control that names nothing from its list
 
 
 class SettingsError(ValueError):
-    """A value that a control does not take. The message is one sentence for the user."""
+    """A value that a control does not take. The message is for the user, on one line."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """What a surface needs to know about one setting. Bounds are inclusive."""
+    """What a surface needs of one setting. Bounds are inclusive."""
 
     label: str
     help: str
@@ -30,8 +30,8 @@ class Control:
     step: float = 1
     choices: tuple[str, ...] = ()
     listed: bool = False  # a name from a list that the surface keeps, or NOTHING
-    automatic: bool = False  # 0 means "choose for me", also where it lies below the minimum
-    webui_only: bool = False  # what it is about exists in the WebUI alone
+    automatic: bool = False  # 0 stands for an automatic choice, also where below the minimum
+    webui_only: bool = False  # it concerns something that the WebUI alone has
 
     @property
     def title(self) -> str:
@@ -64,14 +64,14 @@ class Control:
         return kind(number)
 
     def meant(self, value: object) -> object:
-        """What a slider's value means: its places between 0, automatic, and the least value stand
-        for automatic too, so that a nudge refuses nothing."""
+        """What a slider's value means. Its positions between 0, automatic, and the minimum stand
+        for automatic too, so that a small move is not an error."""
         if not self.automatic or not isinstance(value, (int, float)):
             return value
         return 0 if 0 < value < self.minimum else value
 
     def describe(self, whole: bool) -> str:
-        """The accepted numbers in words."""
+        """The accepted numbers, for messages."""
         noun = "a whole number" if whole else "a number"
         if math.isfinite(self.maximum):
             bounds = f" from {self.minimum:g} to {self.maximum:g}"
@@ -81,9 +81,9 @@ class Control:
 
 
 def _read_bool(name: str, value: object) -> bool:
-    words = {"true": True, "on": True, "yes": True, "1": True, "1.0": True}
-    words |= {"false": False, "off": False, "no": False, "0": False, "0.0": False}
-    known = words.get(str(value).strip().lower())
+    spellings = {"true": True, "on": True, "yes": True, "1": True, "1.0": True}
+    spellings |= {"false": False, "off": False, "no": False, "0": False, "0.0": False}
+    known = spellings.get(str(value).strip().lower())
     if known is None:
         raise SettingsError(f"{name}: expected true or false, got {value!r}")
     return known
@@ -122,7 +122,7 @@ def _read_schedule(name: str, value: object) -> tuple[float, ...]:
 
 
 def meant_hint(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that refuses a name: which one may have been meant."""
+    """The end of a message about an unknown name: which one may have been meant."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 

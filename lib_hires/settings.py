@@ -34,17 +34,19 @@ PASSES = ("automatic", "first pass", "Hires. fix", "both", "img2img")
 
 @dataclass(frozen=True)
 class UpsampleGuidance(Declared):
-    """UG: at each step also ask the model about the image at its native size."""
+    """UG: at each step also evaluate the model on the image at its native size."""
 
     prefix = "ug"
 
     enabled: bool = control(
-        False, "Enable", "Guide the coarse part of the image by the model's native-size answer."
+        False,
+        "Enable",
+        "Guide the image's coarse structure by the model's prediction at its native size.",
     )
     theta: float = control(
         1.0,
         "Strength",
-        "How far the coarse part is pulled to the native-size answer. 1 replaces it, 0 is off.",
+        "How far the coarse structure follows the native-size prediction. 1: fully; 0: off.",
         "θ",
         minimum=0,
         maximum=2,
@@ -52,10 +54,10 @@ class UpsampleGuidance(Declared):
     )
     eta: float = control(
         1.0,
-        "Share of the run",
-        "The first part of the run that is guided. Lower leaves more of the end to the large "
-        "image alone; the paper recommends 0.6 for latent models. Refinement stages lie near the "
-        "end of the run, so only values near 1 reach them.",
+        "Guided share of steps",
+        "The share of the sampling steps that is guided, counted from the first step. Lower "
+        "values leave the last steps unguided; the paper recommends 0.6 for latent models. "
+        "Refinement repeats the last steps only, so its stages need values near 1.",
         "η",
         minimum=0,
         maximum=1,
@@ -63,9 +65,9 @@ class UpsampleGuidance(Declared):
     )
     edge: float = control(
         4.0,
-        "Soft end",
-        "Steps over which the guidance fades out before its end, where the end lies inside the "
-        "run. 0 stops at once, as in the paper; multistep samplers want some.",
+        "Fade-out steps",
+        "Steps over which the guidance fades out, where it ends before the last step. 0 stops at "
+        "once, as in the paper; multistep samplers need a few.",
         minimum=0,
         maximum=50,
         step=0.5,
@@ -73,8 +75,8 @@ class UpsampleGuidance(Declared):
     scale: float = control(
         0.0,
         "Scale",
-        "How many times larger than native the image is taken to be. 0 finds it from the "
-        "model's native size.",
+        "The image's sides relative to those of the native-size evaluation. 0: from the model's "
+        "native size.",
         "m",
         minimum=1,
         maximum=16,
@@ -83,55 +85,56 @@ class UpsampleGuidance(Declared):
     )
     cadence: int = control(
         1,
-        "Ask every n-th step",
-        "Ask the native-size question every n-th step and hold the answer between.",
+        "Evaluate every n-th step",
+        "Evaluate the native size at every n-th step only, and reuse the prediction between. "
+        "Higher is faster.",
         "n",
         minimum=1,
         maximum=10,
     )
     shifted_start: bool = control(
         True,
-        "Resolution-shifted start",
-        "Start at m times the noise, so that the coarse image starts from pure noise too.",
+        "Higher starting noise",
+        "Start at m times the noise, so that the coarse structure starts from pure noise too.",
     )
     enlargement: str = control(
         "bicubic",
-        "Enlarge the guidance",
-        "nearest: as in the paper; bicubic: without the blocks' edges, which show as grain after "
-        "decoding. Both leave the same coarse image.",
+        "Upscale method",
+        "How the correction is upscaled. nearest: as in the paper; bicubic: without the blocks' "
+        "edges, which show as grain after decoding. Both give the same coarse structure.",
         "U",
         choices=("nearest", "bicubic"),
     )
     windows: str = control(
         "off",
-        "Ask in windows",
-        "Ask about the large image in overlapping windows of native size, at a cost and in a "
-        "memory that its size does not drive up. Hann: blended so that no seam shows; average: as "
-        "MultiDiffusion does; off: as a whole. Windows go on behind η's end, where nothing holds "
-        "them together. Not with ControlNet.",
+        "Windows",
+        "Evaluate the large image in overlapping windows of native size: memory stays constant, "
+        "time grows with the area. Hann: blended without seams; average: as MultiDiffusion does; "
+        "off: at full size. Steps after the guidance's end (η) use windows too, with nothing to "
+        "hold them together. Not with ControlNet.",
         choices=("off", "Hann", "average"),
     )
     overlap: float = control(
         0.5,
-        "Overlap of windows",
-        "The least share of a window's side that lies in its neighbour. More takes longer.",
+        "Window overlap",
+        "The least share of a window's side that overlaps the next window. More takes longer.",
         minimum=0,
         maximum=0.9,
         step=0.05,
     )
     passes: str = control(
         "automatic",
-        "Guide in",
-        "Which passes are guided. automatic: every pass that is clearly above the native size; "
-        "both: the first pass and that of Hires. fix.",
+        "Guided passes",
+        "The passes that are guided. automatic: every pass clearly above the native size; both: "
+        "the first pass and Hires. fix.",
         choices=PASSES,
         webui_only=True,
     )
     controlnet: bool = control(
         True,
-        "ControlNet in the small question",
-        "Let ControlNet's units act in the native-size question too. Off, the coarse part follows "
-        "the prompt alone.",
+        "ControlNet at native size",
+        "Use ControlNet's units in the native-size evaluation too. Off: the coarse structure "
+        "follows the prompt alone.",
         webui_only=True,
     )
 
@@ -148,7 +151,7 @@ class AttentiveGuidance(Declared):
     gamma: float = control(
         0.004,
         "Strength",
-        "The largest share of self-attention that is mixed in.",
+        "The share of self-attention that is mixed in, at its largest.",
         "γ",
         minimum=0,
         maximum=1,
@@ -157,7 +160,7 @@ class AttentiveGuidance(Declared):
     beta: float = control(
         3.0,
         "Decay",
-        "How fast the strength falls towards the end of the run; higher is faster.",
+        "How fast the strength falls over the steps. Higher is faster.",
         "β",
         minimum=0,
         maximum=20,
@@ -166,7 +169,7 @@ class AttentiveGuidance(Declared):
     eta1: float = control(
         0.06,
         "Delay",
-        "The first part of the run, mostly noise, that is left alone.",
+        "The share of the sampling steps without mixing, counted from the first step.",
         "η₁",
         minimum=0,
         maximum=1,
@@ -175,7 +178,8 @@ class AttentiveGuidance(Declared):
     lambda_: float = control(
         0.0,
         "Temperature",
-        "Divides the similarities before the softmax. 0: the square root of the channel count.",
+        "Divides the similarities before the softmax. 0: the square root of the number of "
+        "channels.",
         "λ",
         minimum=0.01,
         maximum=100,
@@ -184,16 +188,16 @@ class AttentiveGuidance(Declared):
     )
     space: str = control(
         "VE",
-        "State scale",
-        "The scale of the latent that attends to itself. VE is the reference; VP is brought to "
+        "Latent scale",
+        "The scale at which the latent attends to itself. VE: as sampled, the reference; VP: at "
         "unit variance, where attention spreads wider in early steps.",
         choices=("VE", "VP"),
     )
     passes: str = control(
         "automatic",
-        "Mix in",
-        "Which passes are mixed. automatic: the first pass and img2img; both: the first pass and "
-        "that of Hires. fix.",
+        "Passes with mixing",
+        "The passes with mixing. automatic: the first pass and img2img; both: the first pass and "
+        "Hires. fix.",
         choices=PASSES,
         webui_only=True,
     )
@@ -201,16 +205,16 @@ class AttentiveGuidance(Declared):
 
 @dataclass(frozen=True)
 class ProgressiveRefinement(Declared):
-    """AP-LDM's stages and Self-Cascade's pivot: enlarge, renoise part of the way, denoise."""
+    """AP-LDM's stages and Self-Cascade's pivot: upsample, renoise part of the way, denoise."""
 
     prefix = "refine"
 
     enabled: bool = control(
-        False, "Enable", "Enlarge the finished image and denoise it again, in stages."
+        False, "Enable", "Upscale the finished image and denoise it again, in stages."
     )
     factor: float = control(
         2.0,
-        "Enlarge by",
+        "Upscale by",
         "The final image's sides relative to the first image's.",
         minimum=1,
         maximum=16,
@@ -218,9 +222,9 @@ class ProgressiveRefinement(Declared):
     )
     width: int = control(
         0,
-        "Width",
-        "The final image's width in pixels, in the factor's place. 0: by the height, in the "
-        "first image's shape, or by the factor.",
+        "Resize width to",
+        "The final width in pixels, instead of the factor. 0: from the height, at the first "
+        "image's aspect ratio, or from the factor.",
         minimum=64,
         maximum=16384,
         step=8,
@@ -228,9 +232,9 @@ class ProgressiveRefinement(Declared):
     )
     height: int = control(
         0,
-        "Height",
-        "The final image's height in pixels, in the factor's place. 0: by the width, in the "
-        "first image's shape, or by the factor.",
+        "Resize height to",
+        "The final height in pixels, instead of the factor. 0: from the width, at the first "
+        "image's aspect ratio, or from the factor.",
         minimum=64,
         maximum=16384,
         step=8,
@@ -239,57 +243,57 @@ class ProgressiveRefinement(Declared):
     method: str = control(
         "AP-LDM",
         "Method",
-        "AP-LDM: one stage for each strength, areas evenly spaced. Pivot (Self-Cascade): at most "
-        "4 times the area a stage, all from timestep K.",
+        "AP-LDM: one stage for each denoising strength, areas evenly spaced. Pivot "
+        "(Self-Cascade): up to 4 times the area in each stage, each from timestep K.",
         choices=("AP-LDM", "Pivot"),
     )
     eta2: tuple[float, ...] = control(
         (0.2,),
-        "Strengths",
-        "For AP-LDM: the share of the schedule that each stage denoises again, one number a "
-        "stage. 0.2 for twice the sides, 0.1, 0.2 for four times.",
+        "Denoising strengths",
+        "For AP-LDM: the denoising strength of each stage, one number per stage. 0.2 for twice "
+        "the sides; 0.1, 0.2 for four times.",
         "η₂",
     )
     pivot: int = control(
         700,
         "Pivot timestep",
-        "For Pivot: the training timestep (of 1000) up to which each stage is renoised.",
+        "For Pivot: the training timestep (of 1000) to which each stage is renoised.",
         "K",
         minimum=1,
         maximum=999,
     )
     enlargement: str = control(
         "automatic",
-        "Enlarge in",
-        "pixel: decode, enlarge, encode (AP-LDM). latent: enlarge the latent itself (Pivot). "
-        "automatic: what the method's paper does.",
+        "Upscale in",
+        "pixel: decode, upscale, encode (AP-LDM). latent: upscale the latent itself (Pivot). "
+        "automatic: as in the method's paper.",
         choices=("automatic", "pixel", "latent"),
     )
     guided: bool = control(
-        True, "UG inside the stages", "Guide the stages too when Upsample Guidance is enabled."
+        True, "Guide the stages", "Use Upsample Guidance in the stages too, if it is enabled."
     )
     colour_match: bool = control(
         False,
         "Match colours",
-        "Give each stage's latent the channel means and deviations of the first image's.",
+        "Give each stage's latent the channel means and deviations of the first image's latent.",
     )
     tile: int = control(
         0,
-        "Decode in tiles of",
-        "Tile side in pixels for decoding and encoding large images; saves memory. 0: whole.",
+        "VAE tile size",
+        "Tile side in pixels for decoding and encoding large images; saves memory. 0: no tiles.",
         minimum=128,
         maximum=4096,
         step=64,
         automatic=True,
     )
     keep_stages: bool = control(
-        False, "Keep every stage", "Keep the images before the last one too, the first included."
+        False, "Keep every stage", "Keep the first image and every stage's image too."
     )
     upsampler: str = control(
         NOTHING,
         "Feature upsampler",
         "A trained file that carries the smaller image's features into the larger one "
-        "(Self-Cascade, tuned). It serves the stages near the scale that it was trained for.",
+        "(Self-Cascade, tuned). It acts in the stages near the scale it was trained for.",
         "Φ",
         listed=True,
     )
@@ -367,13 +371,18 @@ def declarations() -> tuple[Declaration, ...]:
     )
 
 
+def label_of(name: str) -> str:
+    """What the page calls a control, by its public name."""
+    return next(row.control.label for row in declarations() if row.name == name)
+
+
 def markdown_table() -> str:
     """The README's table of settings."""
     lines = ["| setting | symbol | default | range | what it does |", "|---|---|---|---|---|"]
     for row in declarations():
         lines.append(
             f"| `{row.name}` | {row.control.symbol} | {_shown(row.default)} | {_range(row)} "
-            f"| {row.control.help}{' WebUI alone.' if row.control.webui_only else ''} |"
+            f"| {row.control.help}{' WebUI only.' if row.control.webui_only else ''} |"
         )
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from lib_hires.settings import (
     SettingsError,
     UpsampleGuidance,
     declarations,
+    label_of,
     markdown_table,
 )
 
@@ -75,11 +76,17 @@ def test_every_field_appears_on_every_surface():
 def test_every_declaration_is_complete_and_its_default_is_taken():
     for row in declarations():
         assert row.group in GROUPS
-        assert row.control.label and row.control.help.endswith(".")
+        assert 0 < len(row.control.title) <= 32 and row.control.help.endswith(".")
         assert row.kind in (bool, int, float, str, tuple)
         if row.kind in (int, float):
             assert row.control.minimum < row.control.maximum < math.inf
         assert Settings.from_values({row.name: row.default}) == Settings()
+
+
+def test_titles_differ_for_a_host_keeps_defaults_by_them():
+    titles = [row.control.title for row in declarations() if row.name not in GROUPS]
+    assert len(set(titles)) == len(titles)
+    assert label_of("refine_eta2") == "Denoising strengths"
 
 
 def test_defaults_are_the_papers():

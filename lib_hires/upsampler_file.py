@@ -1,4 +1,4 @@
-"""The file of a feature upsampler: safetensors of a few kilobytes. Nothing in it can run."""
+"""The file of a feature upsampler: a few kilobytes of safetensors, which hold no code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TITLE = re.compile(rf"(.*) \[([0-9a-f]{{{HASH}}})\]", re.DOTALL)
 
 @dataclass(frozen=True, eq=False)
 class NamedUpsampler:
-    """A feature upsampler under the name and short hash that an image's text keeps of it."""
+    """A feature upsampler with the name and short hash that an image's PNG text holds."""
 
     name: str
     hash: str
@@ -36,15 +36,15 @@ class NamedUpsampler:
 
     @property
     def title(self) -> str:
-        """What finds it again, and tells when the file of its name has become another one."""
+        """Its name and hash: enough to find it again, and to see that the file has changed."""
         return f"{self.name} [{self.hash}]"
 
     def check(self, family: str, unet: Any, sizes: Sequence[Size], in_windows: bool) -> None:
         """Raises UpsamplerError where it is for other models, or for none of the stages between
-        these sizes (height, width), or where these are asked about in windows."""
+        these sizes (height, width), or where these are evaluated in windows."""
         info = self.weights.info
         if in_windows:
-            raise UpsamplerError(f"{self.name} serves whole images only; set ug_windows to off")
+            raise UpsamplerError(f"{self.name} works at full size only; set ug_windows to off")
         try:
             info.check(family, unet)
         except UpsamplerError as error:
@@ -52,7 +52,7 @@ class NamedUpsampler:
         if not any(info.fits(*pair) for pair in zip(sizes, sizes[1:], strict=False)):
             steps = " to ".join(map(shown, sizes))
             raise UpsamplerError(
-                f"{self.name} was trained for stages of {info.scale:g} times the sides, and none "
+                f"{self.name} was trained for stages of {info.scale:g} times the sides; no stage "
                 f"from {steps} is near that"
             )
 
@@ -65,7 +65,7 @@ def files_in(folder: Path) -> dict[str, Path]:
 def _may_be_one(file: Path) -> bool:
     try:
         return file.is_file() and file.stat().st_size <= LARGEST
-    except OSError:  # it has just gone
+    except OSError:  # it has just been deleted
         return False
 
 
@@ -78,7 +78,7 @@ def named_upsampler(file: Path) -> NamedUpsampler:
 def chosen_upsampler(title: str, files: Mapping[str, Path]) -> NamedUpsampler:
     """The one of a name, or of a title `name [hash]`, among files by name.
 
-    Raises UpsamplerError where there is none of that name, or it is another one now.
+    Raises UpsamplerError where there is none of that name, or the file has changed.
     """
     match = _TITLE.fullmatch(title)
     name, wanted = (title, "") if title in files or not match else match.groups()
@@ -87,15 +87,15 @@ def chosen_upsampler(title: str, files: Mapping[str, Path]) -> NamedUpsampler:
         raise UpsamplerError(f"expected the name of a feature upsampler ({there}), got {title!r}")
     chosen = named_upsampler(files[name])
     if wanted and chosen.hash != wanted:
-        raise UpsamplerError(f"{title} is not here any more; {name} is another one now")
+        raise UpsamplerError(f"{title} is no longer here; {name} is another file now")
     return chosen
 
 
 def write_upsampler(path: Path, upsampler: FeatureUpsampler, info: UpsamplerInfo) -> None:
     """Write the weights with `info`, replacing an older file only when complete.
 
-    The header is made here and not by the library, which orders metadata anew in each file: the
-    same weights would have another short hash each time.
+    The header is written here and not by the library, which orders metadata at random: the same
+    weights would have another short hash each time.
     """
     header: dict[str, Any] = {"__metadata__": info.metadata()}
     numbers = b""
@@ -133,10 +133,10 @@ def read_upsampler(path: Path) -> tuple[FeatureUpsampler, str]:
 def _short_hash(path: Path) -> str:
     """Raises UpsamplerError for a file that cannot be one: too large, or with no header."""
     if path.stat().st_size > LARGEST:
-        raise UpsamplerError("is too large for a feature upsampler; give another file")
+        raise UpsamplerError("is too large for a feature upsampler; choose another file")
     content = path.read_bytes()
     if content[8:9] != b"{":
-        raise UpsamplerError("is not a safetensors file; give one of hires train-upsampler")
+        raise UpsamplerError("is not a safetensors file; choose one of hires train-upsampler")
     return hashlib.sha256(content).hexdigest()[:HASH]
 
 

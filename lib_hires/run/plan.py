@@ -1,7 +1,7 @@
-"""What a run will do, before it starts: every pass and step, their questions and their cost.
+"""What a run will do, before it starts: every pass and step, its evaluations and its cost.
 
-`run_plan` serves every host. `RunPlan.sentence` is the line that users see, and the live drawing
-(lib_hires/run/drawing.py) shows the same plan.
+`run_plan` serves every host. `RunPlan.sentence` is the line that users see, and the page draws the
+same plan (lib_hires/run/drawing.py).
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class PlannedPass:
     number: int  # of a stage, counted from 1; 0 for a pass that the host makes by itself
     size: Size
     strength: float  # the share of the schedule that it denoises
-    small: Size | None  # of the native-size question; None where there is none to ask
+    small: Size | None  # of its native evaluations; None where it is not guided
     timesteps: tuple[float, ...]  # at which the steps begin
     weights: tuple[float, ...]  # w_t there
-    asked: tuple[bool, ...]  # whether the step asks the native-size question
+    asked: tuple[bool, ...]  # whether the step makes a native evaluation
     gammas: tuple[float, ...]  # gamma_t of the mixing after the step
-    evaluations: int  # of the model, those of the native-size question included
+    evaluations: int  # of the model, native evaluations included
     small_evaluations: int
-    windows: int  # of the small size, in which an evaluation of the image is made; 1: whole
+    windows: int  # of the size `small`, for each evaluation of the image; 1: at full size
 
     @property
     def steps(self) -> int:
@@ -96,14 +96,14 @@ class PlannedPass:
 class RunPlan:
     """The passes in their order. The plain run is what the host would do without us.
 
-    Numbers relative to it are 0 where it evaluates nothing. The one small evaluation of a stage
-    that a feature upsampler serves is not counted.
+    Numbers relative to it are 0 where it evaluates nothing. The one evaluation that captures the
+    features for a feature upsampler is not counted.
     """
 
     passes: tuple[PlannedPass, ...]
     plain_evaluations: int
     plain_pixels: int
-    idle: str  # why Upsample Guidance, though on, guides nothing
+    idle: str  # why Upsample Guidance guides nothing although it is on
 
     @property
     def evaluations(self) -> int:
@@ -115,7 +115,7 @@ class RunPlan:
 
     @property
     def relative_pixels(self) -> float:
-        """The evaluations, each counted as the pixels that it sees, beside the plain run's."""
+        """The evaluations, each counted as the pixels that it sees, relative to the plain run's."""
         pixels = sum(part.pixels for part in self.passes)
         return pixels / self.plain_pixels if self.plain_pixels else 0.0
 
@@ -135,7 +135,7 @@ class RunPlan:
 def run_plan(
     settings: Settings, sampling: Sampling, model: Model, second: TailPass | None = None
 ) -> RunPlan:
-    """Plan a run; second: that of Hires. fix. Raises SettingsError where it would be refused."""
+    """Plan a run; second: that of Hires. fix. Raises SettingsError where the run would."""
     courses = [_first_course(settings, sampling, model)]
     if second:
         courses.append(_second_course(second, sampling, model))

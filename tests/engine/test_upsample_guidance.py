@@ -40,7 +40,7 @@ def test_coarse_part_is_between_the_two_answers(large, small, theta, toy_denoise
     expected = (1 - theta) * reduction.reduce(x0) + theta * x0_small
     torch.testing.assert_close(reduction.reduce(got), expected, atol=1e-5, rtol=1e-5)
     # and what D cannot see is the large answer's own
-    fine = [image - reduction.enlarge(reduction.reduce(image)) for image in (got, x0)]
+    fine = [image - reduction.upsample(reduction.reduce(image)) for image in (got, x0)]
     torch.testing.assert_close(*fine, atol=1e-5, rtol=1e-5)
 
 
@@ -196,6 +196,6 @@ def test_cadence_holds_the_answer(toy_denoiser):
     ug(x, first)
     answer = toy_denoiser(reduction.reduce(x), first / 2)
     got, plain = ug(y, second), toy_denoiser(y, second)
-    expected = plain + reduction.enlarge(answer - reduction.reduce(plain))
+    expected = plain + reduction.upsample(answer - reduction.reduce(plain))
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(reduction.reduce(got), answer, atol=1e-6, rtol=1e-6)

@@ -57,9 +57,9 @@ class Gaussian:
 
     def large(self, x: Tensor, sigma: Tensor) -> Tensor:
         coarse = self.reduction.reduce(x)
-        fine = x - self.reduction.enlarge(coarse)
+        fine = x - self.reduction.upsample(coarse)
         kept = self.fine / (self.fine + wide(sigma) ** 2)
-        return self.reduction.enlarge(self.small(coarse, sigma / 2)) + kept * fine
+        return self.reduction.upsample(self.small(coarse, sigma / 2)) + kept * fine
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return self.small(x, sigma) if x.shape[-1] == 4 else self.large(x, sigma)
@@ -93,7 +93,7 @@ def test_consistent_guidance_changes_nothing(theta):
     gaussian = Gaussian()
     ug = guided(gaussian, (8, 8), (4, 4), theta=theta)
     for sigma in (14.0, 3.0, 0.5, 0.02):
-        x = gaussian.reduction.enlarge(gaussian.mean) + (1 + sigma) * noise(5, 1, 8, 8)
+        x = gaussian.reduction.upsample(gaussian.mean) + (1 + sigma) * noise(5, 1, 8, 8)
         now = torch.full((5,), sigma)
         torch.testing.assert_close(ug(x, now), gaussian(x, now), atol=1e-4, rtol=1e-4)
 
@@ -132,8 +132,8 @@ def test_guidance_mends_a_large_model_that_is_wrong_about_the_coarse_part(shifte
     fine = (
         matrix
         - torch.kron(
-            gaussian.reduction.enlarge_rows @ gaussian.reduction.reduce_rows,
-            gaussian.reduction.enlarge_columns @ gaussian.reduction.reduce_columns,
+            gaussian.reduction.upsample_rows @ gaussian.reduction.reduce_rows,
+            gaussian.reduction.upsample_columns @ gaussian.reduction.reduce_columns,
         )
         @ matrix
     )

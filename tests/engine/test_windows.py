@@ -200,5 +200,5 @@ def test_guidance_asks_about_the_small_image_as_a_whole(blend: str) -> None:
     small = mean_of(reduction.reduce(x), t / 2)
     assert torch.allclose(reduction.reduce(denoised), small, atol=1e-5)
     large = windowed(mean_of, (8, 12), 0.5, blend)(x, t)
-    change = reduction.enlarge(small - reduction.reduce(large))
+    change = reduction.upsample(small - reduction.reduce(large))
     assert torch.allclose(denoised, large + change, atol=1e-5)

@@ -26,7 +26,7 @@ def sample(part: PassRecord, steps: int, guided: int, branches: int = 1) -> None
         for evaluation in range(1 if step == steps - 1 else 2):
             part.begin_evaluation()
             for _ in range(branches if step < guided else 0):
-                part.guide(asked=evaluation == 0 and step % 2 == 0)
+                part.guide(native=evaluation == 0 and step % 2 == 0)
             if evaluation == 0:
                 part.finish_step()
 

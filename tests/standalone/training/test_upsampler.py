@@ -371,7 +371,7 @@ def test_images_keep_its_name_and_hash_and_repeat(
     write_upsampler(file, FeatureUpsampler(weights.info), weights.info)
     code, out, said = hires("--from", first)
     assert (code, out) == (2, "")
-    assert f"mine [{short_hash}] is not here any more; mine is another one now" in said
+    assert f"mine [{short_hash}] is no longer here; mine is another file now" in said
     assert hires("--from", first, "--no-refine")[0] == 0
     assert hires("--from", first, "--refine-upsampler", file)[0] == 0
     code, _, said = hires(*refined, "--refine-upsampler", tmp_path / "nowhere.safetensors")

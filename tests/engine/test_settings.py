@@ -268,7 +268,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), JSON, max_size=4))
-def test_any_json_is_read_or_refused_in_one_sentence(values):
+def test_any_json_is_read_or_refused_with_a_message(values):
     try:
         chosen = Settings.from_values(values)
     except SettingsError as error:

@@ -24,14 +24,14 @@ def test_without_weight_the_prediction_is_bit_identical(dtype, shifted, options,
     x, sigma = 3 * noise(2, 3, 8, 8).to(dtype), torch.tensor([3.0, 0.7], dtype=dtype)
     ug = guided(predict, (8, 8), (4, 4), shifted_start=shifted, **options)
     assert torch.equal(ug(x, sigma), toy_denoiser(x, sigma))
-    assert calls == [(2, 3, 8, 8)], "nothing is asked about the small image"
+    assert calls == [(2, 3, 8, 8)], "no native evaluation is made"
 
 
 @pytest.mark.parametrize("theta", [0.4, 1, 1.35])
 @pytest.mark.parametrize(
     ("large", "small"), [((8, 8), (4, 4)), ((9, 12), (3, 4)), ((9, 11), (6, 5)), ((8, 6), (4, 6))]
 )
-def test_coarse_part_is_between_the_two_answers(large, small, theta, toy_denoiser):
+def test_coarse_part_is_between_the_two_predictions(large, small, theta, toy_denoiser):
     x, sigma = 2 * noise(2, 3, *large), torch.tensor([2.0, 0.8])
     reduction = Reduction.between(large, small)
     x0_small = toy_denoiser(reduction.reduce(x), sigma * reduction.noise_gain)
@@ -39,7 +39,7 @@ def test_coarse_part_is_between_the_two_answers(large, small, theta, toy_denoise
     got = guided(toy_denoiser, large, small, theta=theta)(x, sigma)
     expected = (1 - theta) * reduction.reduce(x0) + theta * x0_small
     torch.testing.assert_close(reduction.reduce(got), expected, atol=1e-5, rtol=1e-5)
-    # and what D cannot see is the large answer's own
+    # and what D cannot see is the large prediction's own
     fine = [image - reduction.upsample(reduction.reduce(image)) for image in (got, x0)]
     torch.testing.assert_close(*fine, atol=1e-5, rtol=1e-5)
 
@@ -98,7 +98,7 @@ def test_whole_timesteps_are_not_rounded_away(kind, toy_net):
     options = {"family": family, "times": [900, 0], "prediction": "eps"}
     got = guided(model, (8, 8), (4, 4), **options)(x, t)
     expected = guided(model, (8, 8), (4, 4), **options)(x, t.float())
-    # less than one timestep away, where the net is told 1/50 more or less
+    # less than one timestep away, where the net's input differs by 1/50
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
@@ -129,55 +129,55 @@ def test_conditioning_is_shrunk_for_the_small_call_only(toy_denoiser):
 
 
 @pytest.mark.parametrize("sigma", [0.2, 0.05])
-def test_below_the_table_the_smallest_sigma_is_told(sigma, toy_denoiser):
-    told = []
+def test_below_the_table_the_model_receives_the_smallest_sigma(sigma, toy_denoiser):
+    received = []
 
     def predict(x, sigma):
-        told.append((x.shape[-1], sigma[0].item()))
+        received.append((x.shape[-1], sigma[0].item()))
         return toy_denoiser(x, sigma)
 
     family = VarianceExploding(torch.linspace(0.15, 15, 100))
     x = noise(1, 3, 8, 8)
     guided(predict, (8, 8), (4, 4), family=family)(x, torch.tensor([sigma]))
-    assert told == [(8, pytest.approx(sigma)), (4, pytest.approx(0.15))]
+    assert received == [(8, pytest.approx(sigma)), (4, pytest.approx(0.15))]
 
 
-def test_above_the_table_the_large_call_is_told_the_largest(toy_denoiser):
-    told = []
+def test_above_the_table_the_large_call_receives_the_largest_sigma(toy_denoiser):
+    received = []
 
     def predict(x, sigma):
-        told.append((x.shape[-1], sigma[0].item(), x.std().item()))
+        received.append((x.shape[-1], sigma[0].item(), x.std().item()))
         return toy_denoiser(x, sigma)
 
     x = 30 * noise(1, 3, 64, 64)
     guided(predict, (64, 64), (32, 32), shifted_start=True)(x, torch.tensor([30.0]))
-    # the noise that comes is the noise that is told, at both sizes
-    assert told == [
+    # the noise in x is the noise level received, at both sizes
+    assert received == [
         (64, *[pytest.approx(15, rel=0.03)] * 2),
         (32, *[pytest.approx(15, rel=0.03)] * 2),
     ]
 
 
 def count_small_calls(toy_denoiser, times, evaluations, **options):
-    """The steps (as indices of `times`) at which the small question is asked."""
-    asked, now = [], [0]
+    """The steps (as indices of `times`) at which a native evaluation is made."""
+    native, now = [], [0]
 
     def predict(x, sigma):
         if x.shape[-1] == 4:
-            asked.append(now[0])
+            native.append(now[0])
         return toy_denoiser(x, sigma)
 
     ug = guided(predict, (8, 8), (4, 4), times=times, **options)
     for index in evaluations:
         now[0] = index
         ug(noise(2, 3, 8, 8, seed=index), torch.full((2,), times[index]))
-    return asked
+    return native
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-def test_cadence_asks_every_nth_step(n, toy_denoiser):
-    asked = count_small_calls(toy_denoiser, STEPS, range(8), cadence=n)
-    assert asked == list(range(0, 8, n))
+def test_cadence_evaluates_natively_every_nth_step(n, toy_denoiser):
+    native = count_small_calls(toy_denoiser, STEPS, range(8), cadence=n)
+    assert native == list(range(0, 8, n))
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -187,15 +187,15 @@ def test_cadence_counts_steps_not_evaluations(n, toy_denoiser):
     assert count_small_calls(toy_denoiser, STEPS, heun, cadence=n) == list(range(0, 8, n))
 
 
-def test_cadence_holds_the_answer(toy_denoiser):
+def test_cadence_holds_the_prediction(toy_denoiser):
     """Not its difference from the large one's: that would be added to what it has moved already."""
     ug = guided(toy_denoiser, (8, 8), (4, 4), cadence=2)
     reduction = Reduction.between((8, 8), (4, 4))
     x, y = noise(1, 3, 8, 8), noise(1, 3, 8, 8, seed=1)
     first, second = torch.tensor([4.0]), torch.tensor([2.0])
     ug(x, first)
-    answer = toy_denoiser(reduction.reduce(x), first / 2)
+    prediction = toy_denoiser(reduction.reduce(x), first / 2)
     got, plain = ug(y, second), toy_denoiser(y, second)
-    expected = plain + reduction.upsample(answer - reduction.reduce(plain))
+    expected = plain + reduction.upsample(prediction - reduction.reduce(plain))
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-6)
-    torch.testing.assert_close(reduction.reduce(got), answer, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(reduction.reduce(got), prediction, atol=1e-6, rtol=1e-6)

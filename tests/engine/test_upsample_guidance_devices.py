@@ -53,7 +53,7 @@ def test_reading_the_time_would_be_noticed() -> None:
 
 
 def a_model(layouts=None):
-    """A convolution that notes in `layouts` whether it was asked in channels-last."""
+    """A convolution that notes in `layouts` whether its input was in channels-last."""
     weight = noise(4, 4, 3, 3, seed=7).to(memory_format=torch.channels_last) / 6
 
     def predict(x, t):
@@ -76,7 +76,7 @@ def test_both_calls_have_the_layout_of_the_state(layout):
 
 
 def test_under_autocast_the_model_alone_is_rounded():
-    """A model that answers as it does without it gets its guidance to the bit."""
+    """A model that predicts the same under it gets its guidance to the bit."""
 
     def exact(x, t):
         with torch.autocast("cpu", enabled=False):

@@ -53,7 +53,7 @@ def test_vp_equals_eq_4(prediction, m, toy_net):
 
 @pytest.mark.parametrize("m", [2, 3, 4])
 def test_ve_equals_eq_4(m, toy_denoiser):
-    """k-diffusion's wrapper puts a VP eps model behind denoise(x, sigma); eq. 4 asks that model."""
+    """k-diffusion puts a VP eps model behind denoise(x, sigma); eq. 4 evaluates that model."""
     sigma, w = torch.tensor([0.3, 1.0, 4.0, 14.0]), 0.7
     x = wide(sigma) * noise(4, 3, 4 * m, 6 * m) + noise(4, 3, 4 * m, 6 * m, seed=1)
 
@@ -77,7 +77,7 @@ def test_flow_equals_eq_4(m, toy_net):
     def predict_eps(x, t):
         return x + wide(1 - t) * toy_net(x, t)
 
-    # eq. 4's D[x]/sqrt(P), with flow's power adjustment in its place
+    # eq. 4's D[x]/sqrt(P), with flow's power adjustment instead
     eps = eq_4(predict_eps, x, t, t / m / power, power**2, m, w)
     velocity = (eps - x) / wide(1 - t)
     ug = guided(

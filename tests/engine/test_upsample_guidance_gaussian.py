@@ -36,8 +36,8 @@ def test_shifted_schedule_of_one_step_and_of_no_gain():
 class Gaussian:
     """x0 = U[y] + r on 8x8: y stationary on 4x4 (any spectrum), r white where D sees nothing.
 
-    The posterior mean splits in the same way, so that D of the ideal large answer is the ideal
-    small answer at sigma/2.
+    The posterior mean splits in the same way, so that D of the ideal large prediction is the
+    ideal small one at sigma/2.
     """
 
     def __init__(self, mean: float = 0.7, fine: float = 0.3) -> None:

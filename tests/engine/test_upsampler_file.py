@@ -73,7 +73,7 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
 def with_header(file: Path, shape: str) -> None:
-    """A file whose one tensor has a shape that JSON can say and no tensor can have."""
+    """A file whose one tensor has a shape that JSON can hold and no tensor can have."""
     metadata = json.dumps(info().metadata())
     tensor = f'{{"dtype": "F32", "shape": [{shape}], "data_offsets": [0, 4]}}'
     text = f'{{"__metadata__": {metadata}, "a": {tensor}}}'.encode()
@@ -89,7 +89,7 @@ def test_what_cannot_be_one_is_not_offered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("spoil", "message"),
     [
         (lambda f: f.unlink(), "could not be read (No such file"),
         (lambda f: f.write_bytes(b""), "is not a safetensors file"),
@@ -135,9 +135,9 @@ def test_what_cannot_be_one_is_not_offered(tmp_path: Path) -> None:
         (lambda f: rewritten(f, **{"phi.0.into.bias": torch.zeros(8).half()}), "is damaged"),
     ],
 )
-def test_other_files_are_refused_with_a_sentence(file: Path, spoil, sentence: str) -> None:
+def test_other_files_are_refused_with_a_message(file: Path, spoil, message: str) -> None:
     spoil(file)
     with pytest.raises(UpsamplerError) as refused:
         read_upsampler(file)
-    assert str(refused.value).startswith(f"{file.name}: {sentence}")
+    assert str(refused.value).startswith(f"{file.name}: {message}")
     assert "\n" not in str(refused.value)

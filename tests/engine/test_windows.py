@@ -107,7 +107,7 @@ def test_an_image_of_the_windows_size_is_evaluated_at_full_size() -> None:
 def test_conditioning_is_cropped_and_repeated_with_the_windows() -> None:
     x, t = noise(2, 4, 16, 16), torch.ones(2)
     table, context = noise(5), noise(2, 7, 3, seed=1)
-    # Every position of the image has the noise of that position as its hint, and each image has its text.
+    # The hint of every position is the noise there, and each image has its text.
     cond = {"c_concat": [x.clone()], "c_crossattn": (context,), "scale": 3, "table": table}
     rows = []
 

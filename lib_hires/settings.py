@@ -2,14 +2,15 @@
 
 A control is a field of one of the three frozen groups below. The field carries everything that any
 surface needs: label, bounds, default, help and the paper's symbol. Command-line options, widgets,
-API names, PNG text and the README's table are made from it; no other list names a control.
+API names, PNG text and the table in docs/settings.md are made from it; no other list names a
+control.
 
 A control's public name is `<group>_<field>` (`ug_theta`), and `<group>` alone for the switch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -363,7 +364,11 @@ class Declaration:
 
 
 def declarations() -> tuple[Declaration, ...]:
-    """All controls in their fixed order (append only: positions are part of the API)."""
+    """All controls in the order of their positions, which are part of the API.
+
+    A control that is added to a group later is declared with `since` one above the highest, so that
+    its position comes last.
+    """
     defaults = Settings().values()
     return tuple(
         Declaration(name, group, kind, declared, defaults[name])
@@ -377,9 +382,9 @@ def label_of(name: str) -> str:
 
 
 def markdown_table() -> str:
-    """The README's table of settings."""
+    """The table of docs/settings.md, group by group."""
     lines = ["| setting | symbol | default | range | what it does |", "|---|---|---|---|---|"]
-    for row in declarations():
+    for row in sorted(declarations(), key=lambda row: list(GROUPS).index(row.group)):
         lines.append(
             f"| `{row.name}` | {row.control.symbol} | {_shown(row.default)} | {_range(row)} "
             f"| {row.control.help}{' WebUI only.' if row.control.webui_only else ''} |"
@@ -413,7 +418,11 @@ def _plain(value: Any) -> Plain:
     return plain
 
 
-def _rows() -> Iterator[tuple[str, str, str, type, Control]]:
-    for group, cls in _GROUP_TYPES.items():
-        for name, kind, declared, short in cls.rows():
-            yield name, group, short, kind, declared
+def _rows() -> list[tuple[str, str, str, type, Control]]:
+    """(public name, group, attribute, type, control) of all, in the order of their positions."""
+    rows = [
+        (name, group, short, kind, declared)
+        for group, cls in _GROUP_TYPES.items()
+        for name, kind, declared, short in cls.rows()
+    ]
+    return sorted(rows, key=lambda row: row[4].since)

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib_hires import settings as declared
+from lib_hires.controls import control
 from lib_hires.settings import (
     GROUPS,
     AttentiveGuidance,
@@ -60,16 +62,25 @@ def test_positional_order_is_pinned():
     assert len(declarations()) == len(NAMES), "append the new control to NAMES"
 
 
+def test_a_later_control_has_the_last_position_whatever_its_group(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Later(UpsampleGuidance):
+        fresh: float = control(0.5, "Fresh", "A new one.", minimum=0, maximum=1, since=1)
+
+    monkeypatch.setitem(declared._GROUP_TYPES, "ug", Later)
+    assert [name for name, *_ in declared._rows()] == [*NAMES, "ug_fresh"]
+
+
 def test_every_field_appears_on_every_surface():
     fields = [
         f"{group.prefix}_{item.name.rstrip('_')}" if item.name != "enabled" else group.prefix
         for group in (UpsampleGuidance, AttentiveGuidance, ProgressiveRefinement)
         for item in dataclasses.fields(group)
     ]
-    assert fields == NAMES
+    assert sorted(fields) == sorted(NAMES)
     assert list(Settings().values()) == NAMES
     rows = markdown_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == NAMES
+    assert [row.split("`")[1] for row in rows] == fields, "the table goes group by group"
     assert all(row.count("|") == 6 for row in rows)
 
 

@@ -25,9 +25,16 @@ from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.png import read_about
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training import upsampler as module
-from lib_hires.standalone.training.upsampler import info_for, train_upsampler, weights_hash
+from lib_hires.standalone.training.loop import Progress
+from lib_hires.standalone.training.upsampler import (
+    info_for,
+    precision_of,
+    train_upsampler,
+    weights_hash,
+)
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
 from lib_hires.standalone.training.upsampler_data import ImageFolder, drawn
+from lib_hires.standalone.training.upsampler_steps import Steps
 from lib_hires.upsampler_file import NamedUpsampler, read_upsampler, write_upsampler
 
 TINY = {"steps": 6, "batch": 4, "rate": 0.02, "warmup": 2, "samples": 0, "save_every": 3}
@@ -146,17 +153,15 @@ def test_a_cache_is_filled_once_and_changes_nothing(train, plain, tmp_path, monk
 
 
 def test_a_resumed_training_is_the_one_without_a_stop(train, plain, monkeypatch) -> None:
-    steps = []
-    step = module._Training._step
+    compute = Steps.compute
 
-    def interrupted(self: Any, part: int) -> float:
-        if len(steps) == 4:  # one step after the checkpoint
+    def interrupted(self: Steps, progress: Progress) -> Any:
+        if progress.step == 4:  # one step after the checkpoint
             raise KeyboardInterrupt
-        steps.append(1)
-        return step(self, part)
+        return compute(self, progress)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module._Training, "_step", interrupted)
+        patch.setattr(Steps, "compute", interrupted)
         train("stopped")
     assert_same(plain, train("stopped"))
 
@@ -177,6 +182,26 @@ def test_mixed_precision_trains(train, plain) -> None:
     for (_, loss), (_, exact) in zip(mixed["validation"], plain["validation"], strict=True):
         assert loss != exact
         assert loss == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "fast", "expected"),
+    [
+        ("auto", "cuda", torch.float32, "bf16"),
+        ("auto", "cpu", torch.bfloat16, "bf16"),
+        ("auto", "cpu", torch.float32, "no"),
+        ("bf16", "cpu", torch.float32, "bf16"),
+        ("no", "cpu", torch.float32, "no"),
+    ],
+)
+def test_half_precision_on_a_cpu_is_chosen_where_it_is_fast(
+    asked: str, device: str, fast: torch.dtype, expected: str, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(module, "fast_dtype", lambda device: fast)
+    config = UpsamplerTraining(mixed_precision=asked)
+    assert precision_of(config, device) == expected
+    slow = (asked, device, fast) == ("bf16", "cpu", torch.float32)
+    assert ("bf16 is slow on this processor" in caplog.text) == slow
 
 
 def test_timesteps_are_uniform_in_1_to_k_and_steps_differ() -> None:
@@ -227,7 +252,7 @@ def test_a_checkpoint_of_another_upsampler_or_damaged_is_refused(train, plain, f
     with pytest.raises(SettingsError, match="of another upsampler; give another --work"):
         train("plain", width=4)
     (folder / "damaged").mkdir()
-    (folder / "damaged" / "checkpoint.safetensors").write_bytes(b"damaged")
+    (folder / "damaged" / "checkpoint.pt").write_bytes(b"damaged")
     with pytest.raises(SettingsError, match="damaged, remove it to begin anew"):
         train("damaged")
 

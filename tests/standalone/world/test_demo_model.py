@@ -23,15 +23,6 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel
 
-from lib_hires.standalone.bundled import FOLDER
-from lib_hires.standalone.training.bundled import (
-    Progress,
-    TrainingConfig,
-    rate_at,
-    run_stage,
-    start_from,
-    train,
-)
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.scenes import random_scene
 
@@ -181,59 +172,3 @@ def test_the_fast_training_form_computes_the_same(parts: Parts) -> None:
     torch.testing.assert_close(fast(image), plain(image))
     for a, b in zip(plain.parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
-
-
-def test_rates_warm_up_hold_and_fall_to_zero() -> None:
-    config = TrainingConfig(warmup_steps=10, decay_share=0.5)
-    rate = [
-        rate_at(config, Progress(step, seconds), 1.0, 2.0)
-        for step, seconds in ((0, 0), (9, 1), (500, 30), (800, 45), (999, 60))
-    ]
-    assert rate == pytest.approx([0.2, 2.0, 2.0, 1.0, 0.0])
-
-
-def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """Weights, averages, steps and chance come back from the checkpoint."""
-
-    def stage(minutes: float) -> tuple[Progress, nn.Module, nn.Module, list[float]]:
-        torch.manual_seed(0)
-        part, rng, seen = nn.Linear(2, 1), np.random.default_rng(0), []
-        average = copy.deepcopy(part).requires_grad_(False)
-
-        def loss_of(progress: Progress) -> torch.Tensor:
-            seen.append(float(rng.random()))
-            return part(torch.full((1, 2), seen[-1])).square().mean()
-
-        progress = run_stage(
-            "toy", tmp_path / "toy.pt", TrainingConfig(), minutes, rates={"p": 1e-2},
-            parts={"p": part}, averages={"p": average}, rng=rng, loss_of=loss_of,
-            look=lambda step: None,
-        )  # fmt: skip
-        return progress, part, average, seen
-
-    first, part, average, seen = stage(0.002)
-    again, same_part, same_average, nothing = stage(0.0)
-    assert again.step == first.step > 0
-    assert nothing == []
-    assert torch.equal(part.weight, same_part.weight)
-    assert torch.equal(average.weight, same_average.weight)
-    assert not torch.equal(part.weight, average.weight)
-    more, *_, later = stage(first.seconds / 60 + 0.002)
-    assert more.step > first.step
-    expected = np.random.default_rng(0).random(len(seen) + len(later))
-    assert seen + later == expected.tolist()
-
-
-def test_training_can_start_from_an_exported_model(tmp_path: Path) -> None:
-    """Exported again before a step is taken, it is the same file; its record is kept."""
-    work, out = tmp_path / "work", tmp_path / "out"
-    start_from(FOLDER, work)
-    scene = np.zeros((1, 4, 32, 32), np.float16)
-    np.savez(work / "latents" / "0000.npz", latents=scene, captions=np.array([["a", "a"]]))
-    train(out, stages=["vae", "export"], work=work)  # its VAE counts as trained
-    name = f"{demo.NAME}.safetensors"
-    assert (out / name).read_bytes() == (FOLDER / name).read_bytes()
-    record = json.loads((out / "training.json").read_text())
-    assert record["before"] == json.loads((FOLDER / "training.json").read_text())
-    with pytest.raises(ValueError, match="holds checkpoints already"):
-        start_from(FOLDER, work)

@@ -13,6 +13,9 @@ from lib_hires.standalone import bundled
 from lib_hires.standalone.models.folder import load_folder
 from lib_hires.standalone.models.latent import LatentModel, ModelError
 from lib_hires.standalone.models.ldm import load_ldm_file
+from lib_hires.standalone.models.precision import fast_dtype
+
+__all__ = ["LatentModel", "ModelError", "fast_dtype", "load_model", "usable"]
 
 
 def load_model(
@@ -36,17 +39,6 @@ def load_model(
     device = usable(device)
     load = load_folder if path.is_dir() else load_ldm_file
     return load(path, device, dtype)
-
-
-def fast_dtype(device: str = "cpu") -> torch.dtype:
-    """The dtype in which a device computes a model fastest.
-
-    Half precision; on a CPU bfloat16, and only where it has units for it.
-    """
-    if device != "cpu":
-        return torch.float16
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if supported() else torch.float32
 
 
 def usable(device: str | torch.device) -> torch.device:

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lib_hires.standalone.training.loop import Progress, autocast, averaged, load
+from lib_hires.standalone.models.precision import fast_autocast
+from lib_hires.standalone.training.loop import Progress, averaged, load
 from lib_hires.standalone.training.stages import TrainingConfig, run_stage
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.scenes import draw, random_scene
@@ -98,7 +99,7 @@ def train_vae(work: Path, config: TrainingConfig) -> Progress:
 
     def loss_of(progress: Progress) -> Tensor:
         batch = to_tensor([next(source) for _ in range(config.vae_batch)])
-        with autocast():
+        with fast_autocast():
             latent = vae.encode(batch).latent_dist
             image = vae.decode(latent.sample()).sample
         kl = 0.5 * (latent.mean.float() ** 2 + latent.var.float() - 1 - latent.logvar.float())
@@ -131,7 +132,7 @@ def train_decoder(work: Path, config: TrainingConfig) -> Progress:
 
     def loss_of(progress: Progress) -> Tensor:
         batch = to_tensor([next(source) for _ in range(config.vae_batch)])
-        with autocast():
+        with fast_autocast():
             with torch.no_grad():
                 latent = vae.encode(batch).latent_dist.sample()
             image = vae.decode(latent).sample
@@ -155,7 +156,7 @@ def show_vae(vae: nn.Module, path: Path) -> None:
     for scale, count in ((1, 8), (2, 4)):
         size = demo.NATIVE_SIZE * scale
         batch = to_tensor([np.asarray(draw(random_scene(rng), size, size)) for _ in range(count)])
-        with autocast():
+        with fast_autocast():
             back = vae.decode(vae.encode(batch).latent_dist.mode()).sample.float().clamp(-1, 1)
         error = float(((back - batch) / 2).square().mean())
         tqdm.write(f"vae at {scale}x: PSNR {-10 * np.log10(error):.2f} dB")

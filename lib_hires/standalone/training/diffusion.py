@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from lib_hires.noise import per_image
+from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import load_vae
 from lib_hires.standalone.training.latents import Latents
-from lib_hires.standalone.training.loop import Progress, autocast, averaged, load
+from lib_hires.standalone.training.loop import Progress, averaged, load
 from lib_hires.standalone.training.stages import TrainingConfig, run_stage
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.scenes import CLASSES, Scene, random_scene
@@ -45,7 +46,7 @@ def train_model(work: Path, config: TrainingConfig) -> Progress:
         a, s = scales(t)
         noise = torch.randn_like(x0)
         noisy = (a * x0 + s * noise).contiguous(memory_format=torch.channels_last)
-        with autocast():
+        with fast_autocast():
             context = parts["text"](tokens(captions)).last_hidden_state
             v = parts["unet"](noisy, t, context).sample
         return F.mse_loss(v.float(), a * noise - s * x0)
@@ -130,7 +131,7 @@ def sample(
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         t = torch.tensor(np.interp(sigma.log(), table.log(), np.arange(1000.0)))
         scaled = (x / (sigma**2 + 1).sqrt()).contiguous(memory_format=torch.channels_last)
-        with autocast():
+        with fast_autocast():
             v = unet(torch.cat([scaled] * 2), t, torch.cat([empty, context])).sample.float()
         uncond, cond = v.chunk(2)
         v = uncond + cfg * (cond - uncond)
@@ -172,14 +173,14 @@ def show_samples(
         scene = random_scene(rng)
         if scene.subjects[0].kind == kinds[len(scenes) % len(kinds)]:
             scenes.append(scene)
-    with autocast():
+    with fast_autocast():
         context, empty = (
             text(demo.tokenize(tokenizer, captions)).last_hidden_state.float()
             for captions in ([s.caption for s in scenes], [""] * len(scenes))
         )
     noise = torch.randn(len(scenes), 4, 32, 32, generator=torch.Generator().manual_seed(7))
     latent = sampler(unet, context, empty, noise) * data.deviation + data.mean
-    with autocast():
+    with fast_autocast():
         images = vae.decode(latent.contiguous(memory_format=torch.channels_last)).sample.float()
     grid = torch.cat([torch.cat(list(row), -1) for row in images.clamp(-1, 1).split(8)], -2)
     path.parent.mkdir(parents=True, exist_ok=True)

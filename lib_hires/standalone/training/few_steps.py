@@ -22,6 +22,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import load_vae
 from lib_hires.standalone.training.diffusion import (
     TokenCache,
@@ -30,7 +31,7 @@ from lib_hires.standalone.training.diffusion import (
     trained_model,
 )
 from lib_hires.standalone.training.latents import Latents
-from lib_hires.standalone.training.loop import Progress, autocast, averaged
+from lib_hires.standalone.training.loop import Progress, averaged
 from lib_hires.standalone.training.stages import StageConfig, run_stage
 from lib_hires.standalone.world import model as demo
 
@@ -94,7 +95,7 @@ class Lesson:
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> Tensor:
         """Contexts (b, 77, 128)."""
-        with autocast():
+        with fast_autocast():
             return self._text(self._tokens(captions)).last_hidden_state
 
     def states(self) -> tuple[Tensor, ...]:
@@ -201,7 +202,7 @@ def velocity_of(unet: nn.Module, context: Tensor) -> Velocity:
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        with autocast():
+        with fast_autocast():
             return unet(x, t, context).sample.float()
 
     return velocity

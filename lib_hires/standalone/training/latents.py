@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib_hires.files import whole_file
+from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import load_vae, to_tensor
-from lib_hires.standalone.training.loop import autocast
 from lib_hires.standalone.training.stages import TrainingConfig
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.scenes import draw, random_scene
@@ -39,7 +39,7 @@ def encode_shard(folder: Path, vae: nn.Module, seed: int, number: int) -> None:
     size, latents = demo.NATIVE_SIZE, []
     for k in range(0, SHARD, 4):  # small batches stay in the cache
         batch = to_tensor([np.asarray(draw(s, size, size)) for s in scenes[k : k + 4]])
-        with autocast():
+        with fast_autocast():
             latents.append(vae.encode(batch).latent_dist.mode().half().contiguous().numpy())
     captions = [[replace(s, names_ground=g).caption for g in (False, True)] for s in scenes]
     folder.mkdir(parents=True, exist_ok=True)

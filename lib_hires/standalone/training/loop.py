@@ -11,7 +11,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from lib_hires.files import whole_file
 from lib_hires.settings import SettingsError
-from lib_hires.standalone.models import fast_dtype
+from lib_hires.standalone.models.precision import fast_dtype
 
 log = logging.getLogger("hires_guidance")
 
@@ -33,18 +32,9 @@ Point = tuple[int, float, dict[str, float]]
 """Of a loss curve: steps done, minutes trained, the mean of each loss since the point before."""
 
 
-# --- precision ------------------------------------------------------------------------------------
-
-
-def autocast() -> AbstractContextManager[Any]:
-    """A block in half precision, where the CPU computes that faster than float32."""
-    dtype = fast_dtype("cpu")
-    return nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
-
-
 def computed_in() -> str:
-    """The name of the dtype that a block of `autocast` computes in, for records."""
-    return str(fast_dtype("cpu")).removeprefix("torch.")
+    """The name of the dtype that `fast_autocast` computes in here, for records."""
+    return str(fast_dtype()).removeprefix("torch.")
 
 
 # --- progress -------------------------------------------------------------------------------------
@@ -188,7 +178,7 @@ class Loop:
         parts: Mapping[str, nn.Module],
         optimizer: Any,
         compute: Compute,
-        rate_at: Callable[[Progress], float],
+        rate_at: Callable[[Progress], float | Sequence[float]],
         averages: Mapping[str, AveragedModel] | None = None,
         rng: np.random.Generator | None = None,
         look: Callable[[Progress], None] | None = None,
@@ -201,9 +191,11 @@ class Loop:
         Args:
             parts: what is trained; averages: of some of them, under the same names.
             optimizer: its groups' learning rates are their highest ones.
-            rate_at: the share of the highest rates at which a step is made.
+            rate_at: the share of the highest rates at which a step is made, or one for each group.
             rng: comes back from the checkpoint, as torch's own random numbers do.
             look: shows or validates what is trained so far.
+            clip: limits the norm of all gradients, and may return it: no step is made by one that
+                is not finite.
             config: kept in the checkpoint; expects: the message of the SettingsError raised where
                 a checkpoint has another one, empty where it may.
             main: whether this process shows the progress and writes the checkpoint.
@@ -241,24 +233,33 @@ class Loop:
         return progress
 
     def step(self) -> Mapping[str, float]:
-        """One step; returns the losses. Without a finite loss the weights stay."""
+        """One step; returns the losses. Without a finite loss and gradient the weights stay."""
         progress, begun = self.progress, time.monotonic()
-        share = self._rate_at(progress)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * share
+        self._set_rates()
         self._optimizer.zero_grad()
         losses = {key: float(loss.detach()) for key, loss in self._compute(progress).items()}
-        if all(map(math.isfinite, losses.values())):
-            self._clip(self._weights, 1.0)
+        if all(map(math.isfinite, losses.values())) and self._clipped():
             self._optimizer.step()
             for name, average in self._averages.items():
                 average.update_parameters(self._parts[name])
         else:
-            log.warning("%s: step %d has no finite loss; skipped", self.name, progress.step)
+            log.warning(
+                "%s: step %d has no finite loss or gradient; skipped", self.name, progress.step
+            )
         progress.step += 1
         progress.seconds += time.monotonic() - begun
         self._note(losses)
         return losses
+
+    def _set_rates(self) -> None:
+        groups, share = self._optimizer.param_groups, self._rate_at(self.progress)
+        shares = share if isinstance(share, Sequence) else [share] * len(groups)
+        for group, peak, each in zip(groups, self._peaks, shares, strict=True):
+            group["lr"] = peak * each
+
+    def _clipped(self) -> bool:
+        norm = self._clip(self._weights, 1.0)
+        return not isinstance(norm, Tensor) or bool(norm.isfinite())
 
     def _note(self, losses: Mapping[str, float]) -> None:
         for name, loss in losses.items():

@@ -17,6 +17,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.diffusion import scales
 from lib_hires.standalone.training.few_steps import (
     FewStepsConfig,
@@ -25,7 +26,7 @@ from lib_hires.standalone.training.few_steps import (
     pseudo_huber,
     velocity_of,
 )
-from lib_hires.standalone.training.loop import Progress, autocast, load
+from lib_hires.standalone.training.loop import Progress, load
 from lib_hires.standalone.world import model as demo
 
 NAME = f"{demo.NAME}-turbo"
@@ -107,7 +108,7 @@ def features(unet: UNet2DConditionModel, x0: Tensor, context: Tensor) -> list[Te
     a, s = scales(t)
     x = (a * x0 + s * torch.randn_like(x0)).contiguous(memory_format=torch.channels_last)
     seen = []
-    with autocast():
+    with fast_autocast():
         embedded = unet.time_embedding(unet.time_proj(t))
         x = unet.conv_in(x)
         for level in unet.down_blocks:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lib_hires.settings import SettingsError
-from lib_hires.standalone.training import loop as training_loop
 from lib_hires.standalone.training.loop import (
     Every,
     Loop,
@@ -18,9 +17,7 @@ from lib_hires.standalone.training.loop import (
     Panel,
     Progress,
     adamw,
-    autocast,
     averaged,
-    computed_in,
     descending,
     plot,
     save,
@@ -123,7 +120,7 @@ def test_a_step_without_a_finite_loss_leaves_the_weights(tmp_path: Path, caplog)
     assert torch.equal(before[0], before[1])
     assert torch.equal(before[2], before[3])
     assert [record.message for record in caplog.records] == [
-        f"toy: step {step} has no finite loss; skipped" for step in (1, 3)
+        f"toy: step {step} has no finite loss or gradient; skipped" for step in (1, 3)
     ]
     assert toy.loop.progress.step == 4
     assert [step for step, *_ in toy.loop.progress.losses] == [2, 4]
@@ -179,12 +176,28 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_are_in_half_precision_only_where_that_is_fast(dtype, monkeypatch) -> None:
-    monkeypatch.setattr(training_loop, "fast_dtype", lambda device: dtype)
-    with autocast():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-    assert computed_in() == str(dtype).removeprefix("torch.")
+def test_a_gradient_that_is_not_finite_makes_no_step(tmp_path: Path) -> None:
+    toy = Toy(tmp_path / "toy.pt", [1.0], clip=lambda *_: torch.tensor(float("inf")))
+    toy.loop.step()
+    assert toy.part.weight.item() == 1
+
+
+def test_groups_may_have_rates_of_their_own(tmp_path: Path) -> None:
+    """AdamW's first step is as long as the rate, whatever the gradient."""
+    parts = {name: nn.Linear(1, 1, bias=False) for name in ("model", "critic")}
+    before = {name: part.weight.item() for name, part in parts.items()}
+    loop = Loop(
+        "two",
+        tmp_path / "two.pt",
+        pace=Pace(steps=1),
+        parts=parts,
+        optimizer=adamw(parts, {"model": 1e-2, "critic": 1e-1}),
+        compute=descending(lambda _: {name: part.weight.sum() for name, part in parts.items()}),
+        rate_at=lambda _: (1.0, 0.5),
+    )
+    loop.run()
+    moved = {name: before[name] - part.weight.item() for name, part in parts.items()}
+    assert moved == pytest.approx({"model": 1e-2, "critic": 5e-2}, rel=0.1)
 
 
 def test_curves_are_plotted_side_by_side(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training import few_steps as train_few_steps
 from lib_hires.standalone.training import turbo as train_turbo
 from lib_hires.standalone.training.diffusion import scales
 from lib_hires.standalone.training.few_steps import FewStepsConfig, train
-from lib_hires.standalone.training.loop import autocast
 from lib_hires.standalone.training.stages import StageConfig, run_stage
 from lib_hires.standalone.training.turbo import TurboConfig
 from lib_hires.standalone.world import model as demo
@@ -93,7 +93,7 @@ def test_the_critic_sees_what_the_unet_sees_on_its_way_down(
         last.register_forward_hook(
             lambda *given: seen.append(given[-1][0] if isinstance(given[-1], tuple) else given[-1])
         )
-    with torch.no_grad(), autocast():
+    with torch.no_grad(), fast_autocast():
         unet(noised.contiguous(memory_format=torch.channels_last), t, context)
     expected = [each.float() for each in seen]
     monkeypatch.setattr(torch, "randint", lambda *_: t)

@@ -20,11 +20,11 @@ from lib_hires.feature_upsampler import FeatureUpsampler, default_layers
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.benchmarks.techniques import FIT_FOR_UPSAMPLERS
 from lib_hires.standalone.cli import main
+from lib_hires.standalone.models import precision
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.png import read_about
 from lib_hires.standalone.pipeline.request import Request
-from lib_hires.standalone.training import upsampler as module
 from lib_hires.standalone.training.loop import Progress
 from lib_hires.standalone.training.upsampler import (
     info_for,
@@ -32,9 +32,9 @@ from lib_hires.standalone.training.upsampler import (
     train_upsampler,
     weights_hash,
 )
+from lib_hires.standalone.training.upsampler.data import ImageFolder, drawn
+from lib_hires.standalone.training.upsampler.steps import Steps
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
-from lib_hires.standalone.training.upsampler_data import ImageFolder, drawn
-from lib_hires.standalone.training.upsampler_steps import Steps
 from lib_hires.upsampler_file import NamedUpsampler, read_upsampler, write_upsampler
 
 TINY = {"steps": 6, "batch": 4, "rate": 0.02, "warmup": 2, "samples": 0, "save_every": 3}
@@ -185,23 +185,21 @@ def test_mixed_precision_trains(train, plain) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "device", "fast", "expected"),
+    ("wanted", "device", "slow", "expected"),
     [
-        ("auto", "cuda", torch.float32, "bf16"),
-        ("auto", "cpu", torch.bfloat16, "bf16"),
-        ("auto", "cpu", torch.float32, "no"),
-        ("bf16", "cpu", torch.float32, "bf16"),
-        ("no", "cpu", torch.float32, "no"),
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cpu", False, "bf16"),
+        ("auto", "cpu", True, "no"),
+        ("bf16", "cpu", True, "bf16"),
+        ("no", "cpu", True, "no"),
     ],
 )
 def test_half_precision_on_a_cpu_is_chosen_where_it_is_fast(
-    asked: str, device: str, fast: torch.dtype, expected: str, monkeypatch, caplog
+    wanted: str, device: str, slow: bool, expected: str, monkeypatch, caplog
 ) -> None:
-    monkeypatch.setattr(module, "fast_dtype", lambda device: fast)
-    config = UpsamplerTraining(mixed_precision=asked)
-    assert precision_of(config, device) == expected
-    slow = (asked, device, fast) == ("bf16", "cpu", torch.float32)
-    assert ("bf16 is slow on this processor" in caplog.text) == slow
+    monkeypatch.setattr(precision, "_processor", lambda: () if slow else ("avx512_bf16",))
+    assert precision_of(UpsamplerTraining(mixed_precision=wanted), device) == expected
+    assert ("bfloat16 is slow here" in caplog.text) == ((wanted, device) == ("bf16", "cpu"))
 
 
 def test_timesteps_are_uniform_in_1_to_k_and_steps_differ() -> None:
@@ -269,9 +267,17 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, caplog) -> None
     assert "1 smaller than 32x32, left out" in caplog.text
     with pytest.raises(SettingsError, match="has no image of at least 64x64"):
         ImageFolder(tmp_path, (64, 64))
-    (tmp_path / "c.png").write_bytes(b"no image")
-    with pytest.raises(SettingsError, match=r"c.png is not an image that can be read"):
+    (tmp_path / "a.txt").write_bytes("a red h\xf6use".encode("cp1252"))
+    with pytest.raises(SettingsError, match=r"--data: .*a.txt is not UTF-8 text"):
         ImageFolder(tmp_path, (32, 32))
+    (tmp_path / "a.txt").write_text("a red house")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "c.jpg")
+    whole = (tmp_path / "c.jpg").read_bytes()
+    for content in (b"no image", whole[: len(whole) // 2]):
+        (tmp_path / "c.jpg").write_bytes(content)
+        with pytest.raises(SettingsError, match=r"--data: .*c.jpg is not an image that can be rea"):
+            ImageFolder(tmp_path, (32, 32))
 
 
 def test_images_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,9 +26,10 @@ from lib_hires.standalone.benchmarks.quality.generation import Subject
 from lib_hires.standalone.benchmarks.quality.measures import Mark, Names
 from lib_hires.standalone.models import usable
 from lib_hires.standalone.pipeline.batch import read_lines
+from lib_hires.standalone.pipeline.images import image_size, images_in, read_image
 from lib_hires.standalone.pipeline.request import Request
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+OPTION = "--references"  # which names the folder in messages
 INCEPTION_FOLDER = Path("/tmp")  # where clean-fid keeps its weights
 INCEPTION_FILE = "inception-2015-12-05.pt"  # as clean-fid names them
 CLIP = "openai/clip-vit-large-patch14"
@@ -73,8 +74,7 @@ class Referenced:
         """The references, cropped around the middle to the shape and resized."""
         small = 0
         for path in tqdm(self._references, desc="references", leave=False):
-            with Image.open(path) as opened:
-                upright = ImageOps.exif_transpose(opened).convert("RGB")
+            upright = read_image(path, OPTION)
             small += upright.width < width or upright.height < height
             yield ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
         if small:
@@ -111,16 +111,12 @@ def read_prompts(file: Path) -> tuple[str, ...]:
 
 
 def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise SettingsError(f"--references: there is no folder {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    """All images of the folder, each read once. Raises SettingsError."""
+    found = images_in(folder, OPTION)
     if len(found) < 2:
-        raise SettingsError(f"--references: expected 2 images or more in {folder}")
+        raise SettingsError(f"{OPTION}: expected 2 images or more in {folder}")
     for path in found:
-        try:
-            Image.open(path).close()
-        except (OSError, UnidentifiedImageError):
-            raise SettingsError(f"--references: {path} is not an image that can be read") from None
+        image_size(path, OPTION)
     return found
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.judge.effects import degrade
 from lib_hires.standalone.training.judge.images import Images, draw_images
 from lib_hires.standalone.training.judge.targets import loss_of
@@ -25,7 +26,6 @@ from lib_hires.standalone.training.loop import (
     Pace,
     Panel,
     Progress,
-    autocast,
     averaged,
     computed_in,
     descending,
@@ -112,7 +112,7 @@ def _losses(
     if torch.rand(()) < 0.5:
         images, objects = images.flip(3), _mirrored(objects)
     images = degrade(images, config.clean).contiguous(memory_format=torch.channels_last)
-    with autocast():
+    with fast_autocast():
         sight = judge(images)
     return loss_of(sight, objects)
 

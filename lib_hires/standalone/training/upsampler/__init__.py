@@ -31,17 +31,18 @@ from lib_hires.feature_upsampler import (
 from lib_hires.settings import SettingsError
 from lib_hires.sizes import snap
 from lib_hires.standalone import bundled
-from lib_hires.standalone.models import fast_dtype, load_model
+from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.models.precision import is_slow, slow_message
 from lib_hires.standalone.training.loop import Every, Loop, Pace, Panel, Progress, plot
-from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
-from lib_hires.standalone.training.upsampler_data import (
+from lib_hires.standalone.training.upsampler.data import (
     DrawnScenes,
     Examples,
     ImageFolder,
     Images,
 )
-from lib_hires.standalone.training.upsampler_steps import Objective, Steps
+from lib_hires.standalone.training.upsampler.steps import Objective, Steps
+from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
 from lib_hires.standalone.world.model import speed_up
 from lib_hires.upsampler_file import write_upsampler
 
@@ -95,11 +96,10 @@ def train_upsampler(
 
 def precision_of(config: UpsamplerTraining, device: str) -> str:
     """accelerate's name of the precision on a kind of device; warns of a slow one."""
-    fast = device != "cpu" or fast_dtype("cpu") == torch.bfloat16
     if config.mixed_precision == "auto":
-        return "bf16" if fast else "no"
-    if config.mixed_precision != "no" and not fast:
-        log.warning("mixed_precision: %s is slow on this processor", config.mixed_precision)
+        return "no" if is_slow(torch.bfloat16, device) else "bf16"
+    if message := slow_message(DTYPES[config.mixed_precision], device):
+        log.warning("mixed_precision: %s", message)
     return config.mixed_precision
 
 
@@ -144,11 +144,16 @@ def _loop(
         compute=steps.compute,
         rate_at=lambda progress: config.rate_at(progress.step) / config.rate,
         look=partial(steps.validate, work / "samples"),
-        clip=accelerator.clip_grad_norm_,
+        clip=partial(_clip, accelerator),
         config=upsampler.info.metadata(),
         expects="of another upsampler; give another --work or remove it",
         main=accelerator.is_main_process,
     )
+
+
+def _clip(accelerator: Accelerator, weights: list[torch.nn.Parameter], most: float) -> None:
+    """A norm that is not finite is left to accelerate, which then lowers float16's scale."""
+    accelerator.clip_grad_norm_(weights, most)
 
 
 def info_for(model: LatentModel, config: UpsamplerTraining, model_hash: str) -> UpsamplerInfo:

@@ -21,8 +21,8 @@ from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.png import to_pil
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.loop import Progress
+from lib_hires.standalone.training.upsampler.data import Batch, Draw, Examples, drawn
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
-from lib_hires.standalone.training.upsampler_data import Batch, Draw, Examples, drawn
 from lib_hires.upsampler_file import NamedUpsampler
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from lib_hires.settings import NOTHING
+from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.benchmarks.techniques import (
-    ENLARGING,
     FIT_FOR_UPSAMPLERS,
     NATIVE,
     NATIVE_PFSA,
+    TO_LARGE,
     Technique,
     make,
     with_upsampler,
@@ -62,10 +62,8 @@ def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOT
     """
     find_upsampler(upsampler)  # raises before the work starts
     model, judge = load_model(None), load_judge()
-    enlarging = [
-        (scale, technique) for scale in (2, 4) for technique in _enlarging(scale, upsampler)
-    ]
-    plan = [(1, NATIVE), (1, NATIVE_PFSA), *enlarging]
+    to_large = [(scale, technique) for scale in (2, 4) for technique in _to_large(scale, upsampler)]
+    plan = [(1, NATIVE), (1, NATIVE_PFSA), *to_large]
     plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
     total = sum(shown_at[scale] for scale, _ in plan)
     with tqdm(total=total, unit="image", desc="demo") as bar:
@@ -74,18 +72,18 @@ def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOT
             for scale, technique in plan
         ]
     report = [entry for row in rows for entry in row.entries]
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_report(out / "report.json", report, dtype=model.dtype)
     sheet = out / "demo.png"
     captions = [" ".join(prompt.split()[1:3]) for prompt, _ in WISHES]
     contact_sheet(rows, captions).save(sheet)
     return "\n".join([*_table(rows), f"sheet: {sheet}"])
 
 
-def _enlarging(scale: int, upsampler: str) -> tuple[Technique, ...]:
+def _to_large(scale: int, upsampler: str) -> tuple[Technique, ...]:
     if upsampler == NOTHING:
-        return ENLARGING
+        return TO_LARGE
     fit = FIT_FOR_UPSAMPLERS[scale]
-    return ENLARGING + tuple(with_upsampler(technique, upsampler) for technique in fit)
+    return TO_LARGE + tuple(with_upsampler(technique, upsampler) for technique in fit)
 
 
 def _row(

@@ -21,6 +21,7 @@ from lib_hires.standalone.training.latents import Latents, encode_scenes
 from lib_hires.standalone.training.loop import Panel, Progress, load, plot, save
 from lib_hires.standalone.training.stages import TrainingConfig
 from lib_hires.standalone.world import model as demo
+from lib_hires.standalone.world.layout import export, normalise_latents
 
 STAGES = ("vae", "latents", "decoder", "model", "export")
 BEFORE = "before.json"  # the record of the model that a work folder was started from
@@ -53,8 +54,8 @@ def export_model(work: Path, out: Path) -> None:
     """Write the bundled model's files, the training's record and its loss curve into `out`."""
     vae, data = load_vae(work), Latents(work / "latents")
     unet, text = trained_model(work)
-    demo.normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
-    demo.export(out, vae=vae, unet=unet, text_encoder=text)
+    normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
+    export(out, vae=vae, unet=unet, text_encoder=text)
     found = {name: load(work / f"{name}.pt") for name in ("vae", "decoder", "model")}
     record = {"scenes_encoded": len(data.captions)}
     record |= {k: _record(state) for k, state in found.items() if state and "progress" in state}

@@ -34,6 +34,7 @@ from lib_hires.standalone.training.latents import Latents
 from lib_hires.standalone.training.loop import Progress, averaged
 from lib_hires.standalone.training.stages import StageConfig, run_stage
 from lib_hires.standalone.world import model as demo
+from lib_hires.standalone.world.layout import export, normalise_latents
 
 NAME = f"{demo.NAME}-lcm"
 DDIM_STEPS = 10  # of the teacher, from the noisiest time to 0
@@ -145,8 +146,8 @@ class Lesson:
     def export(self, out: Path, unet: nn.Module, name: str) -> Path:
         """Write `out`/NAME.safetensors, with what belongs beside it."""
         vae = copy.deepcopy(self._vae)
-        demo.normalise_latents(vae, self._data.mean.flatten(), self._data.deviation.flatten())
-        return demo.export(out, vae=vae, unet=unet, text_encoder=self._text, name=name)
+        normalise_latents(vae, self._data.mean.flatten(), self._data.deviation.flatten())
+        return export(out, vae=vae, unet=unet, text_encoder=self._text, name=name)
 
 
 class Trajectories:

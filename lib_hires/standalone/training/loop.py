@@ -1,6 +1,6 @@
 """The one loop of all trainings: learning rates, averages, checkpoints, progress and loss curve.
 
-A training says what a step computes (`Compute`), how long it lasts and how often it is saved
+A training defines what a step computes (`Compute`), how long it lasts and how often it is saved
 (`Pace`). It can be killed at any moment: the next call goes on from the last checkpoint.
 """
 

@@ -294,11 +294,10 @@ def test_images_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> Non
 
 def test_a_changed_caption_makes_the_cache_another(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "copy")
-    folder = ImageFolder(tmp_path / "copy", (32, 32))
-    before = folder.identity()
-    assert folder.identity() == before
+    before = ImageFolder(tmp_path / "copy", (32, 32)).identity()
+    assert ImageFolder(tmp_path / "copy", (32, 32)).identity() == before
     (tmp_path / "copy" / "3.txt").write_text("a blue car\n")
-    assert folder.identity() != before
+    assert ImageFolder(tmp_path / "copy", (32, 32)).identity() != before
 
 
 # --- in runs --------------------------------------------------------------------------------------

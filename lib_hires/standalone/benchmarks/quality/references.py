@@ -1,7 +1,7 @@
 """Measuring any model's images: a folder of references, Inception's features and CLIP's score.
 
-Nothing is downloaded. Where a network's weights are missing, its columns stay empty and a sentence
-says how to get them.
+Nothing is downloaded. Where a network's weights are missing, its columns stay empty and a message
+describes how to get them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CLIP = "openai/clip-vit-large-patch14"
 
 
 class WeightsMissing(Exception):
-    """A network that is not on this machine; one sentence that says how to get it."""
+    """A network that is not on this machine; the message describes how to get it."""
 
 
 class Referenced:
@@ -80,7 +80,7 @@ class Referenced:
         if small:
             self.notes.append(
                 f"{small} of {len(self._references)} references are smaller than {width}x{height} "
-                "and were enlarged: patch_fid, patch_kid and detail compare with blurred images"
+                "and were upsampled: patch_fid, patch_kid and detail compare with blurred images"
             )
 
     def other_true_images(
@@ -100,8 +100,8 @@ class Referenced:
 def read_prompts(file: Path) -> tuple[str, ...]:
     """The prompts of a text, one a line. Raises SettingsError, also where there is more in it."""
 
-    def refuse(sentence: str) -> None:
-        raise SettingsError(f"--prompts: {sentence}")
+    def refuse(message: str) -> None:
+        raise SettingsError(f"--prompts: {message}")
 
     lines, _ = read_lines(file, Request(), Settings(), refuse)
     for line in lines:
@@ -186,7 +186,7 @@ class Clip:
         """100 max(cos, 0) of an image (1, 3, H, W) in [-1, 1] and its prompt (Hessel et al. 2021).
 
         As torchmetrics computes it; the paper's own is 2.5 max(cos, 0). A prompt's end beyond what
-        the text encoder takes is cut.
+        the text encoder takes is left out.
         """
         inputs = self.processor(
             text=[prompt],

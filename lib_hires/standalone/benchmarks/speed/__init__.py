@@ -6,7 +6,6 @@ nothing else takes time, from the seconds that they took in this very run.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from lib_hires.feature_upsampler import (
 )
 from lib_hires.settings import AttentiveGuidance, Settings
 from lib_hires.standalone.benchmarks.memory import peak_alone, peak_memory
+from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.benchmarks.speed.growth import (
     PROMPT,
     evaluation,
@@ -91,8 +91,9 @@ def speed(
 ) -> str:
     """Time every case and write report.json and growth.png into `out`; returns the table.
 
-    card: a CUDA device, on which networks of real size paint images with these sides; None leaves
-    them out, which the table says. The report is written before that, and again after each row.
+    card: a CUDA device, on which networks of real size generate images with these sides; None
+    leaves them out, with a line in the table. The report is written before that, and again after
+    each row.
     """
     rows = []
     for scale in scales:
@@ -103,10 +104,13 @@ def speed(
     rows += [row for each in grown for row in each.rows]
     plot_growth(grown, out / "growth.png")
     large: list[dict[str, Any]] = []
-    (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write = partial(
+        write_report, out / "report.json", dtype=model.dtype, device=card or model.device
+    )
+    write(rows)
     for row in real_size_rows(card, sides, steps) if card else [skipped(sides)]:
         large.append(row)
-        (out / "report.json").write_text(json.dumps([*rows, *large], indent=1) + "\n")
+        write([*rows, *large])
     head = f"{steps} steps, median of {repeats}, {torch.get_num_threads()} threads, {model.dtype}"
     return "\n".join([head, *_table(rows), "", *real_size_table(large)])
 
@@ -115,7 +119,7 @@ def speed(
 
 
 def _rows_at(model: LatentModel, scale: int, steps: int, repeats: int) -> list[dict[str, Any]]:
-    """Every case of a scale, run in turns with plain sampling so that they share the weather."""
+    """Every case of a scale, in turns with plain sampling, so that other load slows both."""
     size = model.native[0] * scale, model.native[1] * scale
     chosen = cases(scale)
     time_run(model, Settings(), size, 2)  # the first calls of a size are slower
@@ -145,7 +149,7 @@ def _beside_the_model(name: str, runs: Sequence[Timed]) -> dict[str, Any]:
 def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) -> dict[str, Any]:
     """What a feature upsampler adds to the stage to 2x; an untrained one costs as much as any.
 
-    The bound counts the one small evaluation that it makes.
+    The bound counts its one native evaluation.
     """
     settings = Settings.from_values({"refine": True, "refine_method": method})
     request = Request(prompt=PROMPT, steps=steps)
@@ -154,7 +158,7 @@ def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) ->
     for _ in range(repeats + 1):  # the first calls of a size are slower
         for upsampled, runs in seconds.items():
             run = Run(model, request, settings, upsampler if upsampled else None)
-            first, stage = (painted.seconds for painted in run.paint())
+            first, stage = (done.seconds for done in run.paint())
             runs.append(stage - first)
     pairs = zip(seconds[True][1:], seconds[False][1:], strict=True)
     small = median_of(repeats, evaluation(model, latent_size(model, 1)))
@@ -175,9 +179,9 @@ def _untrained_upsampler(model: LatentModel) -> NamedUpsampler:
 
 
 def _pfsa_rows(model: LatentModel, repeats: int) -> list[dict[str, Any]]:
-    """Seconds of mixing a state of twice the native sides, and its memory where the system tells.
+    """Seconds of mixing a state of twice the native sides, over those of an evaluation there.
 
-    Each over that of an evaluation there.
+    Likewise its memory, where the system reports it.
     """
     latent = latent_size(model, 4)
     shape = 1, model.latent_channels, *latent
@@ -203,8 +207,8 @@ def _peak_of_mixing(shape: tuple[int, ...], device: torch.device) -> int | None:
 
 def _tile_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any]]:
     height, width = (side * 2 // model.factor for side in model.native)
-    (painted,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
-    latent = torch.nn.functional.interpolate(painted.latent, (height, width), mode="bicubic")
+    (first,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
+    latent = torch.nn.functional.interpolate(first.latent, (height, width), mode="bicubic")
     return [*difference_rows(model, latent), *memory_rows(model, scales)]
 
 

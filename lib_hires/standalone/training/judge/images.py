@@ -80,7 +80,7 @@ def place(
     aspect: float,
     like: Subject | None = None,
 ) -> Subject | None:
-    """A subject at a free place, sometimes touching others or cut off by the border; None if there
+    """A subject at a free place, sometimes touching others or cropped by the border; None if there
     was no place. `like`: a subject whose class and colour it takes."""
     wide, high = size * min(1, 1 / aspect), size * min(1, aspect)  # in fractions of each side
     inside = 0.3 if rng.random() < 0.15 else 0.5

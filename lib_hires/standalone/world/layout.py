@@ -171,33 +171,6 @@ def ldm_state(
 
 def ldm_config() -> dict[str, Any]:
     """The yaml beside the weights, as the WebUI and diffusers read it."""
-    unet = {
-        "use_checkpoint": False,
-        "image_size": NATIVE_SIZE // VAE_FACTOR,
-        "in_channels": LATENT_CHANNELS,
-        "out_channels": LATENT_CHANNELS,
-        "model_channels": UNET_CHANNELS,
-        "attention_resolutions": list(UNET_ATTENTION_FACTORS),
-        "num_res_blocks": UNET_BLOCKS,
-        "channel_mult": list(UNET_MULTIPLIERS),
-        "num_heads": UNET_HEADS,
-        "use_spatial_transformer": True,
-        "transformer_depth": 1,
-        "context_dim": CONTEXT,
-        "legacy": False,
-    }
-    vae = {
-        "double_z": True,
-        "z_channels": LATENT_CHANNELS,
-        "resolution": NATIVE_SIZE,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": VAE_CHANNELS,
-        "ch_mult": list(VAE_MULTIPLIERS),
-        "num_res_blocks": VAE_BLOCKS,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
     params = {
         "parameterization": "v",
         "linear_start": BETA_START,
@@ -216,14 +189,14 @@ def ldm_config() -> dict[str, Any]:
         "use_ema": False,
         "unet_config": {
             "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-            "params": unet,
+            "params": _unet_config(),
         },
         "first_stage_config": {
             "target": "ldm.models.autoencoder.AutoencoderKL",
             "params": {
                 "embed_dim": LATENT_CHANNELS,
                 "monitor": "val/rec_loss",
-                "ddconfig": vae,
+                "ddconfig": _vae_config(),
                 "lossconfig": {"target": "torch.nn.Identity"},
             },
         },
@@ -233,6 +206,39 @@ def ldm_config() -> dict[str, Any]:
         },
     }
     return {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
+
+
+def _unet_config() -> dict[str, Any]:
+    return {
+        "use_checkpoint": False,
+        "image_size": NATIVE_SIZE // VAE_FACTOR,
+        "in_channels": LATENT_CHANNELS,
+        "out_channels": LATENT_CHANNELS,
+        "model_channels": UNET_CHANNELS,
+        "attention_resolutions": list(UNET_ATTENTION_FACTORS),
+        "num_res_blocks": UNET_BLOCKS,
+        "channel_mult": list(UNET_MULTIPLIERS),
+        "num_heads": UNET_HEADS,
+        "use_spatial_transformer": True,
+        "transformer_depth": 1,
+        "context_dim": CONTEXT,
+        "legacy": False,
+    }
+
+
+def _vae_config() -> dict[str, Any]:
+    return {
+        "double_z": True,
+        "z_channels": LATENT_CHANNELS,
+        "resolution": NATIVE_SIZE,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": VAE_CHANNELS,
+        "ch_mult": list(VAE_MULTIPLIERS),
+        "num_res_blocks": VAE_BLOCKS,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
 
 
 _YAML_HEAD = f"""\

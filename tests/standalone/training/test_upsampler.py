@@ -16,18 +16,11 @@ from launched import in_two_processes
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib_hires.feature_upsampler import FeatureUpsampler, default_layers
-from lib_hires.settings import Settings, SettingsError
-from lib_hires.standalone.benchmarks.techniques import FIT_FOR_UPSAMPLERS
-from lib_hires.standalone.cli import main
+from lib_hires.settings import SettingsError
 from lib_hires.standalone.models import precision
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import read_about
-from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.loop import Progress
 from lib_hires.standalone.training.upsampler import (
-    info_for,
     precision_of,
     train_upsampler,
     weights_hash,
@@ -35,7 +28,7 @@ from lib_hires.standalone.training.upsampler import (
 from lib_hires.standalone.training.upsampler.data import ImageFolder, drawn
 from lib_hires.standalone.training.upsampler.steps import Steps
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
-from lib_hires.upsampler_file import NamedUpsampler, read_upsampler, write_upsampler
+from lib_hires.upsampler_file import read_upsampler
 
 TINY = {"steps": 6, "batch": 4, "rate": 0.02, "warmup": 2, "samples": 0, "save_every": 3}
 TINY |= {"mixed_precision": "no"}
@@ -95,16 +88,6 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], rounded: bool = Fals
         torch.testing.assert_close(other["weights"][name], value, rtol=0, atol=atol)
     losses = [[loss for _, loss in run["loss"] + run["validation"]] for run in (one, other)]
     np.testing.assert_allclose(*losses, atol=1e-5 if rounded else 0)
-
-
-def trained_for(model: LatentModel, scale: float = 2.0) -> NamedUpsampler:
-    """An upsampler for the tiny model whose weights are all random."""
-    torch.manual_seed(1)
-    weights = FeatureUpsampler(info_for(model, UpsamplerTraining(scale=scale), "0" * 64))
-    weights.requires_grad_(False)
-    for weight in weights.parameters():
-        weight.copy_(torch.randn(weight.shape))
-    return NamedUpsampler("mine", "0123456789", weights)
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -170,8 +153,8 @@ def test_two_processes_train_as_one(plain, tiny_folder: Path, data: Path, tmp_pa
     """With accelerate's launcher and gradients averaged by torch's own process group."""
     out = tmp_path / "two" / "tiny.safetensors"
     files = {"model": tiny_folder, "data": data, "out": out, "work": out.parent}
-    said = in_two_processes("train-upsampler", **TINY, **files)
-    assert said.count("6 steps") == 1
+    output = in_two_processes("train-upsampler", **TINY, **files)
+    assert output.count("6 steps") == 1
     two = record(out)
     assert (plain["processes"], two["processes"]) == (1, 2)
     assert_same(plain, two, rounded=True)
@@ -223,7 +206,7 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         ({"batch": 5, "accumulation": 2}, "batch: expected a multiple of 2"),
         ({"layers": "0,9"}, "layers: expected some of 0 to 3, got '0,9'"),
@@ -233,10 +216,10 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
         ({"scale": 3}, "scale: expected a number from 1.15 to 2, got 3"),
     ],
 )
-def test_bad_options_are_refused(train, options: dict[str, Any], sentence: str) -> None:
+def test_bad_options_are_refused(train, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as refused:
         train("bad", **options)
-    assert str(refused.value).startswith(sentence)
+    assert str(refused.value).startswith(message)
 
 
 def test_another_models_data_must_be_given(tiny_folder: Path, tmp_path: Path) -> None:
@@ -298,111 +281,3 @@ def test_a_changed_caption_makes_the_cache_another(data: Path, tmp_path: Path) -
     assert ImageFolder(tmp_path / "copy", (32, 32)).identity() == before
     (tmp_path / "copy" / "3.txt").write_text("a blue car\n")
     assert ImageFolder(tmp_path / "copy", (32, 32)).identity() != before
-
-
-# --- in runs --------------------------------------------------------------------------------------
-
-REFINED = {"refine": True, "refine_eta2": "0.5"}
-
-
-def images(
-    model: LatentModel, upsampler: NamedUpsampler | None, batch: int = 1, **settings: Any
-) -> tuple[torch.Tensor, Any]:
-    request = Request(prompt="a red house", steps=4, seed=5, batch=batch)
-    run = Run(model, request, Settings.from_values(REFINED | settings), upsampler)
-    *_, last = run.paint()
-    return last.images, last
-
-
-def hooks(unet: Any) -> int:
-    return sum(len(part._forward_pre_hooks) for part in unet.modules())
-
-
-@pytest.mark.parametrize("settings", [{}, {"ug": True}, {"refine_method": "Pivot"}], ids=str)
-def test_untrained_it_changes_no_bit_of_a_image(tiny_model: LatentModel, settings) -> None:
-    info = info_for(tiny_model, UpsamplerTraining(), "0" * 64)
-    untrained = NamedUpsampler("untrained", "0", FeatureUpsampler(info).requires_grad_(False))
-    plain, _ = images(tiny_model, None, **settings)
-    assert torch.equal(images(tiny_model, untrained, **settings)[0], plain)
-    assert not torch.equal(images(tiny_model, trained_for(tiny_model), **settings)[0], plain)
-
-
-def test_it_costs_one_call_a_stage_and_leaves_no_hook(tiny_model: LatentModel) -> None:
-    _, plain = images(tiny_model, None, ug=True)
-    _, with_it = images(tiny_model, trained_for(tiny_model), ug=True)
-    assert with_it.model_evaluations == plain.model_evaluations + 1
-    assert with_it.small_evaluations == plain.small_evaluations
-    assert hooks(tiny_model.unet) == 0
-
-
-def test_an_image_of_a_batch_is_the_image_alone(tiny_model: LatentModel) -> None:
-    upsampler = trained_for(tiny_model)
-    batch, _ = images(tiny_model, upsampler, batch=2, ug=True)
-    alone, _ = images(tiny_model, upsampler, ug=True)
-    torch.testing.assert_close(batch[:1], alone, rtol=0, atol=1e-4)
-
-
-def test_it_serves_the_stages_that_fit_and_no_other(tiny_model: LatentModel) -> None:
-    upsampler = trained_for(tiny_model)
-    _, plain = images(tiny_model, None, refine_factor=4, refine_method="Pivot")
-    _, both = images(tiny_model, upsampler, refine_factor=4, refine_method="Pivot")
-    assert both.model_evaluations == plain.model_evaluations + 2
-    with pytest.raises(SettingsError, match=r"trained for stages of 2 times .* none from 16x16 to"):
-        images(tiny_model, upsampler, refine_factor=4)
-    _, unrefined = images(tiny_model, None, refine=False)
-    assert images(tiny_model, upsampler, refine=False)[1].model_evaluations == (
-        unrefined.model_evaluations
-    )
-
-
-def test_techniques_with_an_upsampler_have_stages_that_fit(tiny_model: LatentModel) -> None:
-    upsampler = trained_for(tiny_model)
-    for scale, techniques in FIT_FOR_UPSAMPLERS.items():
-        for technique in techniques:
-            request = technique.request(Request(prompt="a red house"), scale, tiny_model)
-            Run(tiny_model, request, technique.settings_at(scale), upsampler)
-
-
-def test_an_upsampler_of_another_model_is_refused(tiny_model: LatentModel) -> None:
-    config = UpsamplerTraining(layers=",".join(map(str, default_layers(tiny_model.unet))))
-    info = info_for(tiny_model, config, "0" * 64)
-    other = FeatureUpsampler(type(info)(**(vars(info) | {"family": "sdxl"})))
-    sentence = r"refine_upsampler: other was trained on tiny \(sdxl, features of"
-    with pytest.raises(SettingsError, match=sentence):
-        images(tiny_model, NamedUpsampler("other", "0", other))
-
-
-def test_images_keep_its_name_and_hash_and_repeat(
-    tiny_model: LatentModel, tiny_folder: Path, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    file = tmp_path / "mine.safetensors"
-    weights = trained_for(tiny_model).weights
-    write_upsampler(file, weights, weights.info)
-
-    def hires(*options: str | Path) -> tuple[int, str, str]:
-        common = ["generate", "--model", tiny_folder, "--out", tmp_path / "out", "--steps", "4"]
-        code = main([str(word) for word in (*common, *options)])
-        captured = capsys.readouterr()
-        return code, captured.out.strip(), captured.err
-
-    refined = ("a red house", "--refine", "--refine-eta2", "0.5")
-    code, first, _ = hires(*refined, "--refine-upsampler", file)
-    assert code == 0
-    short_hash = read_upsampler(file)[1]
-    assert read_about(Path(first))["settings"]["refine_upsampler"] == f"mine [{short_hash}]"
-    _, plain, _ = hires(*refined)
-    monkeypatch.chdir(tmp_path)
-    code, again, _ = hires("--from", first)
-    assert code == 0
-    pixels = [np.asarray(Image.open(path)) for path in (first, again, plain)]
-    assert np.array_equal(pixels[0], pixels[1])
-    assert not np.array_equal(pixels[0], pixels[2])
-
-    write_upsampler(file, FeatureUpsampler(weights.info), weights.info)
-    code, out, said = hires("--from", first)
-    assert (code, out) == (2, "")
-    assert f"mine [{short_hash}] is not here any more; mine is another one now" in said
-    assert hires("--from", first, "--no-refine")[0] == 0
-    assert hires("--from", first, "--refine-upsampler", file)[0] == 0
-    code, _, said = hires(*refined, "--refine-upsampler", tmp_path / "nowhere.safetensors")
-    assert (code, "nowhere.safetensors: could not be read (No such" in said) == (2, True)

@@ -115,6 +115,11 @@ def test_the_schedule_is_that_of_stable_diffusion() -> None:
     torch.testing.assert_close(demo.alphas_cumprod().float(), scheduler.alphas_cumprod)
 
 
+def test_the_yaml_is_the_bundled_models(exported: Path) -> None:
+    name = f"{demo.NAME}.yaml"
+    assert (exported.parent / name).read_bytes() == (FOLDER / name).read_bytes()
+
+
 def test_the_vocabulary_is_the_bundled_models(exported: Path) -> None:
     """Token ids are among what its weights know."""
     for name in ("vocab.json", "merges.txt"):

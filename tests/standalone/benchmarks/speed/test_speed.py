@@ -55,9 +55,9 @@ def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: 
     assert rows["decode in tiles, largest difference"]["ratio"] >= 0
     assert (tmp_path / "growth.png").is_file()
     assert rows["SD 1.5 and SDXL, 2048x2048 and 4096x4096"]["failed"].startswith("skipped: no CUDA")
-    assert output.splitlines()[
-        0
-    ] == f"3 steps, median of 1, {torch.get_num_threads()} threads, " + ("torch.float32")
+    threads = torch.get_num_threads()
+    assert output.splitlines()[0] == f"3 steps, median of 1, {threads} threads, torch.float32"
+    assert guided["made_with"]["threads"] == threads
 
 
 def test_networks_of_real_size_have_the_published_number_of_weights() -> None:

@@ -26,9 +26,13 @@ def write_report(
     dtype: torch.dtype,
     device: str | torch.device = "cpu",
 ) -> None:
-    """Write the rows as JSON, each with `made_with` this process."""
+    """Write the rows as JSON, each with `made_with` this process.
+
+    dtype: of the rows that have none of their own.
+    """
     made = made_with(dtype, device)
-    text = json.dumps([{**row, MADE_WITH: made} for row in rows], indent=1)
+    noted = [{**row, MADE_WITH: made | {"dtype": row.get("dtype", made["dtype"])}} for row in rows]
+    text = json.dumps(noted, indent=1)
     path.write_text(text + "\n", encoding="utf-8")
 
 

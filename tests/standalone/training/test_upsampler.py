@@ -236,6 +236,9 @@ def test_a_checkpoint_of_another_upsampler_or_damaged_is_refused(train, plain, f
     (folder / "damaged" / "checkpoint.pt").write_bytes(b"damaged")
     with pytest.raises(SettingsError, match="damaged, remove it to begin anew"):
         train("damaged")
+    (folder / "damaged" / "checkpoint.safetensors").touch()
+    with pytest.raises(SettingsError, match="checkpoint.safetensors: of version 0.1"):
+        train("damaged")
 
 
 def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, caplog) -> None:

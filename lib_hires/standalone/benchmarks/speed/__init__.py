@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,6 +78,16 @@ def cases(scale: int) -> list[Case]:
     ]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What every kind of row is measured with."""
+
+    model: LatentModel
+    scales: Sequence[int]
+    steps: int
+    repeats: int
+
+
 def speed(
     out: Path,
     model: LatentModel,
@@ -95,11 +105,8 @@ def speed(
     leaves them out, with a line in the table. The report is written before that, and again after
     each row.
     """
-    rows = []
-    for scale in scales:
-        rows += _rows_at(model, scale, steps, repeats)
-    rows += [_upsampler_row(model, method, steps, repeats) for method in ("AP-LDM", "Pivot")]
-    rows += [*_pfsa_rows(model, repeats), *_tile_rows(model, scales)]
+    setup = Setup(model, scales, steps, repeats)
+    rows = [row for measured in MEASURED for row in measured(setup)]
     grown = growth(model, areas, repeats)
     rows += [row for each in grown for row in each.rows]
     plot_growth(grown, out / "growth.png")
@@ -146,6 +153,16 @@ def _beside_the_model(name: str, runs: Sequence[Timed]) -> dict[str, Any]:
     return {"name": f"  beside the model, {name}", "ratio": share, "bound": 0.0, "goal": 0.02}
 
 
+def _case_rows(setup: Setup) -> Iterator[dict[str, Any]]:
+    for scale in setup.scales:
+        yield from _rows_at(setup.model, scale, setup.steps, setup.repeats)
+
+
+def _upsampler_rows(setup: Setup) -> Iterator[dict[str, Any]]:
+    for method in ("AP-LDM", "Pivot"):
+        yield _upsampler_row(setup.model, method, setup.steps, setup.repeats)
+
+
 def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) -> dict[str, Any]:
     """What a feature upsampler adds to the stage to 2x; an untrained one costs as much as any.
 
@@ -178,11 +195,12 @@ def _untrained_upsampler(model: LatentModel) -> NamedUpsampler:
     return NamedUpsampler("untrained", "", FeatureUpsampler(info).requires_grad_(False))
 
 
-def _pfsa_rows(model: LatentModel, repeats: int) -> list[dict[str, Any]]:
+def _pfsa_rows(setup: Setup) -> list[dict[str, Any]]:
     """Seconds of mixing a state of twice the native sides, over those of an evaluation there.
 
     Likewise its memory, where the system reports it.
     """
+    model, repeats = setup.model, setup.repeats
     latent = latent_size(model, 4)
     shape = 1, model.latent_channels, *latent
     mixing = median_of(repeats, _mixing(shape, model.device))
@@ -205,11 +223,21 @@ def _peak_of_mixing(shape: tuple[int, ...], device: torch.device) -> int | None:
     return peak_memory(device, _mixing(shape, device))
 
 
-def _tile_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any]]:
+def _tile_rows(setup: Setup) -> list[dict[str, Any]]:
+    model = setup.model
     height, width = (side * 2 // model.factor for side in model.native)
     (first,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
     latent = torch.nn.functional.interpolate(first.latent, (height, width), mode="bicubic")
-    return [*difference_rows(model, latent), *memory_rows(model, scales)]
+    return [*difference_rows(model, latent), *memory_rows(model, setup.scales)]
+
+
+MEASURED: tuple[Callable[[Setup], Iterable[dict[str, Any]]], ...] = (
+    _case_rows,
+    _upsampler_rows,
+    _pfsa_rows,
+    _tile_rows,
+)
+"""The kinds of rows on the bundled model, in the table's order; a new kind is one entry here."""
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

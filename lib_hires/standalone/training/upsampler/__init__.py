@@ -79,6 +79,10 @@ def train_upsampler(
     config.part(accelerator.num_processes)  # raises before the work starts
     if data is None and model_path is not None:
         raise SettingsError("--data: expected a folder of captioned images for this model")
+    if (old := work / "checkpoint.safetensors").exists():
+        raise SettingsError(
+            f"{old}: of version 0.1, which cannot be gone on from; give another --work or remove it"
+        )
     model = _model(model_path, accelerator, config)
     info = info_for(model, config, weights_hash(model_path or bundled.MODEL))
     examples, held_out = examples_for(model, info, config, data, cache)

@@ -13,10 +13,11 @@ import pytest
 import tiny_models
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from lib_hires.standalone.bundled import MODEL
-from lib_hires.standalone.models import ldm as ldm_file
 from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.configs import Original
 from lib_hires.standalone.models.k_diffusion import import_k_diffusion
 from lib_hires.standalone.models.latent import LatentModel, ModelError
 
@@ -148,15 +149,15 @@ def test_standard_shapes(family: Any, millions: float) -> None:
     """Without a yaml: the published parameter counts of the U-Nets and their common VAE."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    shapes = {"model.diffusion_model.input_blocks.0.0.weight": [320, 4, 3, 3]}
-    params = ldm_file._original_params(Path("none.safetensors"), family, shapes)
+    original = Original.standard(family)
     with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(ldm_file._unet_config(params, family, {}))
-        vae = AutoencoderKL.from_config(ldm_file._vae_config(params, {}))
+        unet = UNet2DConditionModel.from_config(original.unet_config())
+        vae = AutoencoderKL.from_config(original.vae_config())
     assert sum(p.numel() for p in unet.parameters()) == round(millions * 1e6)
     assert sum(p.numel() for p in vae.parameters()) == 83_653_863
-    assert ldm_file._ldm_sample_size(params, family, "eps") == (128 if family == "sdxl" else 64)
-    assert ldm_file._ldm_sample_size(params, "sd2", "v") == 96
+    side = 128 if family == "sdxl" else 64
+    assert original.sample_size("eps") == (side, side)
+    assert Original.standard("sd2").sample_size("v") == (96, 96)
 
 
 # ---- denoising ---------------------------------------------------------------------------------
@@ -387,7 +388,7 @@ def test_refuses_truncated_and_foreign_files(
     assert "damaged" in refusal(short)
 
     def without(prefix: str) -> Path:
-        state = {k: v for k, v in ldm_file.load_file(file).items() if not k.startswith(prefix)}
+        state = {k: v for k, v in load_file(file).items() if not k.startswith(prefix)}
         tiny_models.save_file(state, tmp_path / "part.safetensors")
         return tmp_path / "part.safetensors"
 
@@ -399,7 +400,7 @@ def test_refuses_truncated_and_foreign_files(
 
 def test_refuses_inpainting(loaded: dict[str, LatentModel], tmp_path: Path) -> None:
     file = tiny_models.write_ldm(tmp_path / "tiny.safetensors", loaded["sd1"])
-    state = ldm_file.load_file(file)
+    state = load_file(file)
     state["model.diffusion_model.input_blocks.0.0.weight"] = noise(32, 9, 3, 3)
     tiny_models.save_file(state, file)
     assert "give a text-to-image model" in refusal(file)

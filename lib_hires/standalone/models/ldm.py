@@ -73,7 +73,7 @@ class Layout:
         if len(encoders) > 1:
             return cls("sdxl", unet, vae, encoders)
         if {"label_emb.0.0.weight", "add_embedding.linear_1.weight"} & unet.names:
-            if _is_open_clip(encoders[0]):
+            if _is_open_clip(encoders[0]) and "embedders.1." not in encoders[0].prefix:
                 raise ModelError(
                     f"{file.path}: an SDXL refiner is not supported; give an SDXL base model"
                 )

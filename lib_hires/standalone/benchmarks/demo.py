@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,16 @@ class Row:
     entries: Sequence[dict[str, Any]]
 
 
-def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOTHING) -> str:
+def demo(
+    out: Path,
+    shown_at: Mapping[int, int] = SHOWN_AT,
+    upsampler: str = NOTHING,
+    sampling: Request | None = None,
+) -> str:
     """Make the images, the contact sheet `demo.png` and `report.json` in `out`.
 
     shown_at: how many of the wishes are made at each scale. upsampler: a feature upsampler, as the
-    control names it; adds rows with it.
+    control names it; adds rows with it. sampling: how, but for prompt, size and seed.
     Returns the sheet's path and a short table for the terminal.
     """
     find_upsampler(upsampler)  # raises before the work starts
@@ -65,10 +70,12 @@ def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOT
     to_large = [(scale, technique) for scale in (2, 4) for technique in _to_large(scale, upsampler)]
     plan = [(1, NATIVE), (1, NATIVE_PFSA), *to_large]
     plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
+    base = sampling or Request()
+    bases = [replace(base, prompt=prompt, seed=seed) for prompt, seed in WISHES]
     total = sum(shown_at[scale] for scale, _ in plan)
     with tqdm(total=total, unit="image", desc="demo") as bar:
         rows = [
-            _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar)
+            _row(model, judge, technique, scale, bases[: shown_at[scale]], out, bar)
             for scale, technique in plan
         ]
     report = [entry for row in rows for entry in row.entries]
@@ -91,25 +98,24 @@ def _row(
     judge: Judge,
     technique: Technique,
     scale: int,
-    wishes: Sequence[tuple[str, int]],
+    bases: Sequence[Request],
     out: Path,
     bar: Any,
 ) -> Row:
     images, entries = [], []
-    for prompt, seed in wishes:
+    for base in bases:
         bar.set_postfix_str(f"{technique.label} at {scale}x")
-        base = Request(prompt=prompt, seed=seed)
         made = make(technique, model, base, scale)
         (image,) = made.images
         entry = {
-            "file": f"{scale}x-{technique.name}-{seed}.png",
+            "file": f"{scale}x-{technique.name}-{base.seed}.png",
             "technique": technique.name,
             "scale": scale,
-            "prompt": prompt,
+            "prompt": base.prompt,
             "settings": technique.settings_at(scale).changed(),
             "width": image.width,
             "height": image.height,
-            "seed": seed,
+            "seed": base.seed,
             "seconds": round(made.seconds, 3),
             "model_evaluations": made.model_evaluations,
             "objects": inspect([image], judge)[0].objects,

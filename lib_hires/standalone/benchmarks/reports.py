@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("hires-guidance", "torch", "diffusers", "transformers", "k-diffusion", "numpy")
+PACKAGES = ("hires-guidance", "diffusers", "transformers", "k-diffusion", "numpy")
 MADE_WITH = "made_with"  # the key in each row
 
 _ROOT = Path(__file__).parents[3]
@@ -46,7 +46,7 @@ def made_with(dtype: torch.dtype, device: str | torch.device = "cpu") -> dict[st
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.platform(),
-        "versions": {"python": platform.python_version()} | dict(_versions()),
+        "versions": dict(_versions()) | {"torch": torch.__version__},
     }
     if torch.device(device).type == "cuda":
         made["card"] = torch.cuda.get_device_name(device)
@@ -71,6 +71,7 @@ def _git(*words: str) -> str:
 
 
 def _versions() -> Iterable[tuple[str, str | None]]:
+    yield "python", platform.python_version()
     for name in PACKAGES:
         try:
             yield name, version(name)

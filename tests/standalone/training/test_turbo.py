@@ -20,6 +20,7 @@ from lib_hires.standalone.training.turbo import TurboConfig
 from lib_hires.standalone.world import model as demo
 
 
+@pytest.mark.slow
 def test_a_turbo_model_begins_as_the_model_of_few_steps(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

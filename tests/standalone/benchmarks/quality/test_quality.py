@@ -27,11 +27,11 @@ from lib_hires.standalone.benchmarks.quality.references import (
     load_clip,
     load_inception,
 )
-from lib_hires.standalone.benchmarks.quality.report import _front, markdown, plot
 from lib_hires.standalone.benchmarks.techniques import UG
 from lib_hires.standalone.bundled import MODEL
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.pipeline.png import read_about, save
+from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.world.judge import to_tensor
 
 bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")
@@ -41,13 +41,14 @@ bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is n
 
 
 @bundled
+@pytest.mark.slow
 def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     tmp_path: Path,
 ) -> None:
     def measure(dtype: torch.dtype) -> str:
         return quality(
             tmp_path,
-            Subject(dtype=dtype),
+            Subject(dtype=dtype, sampling=Request(steps=4)),
             Judged(true_images=3),
             images=2,
             scale=2,
@@ -68,15 +69,15 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     assert all(row["fd_whole"] > 0 and row["fd_whole_error"] >= 0 for row in report)
     assert (native["fd_crop"], native["detail"]) == (None, None)
     assert guided["fd_crop"] > 0
-    assert (true["model_evaluations"], native["model_evaluations"]) == (None, 20)
-    assert guided["model_evaluations"] == 40
+    assert (true["model_evaluations"], native["model_evaluations"]) == (None, 4)
+    assert guided["model_evaluations"] == 8
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
-    first = "2 images a technique, seeds from 50, 20 steps, Karras, CFG 5, torch.float32"
+    first = "2 images a technique, seeds from 50, 4 steps, Karras, CFG 5, torch.float32"
     assert text.splitlines()[0] == first
     assert "one_object" in text.splitlines()[1]
     promised = "technique scale n one_object class_accuracy colour_accuracy fd_whole fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
-    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 20 steps, CFG 5")
+    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 4 steps, CFG 5")
     assert (tmp_path / "samples.png").is_file()
     page = (tmp_path / "index.html").read_text()
     linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}
@@ -100,6 +101,7 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
 
 
 @bundled
+@pytest.mark.slow
 def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
     """CFG 1 halves the rows of an evaluation, and UG makes two in each of its steps.
 
@@ -161,6 +163,7 @@ def hires(inputs: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]):
         common = ["benchmark", "quality", "--model", str(tiny_folder), "--out", str(inputs / "out")]
         common += ["--references", str(inputs / "true"), "--prompts", str(inputs / "prompts.txt")]
         common += ["--pictures", "2", "--techniques", "ug", "--dtype", "float32"]
+        common += ["--steps", "4"]
         code = main([*common, *options])
         captured = capsys.readouterr()
         return code, captured.out + captured.err
@@ -193,7 +196,7 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     assert (native["patch_fid"], guided["patch_fid"] > 0) == (None, True)
     assert {"kid", "patch_kid", "fid_error", "detail", "seconds_per_picture"} <= set(guided)
     assert "one_object" not in guided
-    assert (native["model_evaluations"], guided["model_evaluations"]) == (20, 40)
+    assert (native["model_evaluations"], guided["model_evaluations"]) == (4, 8)
     prompts = {read_about(path)["request"]["prompt"] for path in generated}
     assert prompts == {"a red house", "a blue fish"}
     page = (inputs / "out" / "index.html").read_text()
@@ -306,7 +309,7 @@ def test_broken_weights_are_refused(tmp_path: Path) -> None:
         load_clip(str(tmp_path))
 
 
-# --- measures, memory and the plot ----------------------------------------------------------------
+# --- measures and memory ----------------------------------------------------------------
 
 
 def test_a_mark_is_a_share_or_a_mean() -> None:
@@ -331,31 +334,3 @@ def test_the_peak_is_of_the_work_alone() -> None:
     if peak is None:
         pytest.skip("this system reports no peak of memory")
     assert 0.9 < peak / 2**26 < 2
-
-
-def test_the_front_is_what_nothing_beats_in_both() -> None:
-    points = [(1.0, 0.2), (2.0, 0.9), (2.0, 0.5), (3.0, 0.8), (4.0, 1.0)]
-    assert _front(points, more_is_better=True) == [(1.0, 0.2), (2.0, 0.9), (4.0, 1.0)]
-    assert _front(points, more_is_better=False) == [(1.0, 0.2)]
-
-
-def test_the_report_is_a_table_in_markdown_too() -> None:
-    how = {
-        "sampler": "Euler",
-        "schedule": "Karras",
-        "steps": 4,
-        "cfg": 5.0,
-        "settings": {"ug": True},
-    }
-    report = [{"technique": "ug", "one_object": 0.5, "one_object_95": "0.2-0.8", "fid": None} | how]
-    assert markdown(report).splitlines() == [
-        "| technique | one object | fid | settings |",
-        "| --- | --- | --- | --- |",
-        "| ug | 0.5 (0.2-0.8) |  | ug=True Euler, Karras, 4 steps, CFG 5 |",
-    ]
-
-
-def test_nothing_is_plotted_of_nothing(tmp_path: Path) -> None:
-    report = [{"technique": "ug", "seconds_per_picture": 1.0, "fid": None}]
-    assert plot(report, tmp_path / "quality.png") is False
-    assert not list(tmp_path.iterdir())

@@ -38,6 +38,7 @@ def test_the_bound_counts_calls_at_their_median_cost() -> None:
     assert ratio(guided, plain) == pytest.approx((6 / 5 + 6 / 9) / 2)
 
 
+@pytest.mark.slow
 def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: Path) -> None:
     output = speed(tmp_path, tiny_model, scales=(2,), steps=3, repeats=1, areas=(1, 4))
     rows = {row["name"].strip(): row for row in json.loads((tmp_path / "report.json").read_text())}

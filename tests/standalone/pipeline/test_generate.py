@@ -162,6 +162,31 @@ def test_an_error_leaves_no_trace(tiny_model: LatentModel) -> None:
     assert torch.equal(before, image(tiny_model, LARGE, **settings))
 
 
+def test_a_measurement_gives_its_own_sizes_schedule_and_clock(tiny_model: LatentModel) -> None:
+    settings = Settings.from_values({"refine": True, "refine_eta2": "0.3, 0.3", "pfsa": True})
+    request = Request(prompt="a red house", steps=4)
+    calls: list[tuple[str, tuple[int, ...]]] = []
+
+    def wrap(name: str, function: Any) -> Any:
+        return lambda x: calls.append((name, tuple(x.shape[-2:]))) or function(x)
+
+    def gamma(done: int, steps: int, pfsa: Any) -> float:
+        assert steps == 4 and pfsa is settings.pfsa
+        return 0.5 if done == 2 else 0.0
+
+    options: dict[str, Any] = {"stage_sizes": [(20, 20), (28, 28)], "gamma": gamma, "wrap": wrap}
+    run = Run(tiny_model, request, settings, **options)
+    done = list(run.paint())
+    assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (20, 20), (28, 28)]
+    assert calls == [
+        ("decode", (8, 8)), ("encode", (20, 20)), ("decode", (10, 10)),
+        ("encode", (28, 28)), ("decode", (14, 14)),
+    ]  # fmt: skip
+    assert run.record.passes[0].mixed_steps == 1
+    with pytest.raises(ValueError, match="zip"):
+        Run(tiny_model, request, settings, stage_sizes=[(20, 20)])
+
+
 def test_pivot_starts_at_its_timestep(tiny_model: LatentModel) -> None:
     run = Run(
         tiny_model,

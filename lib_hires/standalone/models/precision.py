@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 
-DTYPES = ("float32", "float16", "bfloat16")
-
 _UNITS = {
     torch.bfloat16: {"amx_bf16", "avx512_bf16", "bf16", "arm_bf16"},
     torch.float16: {"amx_fp16", "avx512_fp16", "asimdhp"},

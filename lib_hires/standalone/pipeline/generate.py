@@ -25,7 +25,7 @@ from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
-from lib_hires.sizes import Size, native_size, not_above, snap
+from lib_hires.sizes import Size, native_size, not_above, small_size, snap
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.request import SAMPLERS, Request
 from lib_hires.standalone.pipeline.sampling import (
@@ -86,6 +86,7 @@ class Run:
         of Attentive Guidance, in the place of `gamma_at`. wrap: gets decoding and encoding, tiles
         included, for example to time them.
         """
+        request = request.drawn()
         self.model, self.request, self.settings = model, request, settings
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
@@ -97,8 +98,7 @@ class Run:
                 sized = zip(self.stages, stage_sizes, strict=True)
                 self.stages = tuple(replace(stage, size=size) for stage, size in sized)
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
-            reason = not_above(self.first, model.native)
-            raise SettingsError(f"ug: {reason}, so there is nothing to guide")
+            raise SettingsError(_nothing_to_guide(settings, self.first, model.native))
         if tile is None:
             tile = settings.refine.tile if settings.refine.enabled else 0
         self._tile = tile
@@ -154,6 +154,7 @@ class Run:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "request": self.request.values(),
             "settings": self.settings.changed(),
+            **self.model.overrides.values(),
         }
 
     @torch.no_grad()
@@ -362,6 +363,16 @@ class _Remembering:
         if self._last is None or self._last[0] is not x:
             self._last = x, self._function(x)
         return self._last[1]
+
+
+def _nothing_to_guide(settings: Settings, first: Size, native: Size) -> str:
+    """Why Upsample Guidance has nothing to do in the first image."""
+    if settings.ug.scale and small_size(first, native) is not None:
+        return (
+            f"ug_scale: at {settings.ug.scale:g} the native evaluation is about as large as the "
+            "image, so there is nothing to guide; give more, or 0 to find it from the native size"
+        )
+    return f"ug: {not_above(first, native)}, so there is nothing to guide"
 
 
 def plan_model(model: LatentModel) -> Model:

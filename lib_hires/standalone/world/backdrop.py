@@ -36,6 +36,7 @@ _LIGHT: dict[str, tuple[float, float, float]] = {  # what each sky leaves of the
     "night": (0.38, 0.44, 0.60),
     "cloudy": (0.88, 0.89, 0.91),
 }
+_WOODED: RGB = (70, 116, 92)  # the hills' trees
 _SKY_TILE = 1.0  # sides of the scene
 _DEPTH = 0.06  # how fast the ground runs away: the distance below the horizon that halves it
 _ACROSS, _ALONG = 0.70, 0.20  # tiles of the ground times depth, and times its square
@@ -107,9 +108,9 @@ def _column(colours: Array, size: tuple[int, int]) -> Image.Image:
 
 def _hills(canvas: Canvas, scene: Scene) -> None:
     """Two ridges, the nearer one wooded."""
-    sky, ground = SKY_COLOURS[scene.sky][1], ground_colours(scene)[0]
+    sky, wood = SKY_COLOURS[scene.sky][1], lit(_WOODED, scene.sky)
     phase = 2 * math.pi * scene.relief
-    for layer, (rise, share) in enumerate(((0.062, 0.30), (0.030, 0.62))):
+    for layer, (rise, share) in enumerate(((0.062, 0.38), (0.030, 0.72))):
         xs = np.linspace(canvas.left, canvas.left + 1 / canvas.zoom, 97)
         waves = np.sin(phase * (layer + 1) + 9 * xs) * np.cos(5.3 * xs + layer)
         fine = 0.0035 * np.sin(61 * xs + phase) + 0.002 * np.sin(149 * xs + 2 * phase)
@@ -123,7 +124,7 @@ def _hills(canvas: Canvas, scene: Scene) -> None:
         base = canvas.place(0, scene.horizon)[1] + 2
         outline = [*ridge, (canvas.width, base), (0, base)]
         ImageDraw.Draw(mask).polygon([(x * 2, (y - top) * 2) for x, y in outline], fill=255)
-        tone = mix(mix(sky, ground, share), INK, 0.08 + 0.10 * layer)
+        tone = mix(sky, wood, share)
         tile = 0.30 + 0.10 * layer
         a, e = (1 / (canvas.zoom * side * tile) for side in (canvas.width, canvas.height))
         start = (canvas.top + top / (canvas.zoom * canvas.height)) / tile
@@ -155,15 +156,15 @@ def _ground(canvas: Canvas, scene: Scene, first: int) -> Image.Image:
                   + np.float32(n * 64.37)).astype(np.int32) % n  # fmt: skip
         packed[rows] = source.reshape(-1).take(line[:, None] * n + column)
     image = as_image(packed)
-    colours = _between(far, near, below / max(1 - scene.horizon, 0.2)) * (255 / 200)
+    colours = _between(far, near, below / max(1 - scene.horizon, 0.2)) * (128 / 200)
     return _multiplied(image, colours)
 
 
 def _multiplied(image: Image.Image, rows: Array) -> Image.Image:
-    """The image times a column of factors (rows, 3) of 255, which may lie above 255."""
+    """The image times a column of factors (rows, 3), below 256; 128 stands for 1."""
     values = np.asarray(image).astype(np.uint16)
     factors = np.rint(rows).astype(np.uint16)[:, None, :]
-    return Image.fromarray(np.minimum(values * factors // 255, 255).astype(np.uint8))
+    return Image.fromarray(np.minimum((values * factors) >> 7, 255).astype(np.uint8))
 
 
 def draw_shadow(canvas: Canvas, scene: Scene, subject: Subject) -> None:

@@ -7,7 +7,7 @@ between or under it (mortar, gaps, shade) and its lights.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import ImageDraw
@@ -27,7 +27,7 @@ from lib_hires.standalone.world.textures import (
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def material(name: str) -> Texture:
     """The texture called `name`, one of MATERIALS."""
     return MATERIALS[name]()
@@ -78,7 +78,7 @@ def fish_scales() -> Texture:
     rings = np.sin(s.edge * 46)
     body = 0.80 + 0.22 * s.shade + 0.09 * rays * step(0.1, 0.4, s.dy) + 0.05 * rings
     glint = step(0.34, 0.18, s.edge) * rim * step(0.5, -0.6, s.dx)
-    return Texture.of(body * (0.50 + 0.50 * rim) * (0.8 + 0.2 * step(0.4, 0.75, s.dy)),
+    return Texture.of(1.22 * body * (0.50 + 0.50 * rim) * (0.8 + 0.2 * step(0.4, 0.75, s.dy)),
                       0.0, 0.20 * glint + 0.04 * noise(33, 100, 400, fall=0) * rim)  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def plumage() -> Texture:
     quill = step(0.10, 0.03, np.abs(s.dx)) * step(0.98, 0.85, s.dy)
     body = 0.78 + 0.24 * s.shade + 0.12 * barbs + 0.2 * (s.dy - 0.7)
     return Texture.of(
-        body * (0.55 + 0.45 * rim), 0.0, 0.20 * quill + 0.10 * rim * step(0.3, 0.1, s.edge)
+        1.15 * body * (0.55 + 0.45 * rim), 0.0, 0.20 * quill + 0.10 * rim * step(0.3, 0.1, s.edge)
     )
 
 
@@ -100,7 +100,7 @@ def feather() -> Texture:
     barbs = np.sin(np.abs(dx) * 60 - y * 230 + 2 * noise(51, 2, 8))
     fine = np.sin(np.abs(dx) * 150 - y * 700)
     splits = step(1.5, 1.9, noise(52, 4, 30, (3, 0.5)))
-    body = 0.92 + 0.14 * barbs + 0.06 * fine - 0.3 * splits - 0.25 * step(0.3, 1.0, np.abs(dx))
+    body = 1.08 + 0.14 * barbs + 0.06 * fine - 0.3 * splits - 0.25 * step(0.3, 1.0, np.abs(dx))
     quill = step(0.10, 0.04, np.abs(dx))
     return Texture.of(body * (1 - 0.4 * quill), 0.0, 0.28 * quill + 0 * y)
 
@@ -108,7 +108,7 @@ def feather() -> Texture:
 def boards() -> Texture:
     """Boards along x with grain, gaps, and nails at their ends."""
     cells = courses(8, 1, 61, shift=0.43)
-    x, y = grid()
+    _, y = grid()
     warp = y + 0.006 * noise(62, 1, 10, (4, 1)) + 0.3 * cells.shade
     rings = np.sin(2 * np.pi * (warp * 70 + 1.3 * noise(63, 1, 14, (5, 1))))
     fibre = noise(64, 40, 420, (14, 0.6), fall=0.3)
@@ -156,7 +156,7 @@ def _leaf(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator
 
 
 def leaves() -> Texture:
-    return Texture.of(stamped(1500, 81, _leaf, 0.06, 40) * 2.02)
+    return Texture.of(stamped(1500, 81, _leaf, 0.06, 40) * 2.5)
 
 
 def _needles(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator,
@@ -175,7 +175,7 @@ def _needles(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Genera
 
 
 def needles() -> Texture:
-    return Texture.of(stamped(900, 91, _needles, 0.12, 40) * 2.1)
+    return Texture.of(stamped(900, 91, _needles, 0.12, 40) * 2.9)
 
 
 def petal() -> Texture:
@@ -183,12 +183,12 @@ def petal() -> Texture:
     x, y = grid()
     angle = np.arctan2(x - 0.5, 1.25 - y)
     radius = np.hypot(x - 0.5, 1.25 - y)
-    bend = 0.010 * noise(101, 2, 14)
+    bend = 0.004 * noise(101, 2, 14)
     vein = np.abs(np.sin((angle + bend) * 42))
     small = np.abs(np.sin((angle + 2 * bend) * 126 + 9 * radius))
     cross = np.abs(np.sin(radius * 90 + 3 * noise(102, 2, 20)))
-    body = 0.98 + 0.10 * noise(103, 2, 12) - 0.05 * noise(104, 90, 400, fall=0)
-    body = body - 0.34 * step(0.22, 0.0, vein) - 0.13 * step(0.30, 0.0, small)
+    body = 1.10 + 0.04 * noise(103, 2, 12) - 0.05 * noise(104, 90, 400, fall=0)
+    body = body - 0.34 * step(0.26, 0.0, vein) - 0.16 * step(0.30, 0.0, small)
     body = body - 0.07 * step(0.2, 0.0, cross) - 0.25 * step(0.55, 0.95, y)
     return Texture.of(body + 0 * x, 0.0, 0.10 * step(0.25, 0.5, vein) * step(0.5, 0.0, y))
 
@@ -317,7 +317,7 @@ def rubber() -> Texture:
 def glass() -> Texture:
     """A pane: slanting reflections, dust and hair scratches."""
     x, y = grid()
-    band = step(0.55, 0.8, np.sin(2 * np.pi * (2 * x + y) + 0.4 * noise(211, 1, 6)))
+    band = step(0.3, 1.0, np.sin(2 * np.pi * (2 * x + y) + 0.12 * noise(211, 1, 4)))
     dust = step(2.0, 2.8, noise(212, 80, 420, fall=0))
     scratch = step(2.3, 2.8, noise(213, 20, 200, (10, 0.4), fall=0.2))
     return Texture.of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
@@ -19,6 +20,8 @@ GLASS: RGB = (176, 212, 234)
 CREAM: RGB = (250, 240, 214)
 WHITE: RGB = (255, 255, 255)
 _LIGHT = (-0.55, -0.85)  # where the light comes from, in pixels' directions
+_HALF = [v // 2 for v in range(256)]
+_FINE_MASK = 640  # samples: the largest part whose edge is drawn finer than the samples
 _PLAIN_SHADE = 0.92  # of a part's middle; its lit edge is 1
 
 
@@ -217,13 +220,8 @@ class Pen:
         def moved(x: int, y: int) -> Image.Image:
             return blurred.crop((pad + x, pad + y, pad + x + width, pad + y + height))
 
-        t = np.linspace(0, 1, 256)
-        away = look.dark + (1 - look.dark) * np.minimum(t * 1.25, 1.0) ** 0.8
-        near = _PLAIN_SHADE + (1 - _PLAIN_SHADE) * np.clip((1 - t) * 1.6, 0, 1)
-        shade = ImageChops.multiply(
-            moved(dx, dy).point([round(255 * v) for v in away]),
-            moved(-dx, -dy).point([round(255 * v) for v in near]),
-        )
+        away, near = _shade_tables(look.dark)
+        shade = ImageChops.multiply(moved(dx, dy).point(away), moved(-dx, -dy).point(near))
         if k > 1:
             part = (0.0, 0.0, box.size[0] / k, box.size[1] / k)
             shade = shade.resize(box.size, Image.Resampling.BILINEAR, box=part)
@@ -252,16 +250,27 @@ class Pen:
             part = (0.0, 0.0, box.size[0] / k, box.size[1] / k)
             shadow = shadow.resize(box.size, Image.Resampling.BILINEAR, box=part)
         body = self._body.crop((box.left, box.top, box.right, box.bottom))
-        shadow = ImageChops.multiply(shadow, body).point([round(v * 0.5) for v in range(256)])
+        shadow = ImageChops.multiply(shadow, body).point(_HALF)
         self.canvas.image.paste((16, 12, 30), (box.left, box.top), shadow)
+
+
+@lru_cache(maxsize=64)
+def _shade_tables(dark: float) -> tuple[list[int], list[int]]:
+    """What is left of the light by how much of the surroundings towards, and away from, the
+    light's far side the part covers."""
+    t = np.linspace(0, 1, 256)
+    away = dark + (1 - dark) * np.minimum(t * 1.25, 1.0) ** 0.8
+    near = _PLAIN_SHADE + (1 - _PLAIN_SHADE) * np.clip((1 - t) * 1.6, 0, 1)
+    return np.rint(255 * away).astype(int).tolist(), np.rint(255 * near).astype(int).tolist()
 
 
 def _mask(placed: Sequence[Point], box: _Box) -> Image.Image:
     """How much of each sample the polygon covers."""
-    mask = Image.new("L", (box.size[0] * 2, box.size[1] * 2))
-    points = [((x - box.left) * 2, (y - box.top) * 2) for x, y in placed]
+    k = 2 if max(box.size) <= _FINE_MASK else 1
+    mask = Image.new("L", (box.size[0] * k, box.size[1] * k))
+    points = [((x - box.left) * k, (y - box.top) * k) for x, y in placed]
     ImageDraw.Draw(mask).polygon(points, fill=255)
-    return mask.reduce(2)
+    return mask.reduce(k) if k > 1 else mask
 
 
 def _blurred(

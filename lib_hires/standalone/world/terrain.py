@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import ImageDraw
@@ -11,7 +10,7 @@ from PIL import ImageDraw
 from lib_hires.standalone.world.textures import TEXELS, Texture, grid, noise, stamped, step
 
 
-@lru_cache(maxsize=None)
+@cache
 def terrain(name: str) -> Texture:
     """The texture called `name`, one of TERRAIN."""
     return TERRAIN[name]()
@@ -77,11 +76,11 @@ def water() -> Texture:
 def cloud() -> Texture:
     """Base: the sky's colour; second: the clouds' white; the clouds carry their own shade."""
     x, y = grid()
-    lump = noise(341, 1, 300, (1.7, 1.0), fall=1.35)
+    lump = noise(341, 1, 300, (1.7, 1.0), fall=1.55)
     wisp = noise(342, 3, 420, (4.0, 0.9), fall=0.95)
-    dense = step(0.35, 1.7, lump + 0.28 * wisp)
+    dense = step(0.15, 2.1, lump + 0.16 * wisp)
     lower = np.roll(lump, -24, 0)
-    shade = 0.98 + 0.13 * np.clip(lump - lower, -1.2, 1.0) + 0.05 * wisp * dense
+    shade = 0.98 + 0.10 * np.clip(lump - lower, -1.2, 1.0) + 0.03 * wisp * dense
     veil = 0.10 * step(0.2, 1.8, wisp)
     cover = np.clip(dense * 0.88 + veil, 0, 1)
     return Texture.of(1 - cover + 0 * (x + y), cover * shade)
@@ -89,12 +88,12 @@ def cloud() -> Texture:
 
 def overcast() -> Texture:
     x, y = grid()
-    lump = noise(351, 1, 320, (2.2, 1.0), fall=1.25)
-    wisp = noise(352, 4, 420, (4.0, 0.8), fall=0.8)
+    lump = noise(351, 1, 320, (2.2, 1.0), fall=1.55)
+    wisp = noise(352, 4, 420, (4.0, 0.8), fall=1.0)
     under = lump - np.roll(lump, -30, 0)
-    cover = step(-0.9, 1.3, lump + 0.2 * wisp) * 0.85
+    cover = step(-1.3, 1.6, lump + 0.10 * wisp) * 0.85
     return Texture.of((1 - cover) * (0.97 + 0.04 * wisp) + 0 * (x + y),
-                      cover * (0.99 + 0.10 * under + 0.04 * wisp))  # fmt: skip
+                      cover * (0.98 + 0.06 * under + 0.025 * wisp))  # fmt: skip
 
 
 def stars() -> Texture:

@@ -55,15 +55,16 @@ class Texture:
 def _colour(texture: Texture, level: int, colours: tuple[RGB, RGB, RGB]) -> Array:
     weights = texture.levels[level]
     n = weights.shape[0]
-    matrix = np.asarray(colours, np.float32) / _UNIT
+    matrix = np.zeros((3, 4), np.float32)
+    matrix[:, :3] = np.asarray(colours, np.float32) / _UNIT
     values = weights.reshape(-1, 3).astype(np.float32) @ matrix
-    packed = np.full((n * n, 4), 255, np.uint8)
-    packed[:, :3] = np.clip(values + 0.5, 0, 255).astype(np.uint8)
+    values += np.float32((0.5, 0.5, 0.5, 255))
+    packed = np.minimum(values, 255, out=values).astype(np.uint8)
     return packed.view(np.uint32).reshape(n, n)
 
 
 _coloured = lru_cache(maxsize=256)(_colour)  # at most 1 MiB each
-_coloured_fine = lru_cache(maxsize=16)(_colour)  # 4 MiB each
+_coloured_fine = lru_cache(maxsize=24)(_colour)  # 4 MiB each
 
 
 def fill(
@@ -85,9 +86,24 @@ def fill(
     left, top = math.floor(min(corners_x) * n) - 2, math.floor(min(corners_y) * n) - 2
     right, bottom = math.ceil(max(corners_x) * n) + 2, math.ceil(max(corners_y) * n) + 2
     patch = source.take(np.arange(top, bottom) % n, 0).take(np.arange(left, right) % n, 1)
+    if b == 0 and d == 0:
+        return _magnified(patch, size, (a * n, c * n - left), (e * n, f * n - top))
     affine = (a * n, b * n, c * n - left, d * n, e * n, f * n - top)
-    how = Image.Resampling.BICUBIC if fine else Image.Resampling.NEAREST
+    how = Image.Resampling.BILINEAR if fine else Image.Resampling.NEAREST
     return as_image(patch).transform(size, Image.Transform.AFFINE, affine, how)
+
+
+def _magnified(
+    patch: Array, size: tuple[int, int], x: tuple[float, float], y: tuple[float, float]
+) -> Image.Image:
+    """The patch between its texels x[1] + x[0] * (0 ... width) and likewise in y."""
+    (a, c), (e, f) = x, y
+    if a < 0:
+        patch, a, c = patch[:, ::-1], -a, patch.shape[1] - c
+    if e < 0:
+        patch, e, f = patch[::-1], -e, patch.shape[0] - f
+    box = (c, f, c + a * size[0], f + e * size[1])
+    return as_image(np.ascontiguousarray(patch)).resize(size, Image.Resampling.BICUBIC, box=box)
 
 
 def as_image(packed: Array) -> Image.Image:

@@ -81,13 +81,14 @@ def _sky(canvas: Canvas, scene: Scene, rows: int) -> Image.Image:
     box = (canvas.width, rows)
     y = _rows(canvas, 0, rows)
     sky = _column(_between(*SKY_COLOURS[scene.sky], y / scene.horizon), box)
-    a, e = (1 / (canvas.zoom * side * _SKY_TILE) for side in (canvas.width, canvas.height))
-    c = canvas.left / _SKY_TILE + scene.relief * 7.31
-    f = canvas.top / _SKY_TILE + scene.relief * 3.17
+    tile = _SKY_TILE / min(canvas.zoom, 1.0)  # the sky is too far away to shrink with distance
+    a, e = (1 / (canvas.zoom * side * tile) for side in (canvas.width, canvas.height))
+    c = canvas.left / tile + scene.relief * 7.31
+    f = canvas.top / tile + scene.relief * 3.17
     planes = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
     under, over, glow = fill(terrain(name), planes, box, (a, 0, c, 0, e, f)).split()
     if name != "stars":
-        thin = np.clip((scene.horizon - y) / 0.30, 0.12, 1.0)
+        thin = np.clip((scene.horizon - y) / (0.30 * tile), 0.12, 1.0)
         fade = _column(np.repeat(thin[:, None] * 255, 3, 1), box).getchannel(0)
         under = ImageChops.invert(ImageChops.multiply(ImageChops.invert(under), fade))
         over = ImageChops.multiply(over, fade)
@@ -114,8 +115,10 @@ def _hills(canvas: Canvas, scene: Scene) -> None:
         xs = np.linspace(canvas.left, canvas.left + 1 / canvas.zoom, 97)
         waves = np.sin(phase * (layer + 1) + 9 * xs) * np.cos(5.3 * xs + layer)
         fine = 0.0035 * np.sin(61 * xs + phase) + 0.002 * np.sin(149 * xs + 2 * phase)
-        ridge = [canvas.place(x, scene.horizon - rise - 0.55 * rise * w - f)
-                 for x, w, f in zip(xs, waves, fine, strict=True)]  # fmt: skip
+        ridge = [
+            canvas.place(x, scene.horizon - rise - 0.55 * rise * w - f)
+            for x, w, f in zip(xs, waves, fine, strict=True)
+        ]
         top = max(math.floor(min(p[1] for p in ridge)), 0)
         foot = min(round(canvas.place(0, scene.horizon)[1]), canvas.height)
         if foot <= top:
@@ -128,8 +131,12 @@ def _hills(canvas: Canvas, scene: Scene) -> None:
         tile = 0.30 + 0.10 * layer
         a, e = (1 / (canvas.zoom * side * tile) for side in (canvas.width, canvas.height))
         start = (canvas.top + top / (canvas.zoom * canvas.height)) / tile
-        surface = fill(terrain("forest"), (tone, INK, tone), (canvas.width, foot - top),
-                       (a, 0, canvas.left / tile + scene.relief, 0, e, start))  # fmt: skip
+        surface = fill(
+            terrain("forest"),
+            (tone, INK, tone),
+            (canvas.width, foot - top),
+            (a, 0, canvas.left / tile + scene.relief, 0, e, start),
+        )
         canvas.image.paste(surface, (0, top), mask.reduce(2))
 
 
@@ -152,8 +159,10 @@ def _ground(canvas: Canvas, scene: Scene, first: int) -> Image.Image:
         n = source.shape[0]
         rows = np.flatnonzero(levels == level)
         line = np.floor(v[rows] * n).astype(np.int32) % n
-        column = ((across[rows, None] * n).astype(np.float32) * x[None, :].astype(np.float32)
-                  + np.float32(n * 64.37)).astype(np.int32) % n  # fmt: skip
+        column = (
+            (across[rows, None] * n).astype(np.float32) * x[None, :].astype(np.float32)
+            + np.float32(n * 64.37)
+        ).astype(np.int32) % n
         packed[rows] = source.reshape(-1).take(line[:, None] * n + column)
     image = as_image(packed)
     colours = _between(far, near, below / max(1 - scene.horizon, 0.2)) * (128 / 200)
@@ -185,8 +194,12 @@ def draw_shadow(canvas: Canvas, scene: Scene, subject: Subject) -> None:
     if shown[2] <= shown[0] or shown[3] <= shown[1]:
         return
     sx, sy = 128 / (box[2] - box[0]), 32 / (box[3] - box[1])
-    part = ((shown[0] - box[0]) * sx, (shown[1] - box[1]) * sy,
-            (shown[2] - box[0]) * sx, (shown[3] - box[1]) * sy)  # fmt: skip
+    part = (
+        (shown[0] - box[0]) * sx,
+        (shown[1] - box[1]) * sy,
+        (shown[2] - box[0]) * sx,
+        (shown[3] - box[1]) * sy,
+    )
     size = (shown[2] - shown[0], shown[3] - shown[1])
     mask = spot.resize(size, Image.Resampling.BILINEAR, box=part)
     canvas.image.paste(mix(ground_colours(scene)[1], INK, 0.75), shown[:2], mask)
@@ -212,8 +225,14 @@ def draw_tufts(canvas: Canvas, scene: Scene, front: Subject | None = None) -> No
         _tuft(canvas, ink, (x, y), high * (0.6 + 0.8 * numbers[2]), near, numbers[3:])
 
 
-def _tuft(canvas: Canvas, ink: ImageDraw.ImageDraw, at: tuple[float, float], high: float,
-          near: RGB, numbers: Array) -> None:  # fmt: skip
+def _tuft(
+    canvas: Canvas,
+    ink: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    high: float,
+    near: RGB,
+    numbers: Array,
+) -> None:
     px, py = canvas.place(*at)
     long = high * canvas.unit
     if not (-long < px < canvas.width + long and 0 < py < canvas.height + long) or long < 1.5:
@@ -226,8 +245,16 @@ def _tuft(canvas: Canvas, ink: ImageDraw.ImageDraw, at: tuple[float, float], hig
         tip = (root + size * math.sin(turn), py - size * math.cos(turn))
         middle = (root + 0.42 * size * math.sin(turn * 0.6), py - 0.5 * size)
         tone = mix(near, INK if (k + int(numbers[2] * 9)) % 2 else (236, 240, 160), 0.25)
-        ink.polygon([(root - wide, py), (middle[0] - wide * 0.8, middle[1]), tip,
-                     (middle[0] + wide * 0.8, middle[1]), (root + wide, py)], fill=tone)  # fmt: skip
+        ink.polygon(
+            [
+                (root - wide, py),
+                (middle[0] - wide * 0.8, middle[1]),
+                tip,
+                (middle[0] + wide * 0.8, middle[1]),
+                (root + wide, py),
+            ],
+            fill=tone,
+        )
         if wide > 2:
             ink.line(
                 [(root, py), middle, tip],

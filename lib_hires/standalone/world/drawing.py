@@ -6,24 +6,25 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from lib_hires.standalone.world import built, grown
+from lib_hires.standalone.world import creatures, plants, vehicles
 from lib_hires.standalone.world.backdrop import draw_backdrop, draw_shadow, draw_tufts, tint
 from lib_hires.standalone.world.description import AIRBORNE, Scene
+from lib_hires.standalone.world.house import house
 from lib_hires.standalone.world.pen import Canvas, Pen
 
 _SAMPLES = 2  # a pixel and side
 
 _OBJECTS: dict[str, Callable[[Pen], None]] = {
-    "house": built.house,
-    "tree": grown.tree,
-    "fish": grown.fish,
-    "face": grown.face,
-    "car": built.car,
-    "flower": grown.flower,
-    "boat": built.boat,
-    "mushroom": grown.mushroom,
-    "rocket": built.rocket,
-    "bird": grown.bird,
+    "house": house,
+    "tree": plants.tree,
+    "fish": creatures.fish,
+    "face": creatures.face,
+    "car": vehicles.car,
+    "flower": plants.flower,
+    "boat": vehicles.boat,
+    "mushroom": plants.mushroom,
+    "rocket": vehicles.rocket,
+    "bird": creatures.bird,
 }
 
 

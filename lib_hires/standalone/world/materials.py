@@ -78,8 +78,11 @@ def fish_scales() -> Texture:
     rings = np.sin(s.edge * 46)
     body = 0.80 + 0.22 * s.shade + 0.09 * rays * step(0.1, 0.4, s.dy) + 0.05 * rings
     glint = step(0.34, 0.18, s.edge) * rim * step(0.5, -0.6, s.dx)
-    return Texture.of(1.22 * body * (0.50 + 0.50 * rim) * (0.8 + 0.2 * step(0.4, 0.75, s.dy)),
-                      0.0, 0.20 * glint + 0.04 * noise(33, 100, 400, fall=0) * rim)  # fmt: skip
+    return Texture.of(
+        1.22 * body * (0.50 + 0.50 * rim) * (0.8 + 0.2 * step(0.4, 0.75, s.dy)),
+        0.0,
+        0.20 * glint + 0.04 * noise(33, 100, 400, fall=0) * rim,
+    )
 
 
 def plumage() -> Texture:
@@ -113,8 +116,10 @@ def boards() -> Texture:
     rings = np.sin(2 * np.pi * (warp * 70 + 1.3 * noise(63, 1, 14, (5, 1))))
     fibre = noise(64, 40, 420, (14, 0.6), fall=0.3)
     shade = 0.80 + 0.30 * cells.shade + 0.10 * rings + 0.08 * fibre
-    gap = np.minimum(step(0.02, 0.06, np.minimum(cells.v, 1 - cells.v)),
-                     step(0.002, 0.006, np.minimum(cells.u, 1 - cells.u)))  # fmt: skip
+    gap = np.minimum(
+        step(0.02, 0.06, np.minimum(cells.v, 1 - cells.v)),
+        step(0.002, 0.006, np.minimum(cells.u, 1 - cells.u)),
+    )
     near = np.minimum(np.abs(cells.u - 0.02), np.abs(cells.u - 0.98))
     beside = np.minimum(np.abs(cells.u - 0.52), 9)
     du = np.minimum(near, beside) * 8
@@ -131,12 +136,16 @@ def bark() -> Texture:
     ridges = noise(71, 8, 70, (0.8, 7), fall=0.6)
     fine = noise(72, 60, 420, (0.6, 4), fall=0.3)
     cracks = step(0.5, 1.1, noise(73, 6, 60, (0.7, 5), fall=0.5))
-    return Texture.of((0.95 + 0.22 * ridges + 0.12 * fine) * (1 - 0.55 * cracks), 0.0,
-                      0.05 * step(0.8, 1.6, ridges))  # fmt: skip
+    return Texture.of(
+        (0.95 + 0.22 * ridges + 0.12 * fine) * (1 - 0.55 * cracks),
+        0.0,
+        0.05 * step(0.8, 1.6, ridges),
+    )
 
 
-def _leaf(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator,
-          depth: float) -> None:  # fmt: skip
+def _leaf(
+    ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator, depth: float
+) -> None:
     angle, size = rng.uniform(0, 2 * math.pi), TEXELS * rng.uniform(0.045, 0.075)
     cos, sin = math.cos(angle), math.sin(angle)
     tone = 60 + 70 * depth + rng.uniform(-26, 26)
@@ -145,8 +154,11 @@ def _leaf(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator
         return x + size * (u * cos - v * sin), y + size * (u * sin + v * cos)
 
     side = [(t, 0.36 * math.sin(math.pi * (t * 0.5 + 0.5) ** 0.8)) for t in np.linspace(-1, 1, 9)]
-    ink.polygon([at(u * 1.06, v * 1.2) for u, v in side]
-                + [at(u * 1.06, -v * 1.2) for u, v in reversed(side)], fill=int(tone * 0.45))  # fmt: skip
+    ink.polygon(
+        [at(u * 1.06, v * 1.2) for u, v in side]
+        + [at(u * 1.06, -v * 1.2) for u, v in reversed(side)],
+        fill=int(tone * 0.45),
+    )
     ink.polygon([at(u, v) for u, v in side] + [at(1, 0), at(-1, 0)], fill=int(tone))
     ink.polygon([at(u, -v) for u, v in side] + [at(1, 0), at(-1, 0)], fill=int(tone * 1.16))
     ink.line([at(-1.3, 0), at(0.9, 0)], fill=int(min(tone * 1.5, 255)), width=5)
@@ -159,8 +171,9 @@ def leaves() -> Texture:
     return Texture.of(stamped(1500, 81, _leaf, 0.06, 40) * 2.5)
 
 
-def _needles(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator,
-             depth: float) -> None:  # fmt: skip
+def _needles(
+    ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator, depth: float
+) -> None:
     angle, size = rng.uniform(0.1 * math.pi, 0.9 * math.pi), TEXELS * rng.uniform(0.09, 0.13)
     cos, sin = math.cos(angle), math.sin(angle)
     tone = 48 + 74 * depth + rng.uniform(-22, 22)
@@ -219,7 +232,7 @@ def skin() -> Texture:
     creases = step(0.16, 0.0, np.abs(noise(133, 18, 60)))
     blots = noise(134, 3, 16)
     freckles = step(2.0, 2.5, noise(135, 20, 60, fall=0))
-    body = 0.99 + 0.03 * blots + 0.035 * fine - 0.16 * pores - 0.07 * creases - 0.18 * freckles
+    body = 0.99 + 0.012 * blots + 0.035 * fine - 0.16 * pores - 0.07 * creases - 0.18 * freckles
     return Texture.of(body, 0.0, 0.05 * step(1.2, 2.2, noise(136, 50, 200, fall=0)))
 
 
@@ -243,8 +256,12 @@ def _rivets(cells: Cells, columns: int, rows: int, each: int) -> tuple[Array, Ar
     wide, high = 1 / columns, 1 / rows
     along_x = (px * columns * each) % 1 / (columns * each) - 0.5 / (columns * each)
     along_y = (py * rows * each) % 1 / (rows * each) - 0.5 / (rows * each)
-    for dx, dy in ((along_x, py - inset), (along_x, py - high + inset),
-                   (px - inset, along_y), (px - wide + inset, along_y)):  # fmt: skip
+    for dx, dy in (
+        (along_x, py - inset),
+        (along_x, py - high + inset),
+        (px - inset, along_y),
+        (px - wide + inset, along_y),
+    ):
         heads = np.maximum(heads, step(size * 1.15, size * 0.85, np.hypot(dx, dy)))
         off = np.hypot(dx + 0.3 * size, dy + 0.3 * size)
         glints = np.maximum(glints, step(size * 0.55, size * 0.2, off))
@@ -332,7 +349,27 @@ def plain() -> Texture:
 MATERIALS = {
     f.__name__: f
     for f in (
-        bricks, shingles, fish_scales, plumage, feather, boards, bark, leaves, needles, petal,
-        seeds, hair, skin, paint, panels, weave, cap, fibres, gills, rubber, glass, plain,
+        bricks,
+        shingles,
+        fish_scales,
+        plumage,
+        feather,
+        boards,
+        bark,
+        leaves,
+        needles,
+        petal,
+        seeds,
+        hair,
+        skin,
+        paint,
+        panels,
+        weave,
+        cap,
+        fibres,
+        gills,
+        rubber,
+        glass,
+        plain,
     )
-}  # fmt: skip
+}

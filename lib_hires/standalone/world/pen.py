@@ -109,8 +109,15 @@ class Pen:
 
     # --- shapes ---
 
-    def part(self, points: Sequence[Point], look: Look, frame: Frame | None = None, *,
-             line: float = 0.018, cast: float = 0.0) -> None:  # fmt: skip
+    def part(
+        self,
+        points: Sequence[Point],
+        look: Look,
+        frame: Frame | None = None,
+        *,
+        line: float = 0.018,
+        cast: float = 0.0,
+    ) -> None:
         """A polygon of a material. `line`: its outline's weight, `cast`: the distance of the
         shadow that it throws upon the subject's earlier parts, both in frame units."""
         placed = self._place(points)
@@ -126,13 +133,32 @@ class Pen:
         self.canvas.image.paste(image, (box.left, box.top), _mask(placed, box))
         self._body_ink.polygon(placed, fill=255)
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, look: Look,
-            frame: Frame | None = None, *, line: float = 0.018, cast: float = 0.0) -> None:  # fmt: skip
+    def box(
+        self,
+        x0: float,
+        y0: float,
+        x1: float,
+        y1: float,
+        look: Look,
+        frame: Frame | None = None,
+        *,
+        line: float = 0.018,
+        cast: float = 0.0,
+    ) -> None:
         self.part([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], look, frame, line=line, cast=cast)
 
-    def oval(self, at: Point, radii: tuple[float, float], look: Look, frame: Frame | None = None, *,
-             turn: float = 0.0, arc: tuple[float, float] = (0.0, 360.0), line: float = 0.018,
-             cast: float = 0.0) -> None:  # fmt: skip
+    def oval(
+        self,
+        at: Point,
+        radii: tuple[float, float],
+        look: Look,
+        frame: Frame | None = None,
+        *,
+        turn: float = 0.0,
+        arc: tuple[float, float] = (0.0, 360.0),
+        line: float = 0.018,
+        cast: float = 0.0,
+    ) -> None:
         """An ellipse turned by `turn` degrees, or the segment of it between two angles."""
         self.part(oval_points(at, radii, turn, arc), look, frame, line=line, cast=cast)
 
@@ -155,8 +181,9 @@ class Pen:
             return
         ((x, y),) = self._place([at])
         alpha = round(255 * min(1.0, size * 1.4))
-        self._ink.ellipse((x - size, y - size, x + size, y + size),
-                          fill=(*self._tinted(fill), alpha))  # fmt: skip
+        self._ink.ellipse(
+            (x - size, y - size, x + size, y + size), fill=(*self._tinted(fill), alpha)
+        )
 
     def rivet(self, at: Point, radius: float, fill: RGB) -> None:
         """A round head with its shadow and its glint."""
@@ -195,14 +222,18 @@ class Pen:
         )
         f = frame or Frame(self.variant * 0.7, self.variant * 0.3)
         (cx, cy), h, s = self._centre, self.half, self._x_scale
-        to_frame = np.array([
-            [self._cos / (h * s), self._sin / (h * s), 0.0],
-            [-self._sin / h, self._cos / h, 0.0],
-        ])  # fmt: skip
+        to_frame = np.array(
+            [
+                [self._cos / (h * s), self._sin / (h * s), 0.0],
+                [-self._sin / h, self._cos / h, 0.0],
+            ]
+        )
         to_frame[:, 2] = -to_frame[:, :2] @ (cx - box.left, cy - box.top) - (f.x, f.y)
-        cos, sin = (1.0, 0.0) if not f.turn else (
-            math.cos(math.radians(f.turn)), math.sin(math.radians(f.turn))
-        )  # fmt: skip
+        cos, sin = (
+            (1.0, 0.0)
+            if not f.turn
+            else (math.cos(math.radians(f.turn)), math.sin(math.radians(f.turn)))
+        )
         turn = np.array([[cos / f.width, sin / f.width], [-sin / f.height, cos / f.height]])
         tiles = turn @ to_frame
         tiles[:, 2] += 0.5
@@ -315,14 +346,19 @@ def curve(points: Sequence[Point], steps: int = 8, closed: bool = True) -> list[
         picked = [p[i % n] if closed else p[min(max(i, 0), n - 1)] for i in around]
         a, b, c, d = picked
         for t in np.arange(steps) / steps:
-            q = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2
-                       + (3 * b - a - 3 * c + d) * t**3)  # fmt: skip
+            q = 0.5 * (
+                2 * b
+                + (c - a) * t
+                + (2 * a - 5 * b + 4 * c - d) * t**2
+                + (3 * b - a - 3 * c + d) * t**3
+            )
             out.append((float(q[0]), float(q[1])))
     return out
 
 
-def fringed(points: Sequence[Point], rng: np.random.Generator, pitch: float,
-            depth: float) -> list[Point]:  # fmt: skip
+def fringed(
+    points: Sequence[Point], rng: np.random.Generator, pitch: float, depth: float
+) -> list[Point]:
     """The outline with small tips, about `pitch` apart and up to `depth` long."""
     out: list[Point] = []
     n = len(points)

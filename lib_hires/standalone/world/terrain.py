@@ -16,8 +16,9 @@ def terrain(name: str) -> Texture:
     return TERRAIN[name]()
 
 
-def _blade(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator,
-           depth: float) -> None:  # fmt: skip
+def _blade(
+    ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator, depth: float
+) -> None:
     long, wide = TEXELS * rng.uniform(0.07, 0.15), TEXELS * rng.uniform(0.006, 0.011)
     bend = long * rng.uniform(-0.6, 0.6)
     tone = 74 + 46 * depth + rng.uniform(-24, 24)
@@ -35,8 +36,9 @@ def grass() -> Texture:
     return Texture.of(blades * (1 + 0.05 * noise(302, 1, 5)))
 
 
-def _pebble(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator,
-            depth: float) -> None:  # fmt: skip
+def _pebble(
+    ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator, depth: float
+) -> None:
     r = TEXELS * min(0.0035 / (rng.random() + 0.05) ** 0.6, 0.02)
     tone = rng.uniform(92, 142)
     ink.ellipse((x - r * 0.9, y - r * 0.5, x + r * 1.4, y + r * 1.1), fill=int(tone * 0.72))
@@ -58,8 +60,9 @@ def snow() -> Texture:
     pits = step(1.2, 2.2, noise(323, 30, 200, fall=0.2))
     spark = step(2.0, 2.7, noise(324, 90, 440, fall=0))
     flakes = noise(325, 100, 440, fall=0)
-    return Texture.of(0.95 + 0.035 * drift + 0.045 * crust - 0.13 * pits + 0.035 * flakes, 0.0,
-                      0.35 * spark)  # fmt: skip
+    return Texture.of(
+        0.95 + 0.035 * drift + 0.045 * crust - 0.13 * pits + 0.035 * flakes, 0.0, 0.35 * spark
+    )
 
 
 def water() -> Texture:
@@ -92,8 +95,10 @@ def overcast() -> Texture:
     wisp = noise(352, 4, 420, (4.0, 0.8), fall=1.0)
     under = lump - np.roll(lump, -30, 0)
     cover = step(-1.3, 1.6, lump + 0.10 * wisp) * 0.85
-    return Texture.of((1 - cover) * (0.97 + 0.04 * wisp) + 0 * (x + y),
-                      cover * (0.98 + 0.06 * under + 0.025 * wisp))  # fmt: skip
+    return Texture.of(
+        (1 - cover) * (0.97 + 0.04 * wisp) + 0 * (x + y),
+        cover * (0.98 + 0.06 * under + 0.025 * wisp),
+    )
 
 
 def stars() -> Texture:
@@ -119,8 +124,9 @@ def stars() -> Texture:
     return Texture.of(1.0 + 0.05 * dust + 0 * (x + y), np.clip(light, 0, 1.3), 0.10 * mist)
 
 
-def _treetop(ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator,
-             depth: float) -> None:  # fmt: skip
+def _treetop(
+    ink: ImageDraw.ImageDraw, x: float, y: float, rng: np.random.Generator, depth: float
+) -> None:
     high, wide = TEXELS * rng.uniform(0.10, 0.20), TEXELS * rng.uniform(0.03, 0.055)
     tone = 84 + 44 * depth + rng.uniform(-20, 20)
     for k in range(6):

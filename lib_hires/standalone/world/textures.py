@@ -214,8 +214,13 @@ def scales(rows: int, columns: int, seed: int, length: float = 2.0) -> Scales:
     return Scales(dx, dy, edge, shade)
 
 
-def stamped(count: int, seed: int, stamp: Callable[[ImageDraw.ImageDraw, float, float,
-            np.random.Generator, float], None], reach: float, ground: int = 90) -> Array:  # fmt: skip
+def stamped(
+    count: int,
+    seed: int,
+    stamp: Callable[[ImageDraw.ImageDraw, float, float, np.random.Generator, float], None],
+    reach: float,
+    ground: int = 90,
+) -> Array:
     """`count` small drawings one over the other on a periodic tile, values 0 to 1.
 
     `stamp(ink, x, y, rng, depth)` draws one at (x, y) in pixels of a tile of 2 x TEXELS; it

@@ -17,6 +17,7 @@ from lib_hires.standalone.world.pen import (
     fringed,
     mix,
     oval_points,
+    path,
 )
 
 HAIR: RGB = (92, 58, 38)
@@ -49,24 +50,17 @@ def fish(pen: Pen) -> None:
     fin = Look("petal", pen.dark, third=pen.light, soft=0.05)
     pen.part(
         curve(
-            [
-                (0.50, -0.04),
-                (0.72, -0.34),
-                (0.99, -0.52),
-                (0.90, -0.18),
-                (0.85, 0.0),
-                (0.90, 0.18),
-                (0.99, 0.52),
-                (0.72, 0.34),
-                (0.50, 0.04),
-            ],
+            path(
+                "0.5,-0.04 0.72,-0.34 0.99,-0.52 0.9,-0.18 0.85,0 0.9,0.18 0.99,0.52 "
+                "0.72,0.34 0.5,0.04"
+            ),
             5,
         ),
         fin,
         Frame(0.72, 0, 90, 1.3, 0.8),
     )
     pen.part(
-        curve([(-0.40, -0.36), (-0.15, -0.76), (0.12, -0.82), (0.26, -0.62), (0.46, -0.26)], 5),
+        curve(path("-0.4,-0.36 -0.15,-0.76 0.12,-0.82 0.26,-0.62 0.46,-0.26"), 5),
         fin,
         Frame(0.05, -0.5, 10, 1.2, 0.9),
     )
@@ -76,20 +70,10 @@ def fish(pen: Pen) -> None:
         Frame(0.1, 0.55, 175, 0.9, 0.7),
     )
     body = curve(
-        [
-            (-0.97, 0.02),
-            (-0.82, -0.24),
-            (-0.50, -0.44),
-            (-0.10, -0.50),
-            (0.26, -0.38),
-            (0.52, -0.16),
-            (0.60, 0.0),
-            (0.52, 0.17),
-            (0.26, 0.38),
-            (-0.10, 0.50),
-            (-0.50, 0.44),
-            (-0.82, 0.26),
-        ],
+        path(
+            "-0.97,0.02 -0.82,-0.24 -0.5,-0.44 -0.1,-0.5 0.26,-0.38 0.52,-0.16 0.6,0 "
+            "0.52,0.17 0.26,0.38 -0.1,0.5 -0.5,0.44 -0.82,0.26"
+        ),
         6,
     )
     pen.part(
@@ -98,6 +82,18 @@ def fish(pen: Pen) -> None:
         Frame(pen.variant, 0, 90, 0.95, 0.95),
         cast=0.03,
     )
+    _bands(pen)
+    _fish_head(pen)
+    pen.part(
+        curve(path("-0.26,0.06 -0.02,0.08 0.1,0.26 -0.02,0.3 -0.24,0.2"), 5),
+        fin,
+        Frame(-0.1, 0.16, 110, 0.5, 0.55),
+        cast=0.04,
+    )
+
+
+def _bands(pen: Pen) -> None:
+    """Bands round the body."""
     for x in (0.02, 0.26) if pen.variant < 0.5 else (0.14,):
         tall = 0.46 * math.cos(x * 1.9)
         band = [
@@ -111,17 +107,12 @@ def fish(pen: Pen) -> None:
             Frame(pen.variant, 0, 90, 0.95, 0.95),
             line=0,
         )
+
+
+def _fish_head(pen: Pen) -> None:
+    """The head with gill, mouth and eye."""
     head = curve(
-        [
-            (-0.965, 0.02),
-            (-0.82, -0.23),
-            (-0.50, -0.42),
-            (-0.40, -0.30),
-            (-0.33, 0.0),
-            (-0.40, 0.30),
-            (-0.50, 0.42),
-            (-0.82, 0.25),
-        ],
+        path("-0.965,0.02 -0.82,-0.23 -0.5,-0.42 -0.4,-0.3 -0.33,0 -0.4,0.3 -0.5,0.42 -0.82,0.25"),
         6,
     )
     pen.part(head, Look("skin", mix(pen.base, pen.light, 0.25), soft=0.16, dark=0.55), line=0.008)
@@ -132,12 +123,6 @@ def fish(pen: Pen) -> None:
         curve([(-0.96, 0.07), (-0.84, 0.13), (-0.74, 0.10)], 6, closed=False), pen.line, 0.022
     )
     _eye(pen, (-0.64, -0.12), 0.115, (196, 140, 30), (-0.1, 0.0))
-    pen.part(
-        curve([(-0.26, 0.06), (-0.02, 0.08), (0.10, 0.26), (-0.02, 0.30), (-0.24, 0.20)], 5),
-        fin,
-        Frame(-0.1, 0.16, 110, 0.5, 0.55),
-        cast=0.04,
-    )
 
 
 def face(pen: Pen) -> None:
@@ -154,19 +139,10 @@ def face(pen: Pen) -> None:
         pen.oval((x * 0.99, 0.12), (0.06, 0.11), Look("skin", pen.dark, soft=0.05), line=0)
     pen.part(
         curve(
-            [
-                (0.0, -0.86),
-                (0.62, -0.66),
-                (0.86, -0.10),
-                (0.82, 0.36),
-                (0.56, 0.78),
-                (0.22, 0.96),
-                (-0.22, 0.96),
-                (-0.56, 0.78),
-                (-0.82, 0.36),
-                (-0.86, -0.10),
-                (-0.62, -0.66),
-            ],
+            path(
+                "0,-0.86 0.62,-0.66 0.86,-0.1 0.82,0.36 0.56,0.78 0.22,0.96 -0.22,0.96 "
+                "-0.56,0.78 -0.82,0.36 -0.86,-0.1 -0.62,-0.66"
+            ),
             6,
         ),
         skin,
@@ -181,9 +157,7 @@ def _features(pen: Pen) -> None:
         _eye(pen, (x, 0.04), 0.15, (86, 122, 150), (0.30 * (pen.variant - 0.5), -0.04))
         _lid(pen, x, 0.04, 0.155)
         _brow(pen, x)
-    nose = curve(
-        [(-0.03, 0.10), (0.03, 0.10), (0.09, 0.32), (0.06, 0.38), (-0.06, 0.38), (-0.09, 0.32)], 6
-    )
+    nose = curve(path("-0.03,0.1 0.03,0.1 0.09,0.32 0.06,0.38 -0.06,0.38 -0.09,0.32"), 6)
     bright = mix(pen.base, pen.light, 0.12)
     pen.part(nose, Look("skin", bright, soft=0.08, dark=0.60), line=0.003)
     for x in (-0.045, 0.045):
@@ -218,18 +192,9 @@ def _brow(pen: Pen, x: float) -> None:
 
 
 def _mouth(pen: Pen) -> None:
-    """A smile: lips with fine lines about a row of teeth."""
+    """A smile: closed lips with fine lines."""
     lips = curve(
-        [
-            (-0.38, 0.52),
-            (-0.16, 0.555),
-            (0.0, 0.565),
-            (0.16, 0.555),
-            (0.38, 0.52),
-            (0.26, 0.70),
-            (0.0, 0.79),
-            (-0.26, 0.70),
-        ],
+        path("-0.38,0.52 -0.16,0.555 0,0.565 0.16,0.555 0.38,0.52 0.26,0.7 0,0.79 -0.26,0.7"),
         6,
     )
     pen.part(
@@ -238,14 +203,15 @@ def _mouth(pen: Pen) -> None:
         Frame(0, 0, 0, 0.5, 0.5),
         line=0.008,
     )
-    inner = curve(
-        [(-0.30, 0.57), (0.0, 0.60), (0.30, 0.57), (0.18, 0.68), (0.0, 0.715), (-0.18, 0.68)], 6
+    pen.stroke(
+        curve(path("-0.33,0.555 -0.16,0.625 0,0.645 0.16,0.625 0.33,0.555"), 6, closed=False),
+        (110, 26, 44),
+        0.022,
     )
-    pen.part(inner, Look("plain", (250, 248, 242), soft=0.04, dark=0.75), line=0.006)
-    for k in range(1, 9):
-        x = -0.26 + 0.52 * k / 9
-        low = 0.705 - 0.9 * x * x
-        pen.stroke([(x, 0.595 - 0.2 * x * x), (x * 0.96, low)], (186, 180, 182), 0.007)
+    for k in range(25):
+        x = -0.27 + 0.54 * k / 24
+        y = 0.655 - 0.9 * x * x
+        pen.stroke([(x, y), (x * 1.04, y + 0.07 - 0.4 * x * x)], (236, 128, 134), 0.006)
     for x, turn in ((-0.41, 1), (0.41, -1)):
         pen.stroke(
             [(x, 0.47), (x - 0.02 * turn, 0.52), (x + 0.02 * turn, 0.56)],
@@ -280,7 +246,10 @@ def _hairdo(pen: Pen) -> None:
         )
     for k in range(44):  # single hairs
         t = pen.rng.uniform(-1, 1)
-        root = (part + 0.85 * t * abs(t), -0.80 + 0.25 * abs(t) + pen.rng.uniform(-0.08, 0.05))
+        root = (
+            min(max(part + 0.85 * t * abs(t), -0.75), 0.75),
+            -0.80 + 0.25 * abs(t) + pen.rng.uniform(-0.08, 0.05),
+        )
         bend, fall = 0.16 * t, 0.18 + 0.16 * abs(t)
         middle = (root[0] + 0.75 * bend, root[1] + 0.45 * fall)
         hair = curve([root, middle, (root[0] + bend, root[1] + fall)], 5, closed=False)
@@ -294,18 +263,10 @@ def bird(pen: Pen) -> None:
         a = -26 + 13 * k
         _quill(pen, (0.42, 0.20), a, 0.60 - 0.02 * k, mix(pen.dark, pen.base, 0.2 * k))
     body = curve(
-        [
-            (-0.46, -0.12),
-            (-0.20, -0.16),
-            (0.20, -0.14),
-            (0.54, 0.06),
-            (0.62, 0.22),
-            (0.46, 0.44),
-            (0.10, 0.60),
-            (-0.28, 0.54),
-            (-0.54, 0.30),
-            (-0.62, 0.02),
-        ],
+        path(
+            "-0.46,-0.12 -0.2,-0.16 0.2,-0.14 0.54,0.06 0.62,0.22 0.46,0.44 0.1,0.6 "
+            "-0.28,0.54 -0.54,0.3 -0.62,0.02"
+        ),
         6,
     )
     pen.part(
@@ -313,9 +274,7 @@ def bird(pen: Pen) -> None:
         Look("plumage", pen.base, third=pen.light, soft=0.26, dark=0.45),
         Frame(pen.variant, 0, -70, 0.8, 0.8),
     )
-    belly = curve(
-        [(-0.50, 0.10), (-0.26, 0.20), (0.06, 0.40), (0.20, 0.54), (-0.10, 0.58), (-0.36, 0.46)], 6
-    )
+    belly = curve(path("-0.5,0.1 -0.26,0.2 0.06,0.4 0.2,0.54 -0.1,0.58 -0.36,0.46"), 6)
     pen.part(
         fringed(belly, pen.rng, 0.05, 0.03),
         Look("plumage", pen.light, third=WHITE, soft=0.12),
@@ -331,21 +290,24 @@ def bird(pen: Pen) -> None:
         Frame(0, 0, -50, 0.5, 0.5),
         line=0.008,
     )
-    neck = curve([(-0.60, -0.10), (-0.30, -0.24), (-0.10, -0.06), (-0.30, 0.16), (-0.56, 0.14)], 6)
+    neck = curve(path("-0.6,-0.1 -0.3,-0.24 -0.1,-0.06 -0.3,0.16 -0.56,0.14"), 6)
     pen.part(
         neck,
         Look("plumage", pen.base, third=pen.light, soft=0.20, dark=0.72),
         Frame(0, 0, -60, 0.7, 0.7),
         line=0,
     )
+    _wing(pen)
+
+
+def _wing(pen: Pen) -> None:
+    """The long feathers and those that cover their roots."""
     lift = 10 - 26 * pen.variant
     for k in range(7):
         _quill(
             pen, (-0.14 + 0.03 * k, 0.06 + 0.015 * k), lift - 22 + 9 * k, 0.80 - 0.055 * k, pen.dark
         )
-    cover = curve(
-        [(-0.24, 0.02), (0.02, -0.10), (0.26, -0.06), (0.24, 0.12), (0.06, 0.26), (-0.16, 0.22)], 6
-    )
+    cover = curve(path("-0.24,0.02 0.02,-0.1 0.26,-0.06 0.24,0.12 0.06,0.26 -0.16,0.22"), 6)
     pen.part(
         fringed(cover, pen.rng, 0.05, 0.03),
         Look("plumage", mix(pen.dark, pen.base, 0.5), third=pen.light, soft=0.10),

@@ -180,7 +180,9 @@ def _whole_scene(
     rng: np.random.Generator, objects: int, size_range: tuple[float, float] | None
 ) -> Scene:
     horizon = float(rng.uniform(0.52, 0.76))
-    low, high = size_range or ((0.42, 0.65) if objects <= 1 else (0.18, max(0.66 / math.sqrt(objects), 0.19)))
+    low, high = size_range or (
+        (0.42, 0.65) if objects <= 1 else (0.18, max(0.66 / math.sqrt(objects), 0.19))
+    )
     placed: list[Subject] = []
     for _ in range(objects):
         candidates = (_random_subject(rng, horizon, low, high) for _ in range(12))

@@ -336,6 +336,11 @@ def oval_points(
     return points
 
 
+def path(points: str) -> list[Point]:
+    """Points written as in SVG: "x,y x,y"."""
+    return [(float(x), float(y)) for x, y in (p.split(",") for p in points.split())]
+
+
 def curve(points: Sequence[Point], steps: int = 8, closed: bool = True) -> list[Point]:
     """A smooth line through `points` (Catmull-Rom)."""
     p = np.asarray(points, float)

@@ -19,6 +19,7 @@ from lib_hires.standalone.world.pen import (
     fringed,
     mix,
     oval_points,
+    path,
 )
 
 LEAF: RGB = (74, 136, 62)
@@ -26,19 +27,10 @@ LEAF: RGB = (74, 136, 62)
 
 def tree(pen: Pen) -> None:
     trunk = curve(
-        [
-            (-0.10, 0.05),
-            (0.10, 0.05),
-            (0.12, 0.55),
-            (0.16, 0.82),
-            (0.27, 0.98),
-            (0.08, 0.95),
-            (0.0, 0.99),
-            (-0.10, 0.95),
-            (-0.26, 0.98),
-            (-0.16, 0.80),
-            (-0.12, 0.5),
-        ],
+        path(
+            "-0.1,0.05 0.1,0.05 0.12,0.55 0.16,0.82 0.27,0.98 0.08,0.95 0,0.99 -0.1,0.95 "
+            "-0.26,0.98 -0.16,0.8 -0.12,0.5"
+        ),
         4,
     )
     pen.part(trunk, Look("bark", WOOD, soft=0.08, dark=0.45), Frame(0, 0, 0, 0.6, 0.6))
@@ -96,9 +88,7 @@ def _crown(pen: Pen) -> None:
 
 
 def flower(pen: Pen) -> None:
-    stem = curve(
-        [(-0.035, -0.2), (0.035, -0.2), (0.05, 0.4), (0.045, 0.98), (-0.055, 0.98), (-0.03, 0.4)], 5
-    )
+    stem = curve(path("-0.035,-0.2 0.035,-0.2 0.05,0.4 0.045,0.98 -0.055,0.98 -0.03,0.4"), 5)
     pen.part(stem, Look("fibres", LEAF, soft=0.04), Frame(0, 0, 0, 0.4, 0.6))
     for k in range(60):  # the stem's down
         y = -0.1 + 1.05 * k / 60
@@ -170,17 +160,9 @@ def _one_petal(pen: Pen, angle: float, scale: float, petals: int) -> None:
 
 def mushroom(pen: Pen) -> None:
     stem = curve(
-        [
-            (-0.20, 0.05),
-            (0.20, 0.05),
-            (0.22, 0.45),
-            (0.30, 0.80),
-            (0.34, 0.95),
-            (0.0, 0.98),
-            (-0.34, 0.95),
-            (-0.30, 0.80),
-            (-0.22, 0.45),
-        ],
+        path(
+            "-0.2,0.05 0.2,0.05 0.22,0.45 0.3,0.8 0.34,0.95 0,0.98 -0.34,0.95 -0.3,0.8 -0.22,0.45"
+        ),
         6,
     )
     pen.part(stem, Look("fibres", CREAM, soft=0.16, dark=0.50), Frame(0, 0, 0, 0.6, 0.7))
@@ -189,38 +171,20 @@ def mushroom(pen: Pen) -> None:
         under, Look("gills", mix(CREAM, WOOD, 0.25), soft=0.08), Frame(0, 0, 0, 0.9, 0.9), cast=0.05
     )
     skirt = curve(
-        [
-            (-0.22, 0.26),
-            (0.22, 0.26),
-            (0.34, 0.44),
-            (0.16, 0.41),
-            (0.0, 0.46),
-            (-0.16, 0.41),
-            (-0.34, 0.44),
-        ],
+        path("-0.22,0.26 0.22,0.26 0.34,0.44 0.16,0.41 0,0.46 -0.16,0.41 -0.34,0.44"),
         6,
     )
     pen.part(
         skirt, Look("gills", mix(CREAM, WHITE, 0.4), soft=0.05), Frame(0, 0, 0, 0.5, 0.5), cast=0.05
     )
     dome = curve(
-        [
-            (-0.97, 0.10),
-            (-0.93, -0.22),
-            (-0.70, -0.62),
-            (-0.36, -0.86),
-            (0.0, -0.93),
-            (0.36, -0.86),
-            (0.70, -0.62),
-            (0.93, -0.22),
-            (0.97, 0.10),
-            (0.60, 0.17),
-            (0.0, 0.12),
-            (-0.60, 0.17),
-        ],
+        path(
+            "-0.97,0.1 -0.93,-0.22 -0.7,-0.62 -0.36,-0.86 0,-0.93 0.36,-0.86 0.7,-0.62 "
+            "0.93,-0.22 0.97,0.1 0.6,0.17 0,0.12 -0.6,0.17"
+        ),
         6,
     )
-    spot = CREAM if min(pen.base) < 200 else (182, 160, 150)
+    spot = _pale(pen)
     pen.part(
         dome, Look("cap", pen.base, spot, soft=0.30, dark=0.42), Frame(pen.variant, 0, 0, 0.9, 0.9)
     )
@@ -228,6 +192,16 @@ def mushroom(pen: Pen) -> None:
         x = -0.92 + 1.84 * k / 89
         y = 0.10 + 0.06 * math.sin(abs(x) * math.pi * 0.85)
         pen.stroke([(x, y), (x * 0.985, y - 0.06)], pen.dark, 0.008)
+    _spots(pen)
+
+
+def _pale(pen: Pen) -> RGB:
+    return CREAM if min(pen.base) < 200 else (182, 160, 150)
+
+
+def _spots(pen: Pen) -> None:
+    """Knobs on the cap."""
+    spot = _pale(pen)
     spots = (
         (-0.52, -0.22, 0.15),
         (0.02, -0.56, 0.18),

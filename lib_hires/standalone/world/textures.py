@@ -128,15 +128,21 @@ def noise(
 
     `stretch`: how far the structures run along x and y; `fall`: amplitude ~ frequency^-fall.
     """
-    rng = np.random.default_rng(seed)
-    spectrum = fft.rfft2(rng.standard_normal((TEXELS, TEXELS), dtype=np.float32))
+    spectrum = _white_spectrum(seed % 3)
     fy = fft.fftfreq(TEXELS, 1 / TEXELS).astype(np.float32)[:, None] * stretch[1]
     fx = fft.rfftfreq(TEXELS, 1 / TEXELS).astype(np.float32)[None, :] * stretch[0]
     f = np.hypot(fx, fy)
     band = 1 / (1 + (low / np.maximum(f, 1e-3)) ** 6) / (1 + (f / high) ** 6)
     field = fft.irfft2(spectrum * band * np.maximum(f, 1.0) ** (-fall), s=(TEXELS, TEXELS))
     field -= field.mean()
+    field = np.roll(field, (seed * 389 % TEXELS, seed * 613 % TEXELS), (0, 1))
     return (field / field.std()).astype(np.float32)
+
+
+@lru_cache(maxsize=3)
+def _white_spectrum(seed: int) -> Array:
+    rng = np.random.default_rng(seed)
+    return fft.rfft2(rng.standard_normal((TEXELS, TEXELS), dtype=np.float32))
 
 
 def step(low: float, high: float, x: Array) -> Array:

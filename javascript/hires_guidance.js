@@ -169,9 +169,9 @@ const hiresGuidance = (() => {
             const each = starts.map((_, i) => (i + 1 < starts.length ? sampler.evaluations : 1) + (i ? 0 : sampler.opening));
             const smalls = sum(each.map((n, i) => (asked[i] ? (cadence === 1 ? n : 1) : 0)));
             const whole = !small || values.ug_windows === "off";
-            return {size, strength: from, small, timesteps, weights, asked, gammas,
+            return {size, strength: from, small, timesteps, weights, evaluates_native: asked, gammas,
                 windows: whole ? 1 : windowsIn(latentOf(size, model), latentOf(small, model), values.ug_overlap),
-                evaluations: sum(each) + smalls, small_evaluations: smalls};
+                evaluations: sum(each) + smalls, native_evaluations: smalls};
         }
 
         function firstPass() {
@@ -200,12 +200,12 @@ const hiresGuidance = (() => {
         const passes = [firstPass(), ...(values.refine ? plan(values, run.first, model) : []).map(stagePass)];
         const {small, weights} = passes[0], guided = weights.filter((weight) => weight > 0).length;
         const seen = ({windows, size, small}) => (windows === 1 ? area(size) : windows * area(small));
-        const work = (p) => (p.evaluations - p.small_evaluations) * seen(p) + p.small_evaluations * area(p.small || [0, 0]);
+        const work = (p) => (p.evaluations - p.native_evaluations) * seen(p) + p.native_evaluations * area(p.small || [0, 0]);
         const plain = (weights.length - 1) * sampler.evaluations + 1 + sampler.opening;
         return {passes,
             edge: small && guided < weights.length ? {timestep: (1 - values.ug_eta) * levels.count, step: guided} : null,
             evaluations: sum(passes.map((p) => p.evaluations)), plain_evaluations: plain,
-            small_evaluations: sum(passes.map((p) => p.small_evaluations)),
+            native_evaluations: sum(passes.map((p) => p.native_evaluations)),
             work: sum(passes.map(work)) / (plain * area(run.first)),
             latent_bytes: area(latentOf(passes.at(-1).size, model)) * model.channels * facts.bytes};
     }
@@ -280,7 +280,7 @@ const hiresGuidance = (() => {
     const escaped = (text) => String(text).replace(/[&<>"']/g, (sign) => `&#${sign.charCodeAt(0)};`);
     const count = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
     function describe(part, index) {
-        const [guided, mixed, asked] = [part.weights, part.gammas, part.asked].map((list) => list.filter(Number).length);
+        const [guided, mixed, asked] = [part.weights, part.gammas, part.evaluates_native].map((list) => list.filter(Number).length);
         const from = part.strength < 1 ? ` from strength ${brief(part.strength)}` : "";
         const ug = (guided ? `, ${guided} guided, ${asked} asking at ${shown(part.small)}` : "") +
             (part.windows > 1 ? `, in ${part.windows} windows` : "");
@@ -289,7 +289,7 @@ const hiresGuidance = (() => {
     }
 
     function sentences(facts, run, made) {
-        const {evaluations, small_evaluations: small, plain_evaluations: plain, edge} = made;
+        const {evaluations, native_evaluations: small, plain_evaluations: plain, edge} = made;
         const runs = measuredRuns()[run.model] || [], sampler = facts.samplers[run.sampler] || {};
         const [theirs, ours] = [1, made.work].map((work) => work * plainPixels(made, run))
             .map((pixels) => (runs.length ? secondsFor(pixels, runs) : pixels));
@@ -316,7 +316,7 @@ const hiresGuidance = (() => {
 
     function drawnPass(part, x0, width, top, largest, gamma) {
         const step = width / part.weights.length, high = Math.sqrt(area(part.size) / largest) * (BASE - FLOOR - 14);
-        const marks = part.asked.map((asks, i) => (asks ? path("ask", `M${x0 + (i + 0.5) * step} ${FLOOR + 2}v6`) : ""));
+        const marks = part.evaluates_native.map((asks, i) => (asks ? path("ask", `M${x0 + (i + 0.5) * step} ${FLOOR + 2}v6`) : ""));
         return `<rect x="${x0}" y="${BASE - high}" width="${width - 2}" height="${high}"/>` +
             (part.small ? path("weight", steps(x0, step, part.weights.map((weight) => weight / top))) : "") +
             (part.gammas.some(Boolean) ? path("mixing", steps(x0, step, part.gammas.map((g) => g / gamma))) : "") +

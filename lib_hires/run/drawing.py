@@ -36,7 +36,7 @@ def tables(settings: Settings, sampling: Sampling, model: Model) -> dict[str, An
         "passes": [_drawn(part) for part in made.passes],
         "edge": _edge(made.passes[0], settings, model),
         "evaluations": made.evaluations,
-        "small_evaluations": sum(part.small_evaluations for part in made.passes),
+        "native_evaluations": sum(part.native_evaluations for part in made.passes),
         "plain_evaluations": made.plain_evaluations,
         "work": made.relative_pixels,
         "latent_bytes": math.prod(model.latent(final)) * model.channels * BYTES,

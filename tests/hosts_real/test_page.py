@@ -342,7 +342,7 @@ def test_the_drawing_follows_a_slider_as_computed(open_page: Any) -> None:
         for words in (f"{made['evaluations']} model evaluations", *filter(None, [end])):
             page.drawing().get_by_text(words).wait_for()
         marks = page.drawing().locator(".hires-guidance-ask")
-        assert marks.count() == sum(made["passes"][0]["asked"])
+        assert marks.count() == sum(made["passes"][0]["evaluates_native"])
 
 
 def test_two_tabs_learn_seconds_from_one_run_and_draw_by_themselves(

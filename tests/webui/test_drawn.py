@@ -37,7 +37,7 @@ def test_the_drawing_knows_the_model_the_samplers_and_every_control_of_its_tab(h
     sampler = Sampler(**facts["samplers"]["DPM++ 2M"])
     twice = (2 * model.native[0], 2 * model.native[1])
     made = tables(Settings.from_values({"ug": True}), Sampling(twice, 20, sampler), model)
-    assert made["small_evaluations"] == 20
+    assert made["native_evaluations"] == 20
 
 
 def test_no_model_means_no_drawing(host, monkeypatch):

@@ -240,7 +240,7 @@ def _paint_and_save(run: Run, folder: Path, only: int | None) -> int:
     from lib_hires.standalone.pipeline.results import free_paths, save_stage, what_happened
 
     paths: dict[int, Path] = {}
-    sys.stderr.write(run.planned().sentence() + "\n")
+    sys.stderr.write(run.planned().summary() + "\n")
     finished = -1
     try:
         with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:

@@ -72,6 +72,6 @@ def plan_sentence(host: Mapping[str, Any], arguments: Sequence[object]) -> str:
             return "This model is not supported yet; the image is made without HiRes Guidance."
         if is_flow(model):
             return "What a flow model's run will do is not computed yet."
-        return page_plan(settings, host, model).sentence()
+        return page_plan(settings, host, model).summary()
     except SettingsError as error:
         return f"{error}."

@@ -212,7 +212,7 @@ def see_the_drawing_follow(visit: Visit, tiny_model: Any) -> None:
         drawing = visit.page.locator(".hires-guidance")
         playwright.expect(drawing).to_contain_text(f"{wanted['evaluations']} model evaluations")
         marks = drawing.locator(".hires-guidance-ask")
-        playwright.expect(marks).to_have_count(sum(wanted["passes"][0]["asked"]))
+        playwright.expect(marks).to_have_count(sum(wanted["passes"][0]["evaluates_native"]))
         if wanted["edge"]:
             end = f"timestep {wanted['edge']['timestep']:.0f}, after step {wanted['edge']['step']}"
             playwright.expect(drawing).to_contain_text(end)

@@ -301,7 +301,7 @@ def test_it_costs_one_call_a_stage_and_leaves_no_hook(tiny_model: LatentModel) -
     _, plain = images(tiny_model, None, ug=True)
     _, with_it = images(tiny_model, trained_for(tiny_model), ug=True)
     assert with_it.model_evaluations == plain.model_evaluations + 1
-    assert with_it.small_evaluations == plain.small_evaluations
+    assert with_it.native_evaluations == plain.native_evaluations
     assert hooks(tiny_model.unet) == 0
 
 

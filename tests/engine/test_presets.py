@@ -88,7 +88,7 @@ def test_a_first_image_of_native_size_is_left_to_the_model():
 
 
 @pytest.mark.parametrize("current", [(0, 512), (512, 0)])
-def test_without_a_shape_there_is_a_sentence(current):
+def test_without_a_shape_there_is_a_message(current):
     with pytest.raises(PresetError, match="give a width and height first"):
         BUILT_IN[0].first_size(current)
 
@@ -134,7 +134,7 @@ def test_any_name_is_kept_printable_or_refused(tmp_path_factory, name):
         '{"\\ud800": {}}',
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_a_sentence_and_stays_as_it_is(file, text):
+def test_a_damaged_file_gives_a_message_and_stays_as_it_is(file, text):
     file.path.parent.mkdir()
     file.path.write_text(text, "latin1")
     for act in (file.values, lambda: file.find("a"), lambda: file.save("a", MINE)):
@@ -145,7 +145,7 @@ def test_a_damaged_file_is_a_sentence_and_stays_as_it_is(file, text):
 
 
 @pytest.mark.parametrize("values", [{"ug_teta": 1}, {"ug_theta": "much"}, {"ug_theta": None}])
-def test_a_preset_of_bad_values_is_a_sentence(file, values):
+def test_a_preset_of_bad_values_gives_a_message(file, values):
     file.path.parent.mkdir()
     file.path.write_text(json.dumps({"bad": values, "good": {}}))
     with pytest.raises(PresetError, match='the preset "bad" cannot be used'):
@@ -161,7 +161,7 @@ def test_presets_that_are_not_there(file):
             act("nothing")
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_gives_a_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PresetError, match="cannot be"):
         PresetFile(tmp_path / "file" / "presets.json").save("a", MINE)

@@ -108,9 +108,20 @@ def preset_for(purpose: str, native: Size = (0, 0)) -> Preset:
     raise PresetError(f"expected one of {known}, got {purpose!r}")
 
 
-def first_offered(native: int) -> Preset:
-    """The preset to offer for a model of that native side, 0 if it is not known."""
-    return next((preset for preset in BUILT_IN if preset.native == native), BUILT_IN[0])
+def offered(native: int) -> tuple[Preset, ...]:
+    """The built-in presets, those first that are for models of that native side."""
+    return tuple(sorted(BUILT_IN, key=lambda preset: preset.native != native))
+
+
+def counterpart(name: object, native: int) -> str:
+    """The name of the preset for the same purpose and models of that native side.
+
+    A name that is not built in stays, and every name where there are no presets for that side.
+    """
+    names, first = [preset.name for preset in BUILT_IN], offered(native)
+    if name not in names or first[0].native != native:
+        return str(name or "")
+    return first[names.index(str(name)) % len(_RECIPES)].name
 
 
 def clean_name(name: object) -> str:

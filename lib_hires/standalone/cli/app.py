@@ -36,10 +36,10 @@ def _app(options: argparse.Namespace) -> int:
     except ModuleNotFoundError:
         message = "app: gradio is missing; install it with pip install -e '.[app]'"
         raise SettingsError(message) from None
-    from lib_hires.standalone.app.page import run_page
+    from lib_hires.standalone.app.serve import run_page
 
     writable_folder(options.out)
     if warning := slow_dtype(options.dtype, options.device):
         complain(warning)
-    run_page(options, say=say)
+    run_page(options, say)
     return 0

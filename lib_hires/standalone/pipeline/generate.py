@@ -381,7 +381,7 @@ def plan_model(model: LatentModel) -> Model:
     return Model(sigmas, model.native, model.factor, model.multiple, model.latent_channels)
 
 
-def first_size(request: Request, settings: Settings, model: LatentModel) -> Size:
+def first_size(request: Request, settings: Settings, model: LatentModel | Model) -> Size:
     """The first image's (height, width) in pixels, rounded to what the model takes.
 
     Without a wish it has the native area, in the shape of refinement's target where that is given.

@@ -17,8 +17,7 @@ from lib_hires.resample import Reduction
 from lib_hires.run.record import RunRecord
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Painted, Run
-from lib_hires.standalone.pipeline.png import to_pil
-from lib_hires.standalone.pipeline.results import free_paths, save_stage, what_happened
+from lib_hires.standalone.pipeline.outputs import free_paths, save_stage, to_pil, what_happened
 
 log = logging.getLogger("hires_guidance")
 

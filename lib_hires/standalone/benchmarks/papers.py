@@ -32,7 +32,7 @@ from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.latent import LatentModel, ModelError
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import to_pil
+from lib_hires.standalone.pipeline.outputs import to_pil
 from lib_hires.standalone.pipeline.request import Request
 
 PIPELINE = "pipeline_apldm_sdxl"

@@ -13,7 +13,7 @@ from lib_hires.presets import preset_for
 from lib_hires.settings import Plain, Settings, SettingsError, declarations, meant_hint
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import to_pil
+from lib_hires.standalone.pipeline.outputs import to_pil
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.pipeline.upsamplers import BUNDLED_2X
 

@@ -29,7 +29,7 @@ def add_app(commands: Any) -> None:
 
 
 def _app(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     try:
         import gradio  # noqa: F401

@@ -130,7 +130,7 @@ def _about(options: argparse.Namespace) -> dict[str, Any]:
         raise SettingsError("--prompts: expected neither a prompt nor --from beside it")
     if options.preset is not None:
         raise SettingsError("--preset: expected no --from beside it")
-    from lib_hires.standalone.pipeline.png import read_run
+    from lib_hires.standalone.pipeline.outputs import read_run
 
     return read_run(options.source)
 
@@ -174,7 +174,7 @@ def _source(
 
 def run(job: Job) -> int:
     """Make the images of a job; returns the exit code."""
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     writable_folder(job.out)
     if warning := slow_dtype(job.dtype, job.device):
@@ -220,7 +220,7 @@ def _save_stages(run: Run, job: Job) -> int:
     """Write the images as each stage finishes, the later over the earlier, so none is lost."""
     from tqdm import tqdm
 
-    from lib_hires.standalone.pipeline.results import free_paths, save_stage, what_happened
+    from lib_hires.standalone.pipeline.outputs import free_paths, save_stage, what_happened
 
     only = job.source.only if job.source else None
     paths: dict[int, Path] = {}

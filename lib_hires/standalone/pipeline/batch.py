@@ -17,8 +17,7 @@ from lib_hires.settings import SettingsError
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.lines import Line, Warn, read_lines
-from lib_hires.standalone.pipeline.png import read_about
-from lib_hires.standalone.pipeline.results import save_stage, what_happened
+from lib_hires.standalone.pipeline.outputs import read_about, save_stage, what_happened
 
 __all__ = ["Line", "generate_lines", "processes", "read_lines"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_hires.run.record import RunRecord
 from lib_hires.settings import Settings
-from lib_hires.standalone.pipeline.png import save
+from lib_hires.standalone.pipeline.outputs import save
 
 # Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

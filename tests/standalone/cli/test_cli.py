@@ -14,7 +14,7 @@ from PIL import Image
 from lib_hires.presets import PURPOSES, preset_for
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.pipeline.generate import Painter
-from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.pipeline.outputs import read_about
 from lib_hires.standalone.pipeline.request import Request, fitted
 
 
@@ -128,7 +128,7 @@ def test_large_images_of_a_preset_are_decoded_in_tiles() -> None:
 
 def test_a_image_that_another_process_writes_meanwhile_is_kept(hires, monkeypatch) -> None:
     """Both have seen the same empty folder."""
-    monkeypatch.setattr("lib_hires.standalone.pipeline.png.next_number", lambda _: 1)
+    monkeypatch.setattr("lib_hires.standalone.pipeline.outputs.next_number", lambda _: 1)
     _, first, _ = hires("x", "--batch", "2")
     before = [Path(path).read_bytes() for path in first.split()]
     _, second, _ = hires("y", "--batch", "2", "--refine")
@@ -179,7 +179,7 @@ def test_a_full_disk_is_a_sentence(hires, monkeypatch) -> None:
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lib_hires.standalone.pipeline.png.save", fail)
+    monkeypatch.setattr("lib_hires.standalone.pipeline.outputs.save", fail)
     assert hires("x")[::2] == (
         2,
         "could not write the image of stage 0 (16x16): No space left on device",

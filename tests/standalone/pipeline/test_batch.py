@@ -9,7 +9,7 @@ from launched import in_two_processes
 from PIL import Image
 
 from lib_hires.standalone.cli import main
-from lib_hires.standalone.pipeline.png import read_about, read_run, save
+from lib_hires.standalone.pipeline.outputs import read_about, read_run, save
 
 GUIDED = ("--ug", "--width", "32", "--height", "32")
 PROMPTS = "a red house\n\na blue fish\na red house\n"

@@ -18,7 +18,7 @@ from lib_hires.feature_upsampler import FeatureUpsampler, Upsampled
 from lib_hires.settings import Settings
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import to_pil
+from lib_hires.standalone.pipeline.outputs import to_pil
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.loop import Progress
 from lib_hires.standalone.training.upsampler.data import Batch, Draw, Examples, drawn

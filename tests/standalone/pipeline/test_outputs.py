@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from lib_hires.settings import SettingsError
-from lib_hires.standalone.pipeline.png import KEY, next_number, read_about, read_run, save
+from lib_hires.standalone.pipeline.outputs import KEY, next_number, read_about, read_run, save
 
 RUN: dict[str, Any] = {"model": "ours", "request": {}, "settings": {}}
 

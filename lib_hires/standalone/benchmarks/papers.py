@@ -205,7 +205,7 @@ def _our_image(job: Job, model: LatentModel) -> Image.Image:
         stage_sizes=[(side, side) for side in _their_sides(job, model.factor)],
         gamma=_their_gamma,
     )
-    *_, last = run.paint()
+    *_, last = run.generate()
     return to_pil(last.images[0])
 
 

@@ -277,7 +277,7 @@ def make(technique: Technique, model: LatentModel, base: Request, scale: int) ->
     """One batch at `scale` times the native size."""
     request, settings = technique.request(base, scale, model), technique.settings_at(scale)
     run = Run(model, request, settings)
-    *_, last = run.paint()
+    *_, last = run.generate()
     images = [to_pil(image) for image in last.images]
     if technique.lanczos:
         size = model.native[1] * scale, model.native[0] * scale

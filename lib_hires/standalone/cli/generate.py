@@ -61,7 +61,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What a command line asks for, once for all; what the model decides is still open."""
+    """What a command line wants, once for all; what the model decides is still open."""
 
     request: Request
     settings: Settings
@@ -228,7 +228,7 @@ def _save_stages(run: Run, job: Job) -> int:
     finished = -1
     try:
         with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
-            for stage in run.paint(on_step=lambda *_: bar.update()):
+            for stage in run.generate(on_step=lambda *_: bar.update()):
                 paths = paths or free_paths(run, job.out, only)
                 save_stage(run, stage, paths)
                 finished = stage.stage

@@ -41,7 +41,7 @@ def names_in(text: str) -> list[str]:
 
 
 def slow_dtype(dtype: str, device: str) -> str:
-    """A warning where a CPU has no units for a dtype that the user asks for; else empty."""
+    """A warning where a CPU has no units for a dtype that the user chooses; else empty."""
     if dtype == "float32" or device.partition(":")[0] != "cpu":
         return ""
     import torch

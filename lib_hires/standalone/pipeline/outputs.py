@@ -21,7 +21,7 @@ from lib_hires.run.record import RunRecord
 from lib_hires.settings import SettingsError
 
 if TYPE_CHECKING:
-    from lib_hires.standalone.pipeline.generate import Painted, Run
+    from lib_hires.standalone.pipeline.generate import FinishedStage, Run
 
 KEY = "hires-guidance"
 
@@ -55,7 +55,7 @@ def read_about(path: Path) -> dict[str, Any]:
                 return about
     except FileNotFoundError:
         raise SettingsError(f"--from: there is no file {path}") from None
-    except SyntaxError:  # as Pillow says that it is none
+    except SyntaxError:  # as Pillow reports that it is none
         raise SettingsError(f"--from: {path} is not a PNG image") from None
     except (KeyError, OSError, TypeError, ValueError, RecursionError, MemoryError, EOFError):
         pass
@@ -63,7 +63,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """What `save` wrote of a `Run`. Raises SettingsError also where it does not say all of that.
+    """What `save` wrote of a `Run`. Raises SettingsError also where it is not all there.
 
     The request's and the settings' values are left to those who build them.
     """
@@ -74,7 +74,7 @@ def read_run(path: Path) -> dict[str, Any]:
         and isinstance(about.get("settings"), dict)
     )
     if not whole:
-        raise SettingsError(f"--from: {path} does not say how it was made")
+        raise SettingsError(f"--from: {path} does not state how it was made")
     return about
 
 
@@ -119,14 +119,14 @@ def free_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Pat
     return paths
 
 
-def save_stage(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:
+def save_stage(run: Run, finished: FinishedStage, paths: Mapping[int, Path]) -> None:
     """One PNG per image of the batch, each with what repeats it; over an earlier stage's.
 
     Where every stage is to be kept, those before the last get a file of their own beside it. No
     empty file stays behind an error.
     """
     try:
-        _save_stage(run, painted, paths)
+        _save_stage(run, finished, paths)
     finally:
         _remove_empty(paths)
 
@@ -137,18 +137,18 @@ def _remove_empty(paths: Mapping[int, Path]) -> None:
             path.unlink()
 
 
-def _save_stage(run: Run, painted: Painted, paths: Mapping[int, Path]) -> None:
-    kept = run.settings.refine.keep_stages and painted.stage < painted.stages
+def _save_stage(run: Run, finished: FinishedStage, paths: Mapping[int, Path]) -> None:
+    kept = run.settings.refine.keep_stages and finished.stage < finished.stages
     for image, path in paths.items():
-        about = run.about() | {"stage": painted.stage, "stages": painted.stages, "image": image}
-        save(to_pil(painted.images[image]), path, about)
+        about = run.about() | {"stage": finished.stage, "stages": finished.stages, "image": image}
+        save(to_pil(finished.images[image]), path, about)
         if kept:
-            own = path.with_name(f"{path.stem}-stage-{painted.stage}.png")
-            save(to_pil(painted.images[image]), own, about)
+            own = path.with_name(f"{path.stem}-stage-{finished.stage}.png")
+            save(to_pil(finished.images[image]), own, about)
 
 
 def what_happened(error: BaseException, run: Run, stage: int) -> str:
-    """A sentence for an error in `stage`; one that says nothing to a user is raised again."""
+    """A message for an error in `stage`; one that means nothing to a user is raised again."""
     height, width = run.stages[stage - 1].size if stage else run.first
     where = f"stage {stage} ({width}x{height})"
     if isinstance(error, KeyboardInterrupt):

@@ -42,7 +42,7 @@ def images(
 ) -> tuple[torch.Tensor, Any]:
     request = Request(prompt="a red house", steps=4, seed=5, batch=batch)
     run = Run(model, request, Settings.from_values(REFINED | settings), upsampler)
-    *_, last = run.paint()
+    *_, last = run.generate()
     return last.images, last
 
 

@@ -139,6 +139,6 @@ class Steps:
                     Run(self._examples.model, request, settings, upsampler)
                     for upsampler in (None, mine)
                 ]
-                pair = [list(run.paint())[-1].images[0] for run in runs]
+                pair = [list(run.generate())[-1].images[0] for run in runs]
             columns.append(torch.cat(pair, dim=1))
         return to_pil(torch.cat(columns, dim=2))

@@ -12,11 +12,13 @@ from lib_hires.presets import PURPOSES, PresetError, preset_for
 from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, declarations
 from lib_hires.standalone.cli.options import (
     DTYPES,
+    PREDICTIONS,
     add_option,
+    add_overrides,
     add_request_options,
     complain,
     say,
-    slow_dtype,
+    warn_slow,
     write_error,
 )
 from lib_hires.standalone.pipeline.request import Request, fitted
@@ -24,8 +26,6 @@ from lib_hires.standalone.pipeline.request import Request, fitted
 if TYPE_CHECKING:
     from lib_hires.standalone.models.latent import LatentModel
     from lib_hires.standalone.pipeline.generate import Run
-
-PREDICTIONS = ("eps", "v")
 
 
 def add_generate(commands: Any) -> None:
@@ -42,21 +42,13 @@ def add_generate(commands: Any) -> None:
     parser.add_argument("--prompts", metavar="FILE", type=Path, help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
-    _add_overrides(parser)
+    add_overrides(parser)
     image = parser.add_argument_group("Image")
     add_request_options(image, [name for name, *_ in Request.rows() if name != "prompt"])
     groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
     for row in declarations():
         if not row.control.webui_only:
             add_option(groups[row.group], row.name, row.kind, row.control, row.default)
-
-
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    text = "what the U-Net predicts, in the place of what its files state"
-    parser.add_argument("--prediction", choices=PREDICTIONS, help=text)
-    text = "whether its noise schedule ends in pure noise (zero terminal SNR), likewise"
-    action = argparse.BooleanOptionalAction
-    parser.add_argument("--zero-snr", action=action, default=None, help=text)
 
 
 @dataclass(frozen=True)
@@ -177,8 +169,7 @@ def run(job: Job) -> int:
     from lib_hires.standalone.pipeline.outputs import writable_folder
 
     writable_folder(job.out)
-    if warning := slow_dtype(job.dtype, job.device):
-        complain(warning)
+    warn_slow(job.dtype, job.device)
     if job.prompts:
         return _generate_many(job, job.prompts)
     model = _loaded(job, job.device)

@@ -13,6 +13,7 @@ from lib_hires.standalone.cli.options import (
     complain,
     names_in,
     say,
+    warn_slow,
 )
 from lib_hires.standalone.pipeline.request import Request
 
@@ -120,7 +121,7 @@ def _add_papers_options(parser: argparse.ArgumentParser) -> None:
 def _benchmark_quality(options: argparse.Namespace) -> int:
     _check_together(options)
     sampling = Request(**{name: value for name, value in vars(options).items() if name in SAMPLED})
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     kind = f"{options.scale}x"
     if options.model:
@@ -132,6 +133,8 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
     from lib_hires.standalone.models import fast_dtype
 
     auto = options.dtype == "auto"
+    if not auto:
+        warn_slow(options.dtype, options.device)
     dtype = fast_dtype(options.device) if auto else getattr(torch, options.dtype)
     techniques = _chosen_techniques(options, sampling)
     subject, measurer = _measured_model(options, dtype, sampling)
@@ -199,9 +202,10 @@ def _measured_model(
 
 
 def _benchmark_speed(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     sides = _sides(options.sides)
+    warn_slow(options.dtype, "cpu")
     writable_folder(options.out)
     import torch
 
@@ -236,9 +240,10 @@ def _benchmark_pfsa(options: argparse.Namespace) -> int:
 
 
 def _benchmark_papers(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     out = writable_folder(options.out)
+    warn_slow(options.dtype, options.device)
     from lib_hires.standalone.benchmarks.papers import Job, chosen, papers
 
     jobs = [

@@ -24,7 +24,7 @@ from lib_hires.standalone.benchmarks.techniques import (
     varied,
 )
 from lib_hires.standalone.bundled import MODEL
-from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.pipeline.outputs import read_about
 from lib_hires.standalone.pipeline.request import Request
 
 bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")

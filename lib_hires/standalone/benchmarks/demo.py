@@ -24,7 +24,7 @@ from lib_hires.standalone.benchmarks.techniques import (
     with_upsampler,
 )
 from lib_hires.standalone.models import LatentModel, load_model
-from lib_hires.standalone.pipeline.png import save
+from lib_hires.standalone.pipeline.outputs import save
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.pipeline.upsamplers import find_upsampler
 from lib_hires.standalone.world.judge import Judge, inspect, load_judge

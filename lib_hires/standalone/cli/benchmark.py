@@ -120,7 +120,7 @@ def _add_papers_options(parser: argparse.ArgumentParser) -> None:
 def _benchmark_quality(options: argparse.Namespace) -> int:
     _check_together(options)
     sampling = Request(**{name: value for name, value in vars(options).items() if name in SAMPLED})
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     kind = f"{options.scale}x"
     if options.model:
@@ -199,7 +199,7 @@ def _measured_model(
 
 
 def _benchmark_speed(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     sides = _sides(options.sides)
     writable_folder(options.out)
@@ -236,7 +236,7 @@ def _benchmark_pfsa(options: argparse.Namespace) -> int:
 
 
 def _benchmark_papers(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     out = writable_folder(options.out)
     from lib_hires.standalone.benchmarks.papers import Job, chosen, papers

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import torch
 
-DTYPES = ("float32", "float16", "bfloat16")
-
 _UNITS = {
     torch.bfloat16: {"amx_bf16", "avx512_bf16", "bf16", "arm_bf16"},
     torch.float16: {"amx_fp16", "avx512_fp16", "asimdhp"},
@@ -52,7 +50,7 @@ def is_slow(dtype: torch.dtype, device: str | torch.device = "cpu") -> bool:
 
 
 def slow_message(dtype: torch.dtype, device: str | torch.device = "cpu") -> str:
-    """A warning for who asks for a dtype that is slow there; empty where it is not."""
+    """A warning for who chooses a dtype that is slow there; empty where it is not."""
     if not is_slow(dtype, device):
         return ""
     name = str(dtype).removeprefix("torch.")

@@ -56,9 +56,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_caption(path: Path, option: str) -> str:
+    """An image's caption. Raises SettingsError as `read_text` does."""
+    return read_text(path, option).strip()
+
+
+def read_text(path: Path, option: str) -> str:
     """The text of a file in UTF-8. Raises SettingsError for another encoding."""
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise SettingsError(
             f"{option}: {path} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8"

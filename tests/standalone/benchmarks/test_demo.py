@@ -24,7 +24,7 @@ from lib_hires.standalone.benchmarks.techniques import (
     varied,
 )
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.pipeline.outputs import read_about
 from lib_hires.standalone.pipeline.request import Request
 
 

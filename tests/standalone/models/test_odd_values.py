@@ -86,8 +86,8 @@ def test_a_tokenizer_of_another_model_is_named(changed) -> None:
     folder = changed("model_index.json")
     vocabulary = {token: 3 * i for i, token in enumerate(tiny_models.VOCABULARY)}
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
-    said = refusal(folder)
-    assert "the text encoder knows 57 tokens; copy the tokenizer again" in said
+    message = refusal(folder)
+    assert "the text encoder knows 57 tokens; copy the tokenizer again" in message
 
 
 def test_a_sigmoid_schedule_is_diffusers_own(changed) -> None:
@@ -162,8 +162,8 @@ def test_whatever_else_fails_is_a_message(folders, monkeypatch: pytest.MonkeyPat
         raise ZeroDivisionError("in some library")
 
     monkeypatch.setattr("lib_hires.standalone.models.folder.schedule.of_folder", fail)
-    said = refusal(folders["sd1"])
-    assert "the model could not be read (ZeroDivisionError: in some library)" in said
+    message = refusal(folders["sd1"])
+    assert "the model could not be read (ZeroDivisionError: in some library)" in message
 
 
 def test_a_tiny_autoencoder_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:

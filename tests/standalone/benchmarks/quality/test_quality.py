@@ -30,7 +30,7 @@ from lib_hires.standalone.benchmarks.quality.references import (
 from lib_hires.standalone.benchmarks.techniques import UG
 from lib_hires.standalone.bundled import MODEL
 from lib_hires.standalone.cli import main
-from lib_hires.standalone.pipeline.png import read_about, save
+from lib_hires.standalone.pipeline.outputs import read_about, save
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.world.judge import to_tensor
 

@@ -1,9 +1,10 @@
-"""Images on disk: what they say of themselves, and sentences for those of others."""
+"""Images on disk: what they state of themselves, and messages for those of others."""
 
 from __future__ import annotations
 
 import json
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from lib_hires.settings import SettingsError
-from lib_hires.standalone.pipeline.png import KEY, next_number, read_about, read_run, save
+from lib_hires.standalone.pipeline.outputs import KEY, next_number, read_about, read_run, save
 
 RUN: dict[str, Any] = {"model": "ours", "request": {}, "settings": {}}
 
@@ -31,11 +32,13 @@ def written(path: Path, text: str, size: tuple[int, int] = (8, 8)) -> Path:
         {"settings": "ug"},
     ],
 )
-def test_a_image_of_something_else_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_an_image_of_something_else_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     save(Image.new("RGB", (8, 8)), tmp_path / "ours.png", RUN)
     assert read_run(tmp_path / "ours.png") == RUN
     path = written(tmp_path / "other.png", json.dumps(RUN | changes))
-    with pytest.raises(SettingsError, match=r"^--from: .*other.png does not say how it was made$"):
+    with pytest.raises(
+        SettingsError, match=r"^--from: .*other.png does not state how it was made$"
+    ):
         read_run(path)
 
 
@@ -45,7 +48,7 @@ def test_text_that_is_not_ours_is_refused(text: str, tmp_path: Path) -> None:
         read_about(written(tmp_path / "image.png", text))
 
 
-def test_a_image_above_pillow_s_limit_still_says_how_it_was_made(
+def test_an_image_above_pillow_s_limit_still_states_how_it_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "large.png", json.dumps(RUN), (64, 64))
@@ -61,3 +64,32 @@ def test_numbers_go_on_from_the_largest_whatever_else_is_there(tmp_path: Path) -
     for name in ("00007-1.png", "\u00b2" * 5 + ".png", "\u0669" * 5 + ".png", "x.png"):
         (tmp_path / name).touch()
     assert next_number(tmp_path) == 8
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(kind + content).to_bytes(4, "big")
+    return len(content).to_bytes(4, "big") + kind + content + check
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt", "iTXt compressed"])
+def test_settings_are_found_wherever_png_allows(kind: str, after: bool, tmp_path: Path) -> None:
+    text, key = json.dumps(RUN).encode(), KEY.encode() + b"\0"
+    content = {
+        "tEXt": key + text,
+        "zTXt": key + b"\0" + zlib.compress(text),
+        "iTXt": key + b"\0\0\0\0" + text,
+        "iTXt compressed": key + b"\1\0\0\0" + zlib.compress(text),
+    }[kind]
+    path = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(path)
+    plain = path.read_bytes()
+    place = plain.index(b"IEND" if after else b"IDAT") - 4
+    path.write_bytes(plain[:place] + chunk(kind[:4].encode(), content) + plain[place:])
+    assert read_run(path) == RUN
+
+
+def test_numbers_go_on_beyond_five_digits(tmp_path: Path) -> None:
+    for name in ("99999-1.png", "100000-2-stage-0.png", "0123456789abcdef-3.png"):
+        (tmp_path / name).touch()
+    assert next_number(tmp_path) == 100001

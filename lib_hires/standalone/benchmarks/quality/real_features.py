@@ -19,7 +19,6 @@ from lib_hires.standalone.benchmarks.quality.distances import bootstrap_error, f
 from lib_hires.standalone.models.efficientnet import CROP, EfficientNetLite0
 
 DRAWS = 1000  # of a bootstrap of kernel distances
-FRECHET_DRAWS = 20  # each takes about a second
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class Beside:
         drawn = [self.distance(a, b) for a, b in _redrawn(*self.cross.shape, draws, seed)]
         return _estimate(self.distance(), drawn)
 
-    def frechet_distance(self, draws: int = FRECHET_DRAWS, seed: int = 0) -> Estimate:
+    def frechet_distance(self, draws: int = 20, seed: int = 0) -> Estimate:
         """Of all crops as samples. Biased upward for few: compare sets of equal numbers only."""
 
         def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -185,7 +184,7 @@ def _holds_zero(differences: np.ndarray) -> bool:
 
 
 def _pair_kernels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n, k): the mean of (x·y / d + 1)^3 over the crops (n, crops, d), (k, crops', d) of each two."""
+    """(n, k) means of (x·y / d + 1)^3 over the crops of two images; a (n, crops, d), b alike."""
     flat = a.reshape(-1, a.shape[-1]) @ b.reshape(-1, b.shape[-1]).T
     values: np.ndarray = (flat / a.shape[-1] + 1) ** 3
     return values.reshape(len(a), a.shape[1], len(b), b.shape[1]).mean((1, 3))

@@ -2,7 +2,7 @@
 
     python -m lib_hires.standalone.training.vae WORK --crops FOLDER
 
-Three phases: values and features alone (`plain_steps`), then with a discriminator, and from
+Three phases: values and features alone (`plain_steps`), then with a critic, and from
 `encoder_steps` on the decoder alone, so that latents stay valid while other models train on them.
 WORK holds vae.pt, log.csv and a sheet every `sample_steps`. Each step's chance follows from its
 number, so a resumed run goes on as if it had never stopped (from its last checkpoint).
@@ -33,10 +33,12 @@ from lib_hires.standalone.models import load_model
 from lib_hires.standalone.training.bundled import start_plainly, to_tensor
 from lib_hires.standalone.training.crops import SCALES, Crops
 from lib_hires.standalone.training.vae_losses import (
-    Discriminator,
+    Critic,
     Perceptual,
     balance,
+    feature_loss,
     hinge,
+    mean_score,
     value_loss,
 )
 from lib_hires.standalone.training.widen import widened
@@ -67,6 +69,7 @@ class VaeConfig:
     decay_share: float = 0.3  # the last part, in which the rates fall to zero
     perceptual: float = 0.5
     adversarial: float = 0.5
+    critic_lead: int = 300  # steps in which the critic learns before it is heeded
     fade_steps: int = 500  # in which the adversarial term comes in
     kl: float = 1e-4
     latent_noise: float = 0.05  # of the latents' deviation, so that decoding bears a U-Net's errors
@@ -112,9 +115,9 @@ class VaeTraining:
         demo.speed_up(self.vae).train()
         average = get_ema_multi_avg_fn(config.ema)
         self.average = AveragedModel(self.vae, multi_avg_fn=average)
-        self.critic = demo.speed_up(Discriminator()).train()
         examples = crops.windows(np.random.default_rng(config.seed), EXAMPLES, config.crop)
         self._perceptual = Perceptual(to_tensor(examples)).to(memory_format=torch.channels_last)
+        self.critic = demo.speed_up(Critic(self._perceptual.widths)).train()
         self._optimizer, self._critic_optimizer = (
             torch.optim.Adam(part.parameters(), betas=(0.5, 0.95), fused=True)
             for part in (self.vae, self.critic)
@@ -154,8 +157,6 @@ class VaeTraining:
         self._note(norm=norm)
         if torch.isfinite(norm):
             self._optimizer.step()
-        if self.step >= c.plain_steps:
-            self._train_critic(target, made.detach())
         if self.step >= c.ema_from:
             self.average.update_parameters(self.vae)
         self.step += 1
@@ -167,7 +168,7 @@ class VaeTraining:
         size. So latents of a large image hold those of the small one (Kouzelis et al. 2025).
         """
         c = self.config
-        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+        with self._fast():
             with torch.set_grad_enabled(self.step < c.encoder_steps):
                 posterior = self.vae.encode(true).latent_dist
             latent = posterior.sample().float()
@@ -185,35 +186,48 @@ class VaeTraining:
         return made.float(), target, c.kl * kl + fade * colours
 
     def _gradient(self, made: Tensor, true: Tensor) -> Tensor:
-        """The gradient of all losses of the images, at the images `made`."""
+        """The gradient of all losses of the images, at the images `made`; trains the critic."""
         c = self.config
         values = value_loss(made, true, demo.VAE_FACTOR)
-        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
-            features = self._perceptual(made, true)
-        self._note(values=values, features=features)
-        (gradient,) = torch.autograd.grad(values + c.perceptual * features, made)
+        with self._fast():
+            features = self._perceptual(made)
+            with torch.no_grad():
+                true_features = self._perceptual(true)
+            differences = feature_loss(features, true_features)
+        self._note(values=values, features=differences)
+        losses = values + c.perceptual * differences
+        (gradient,) = torch.autograd.grad(losses, made, retain_graph=True)
+        if self.step < c.plain_steps - c.critic_lead:
+            return gradient
+        self._train_critic((true, true_features), (made, features))
         if self.step < c.plain_steps:
             return gradient
         self.critic.requires_grad_(False)
-        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
-            score = self.critic(made).float().mean()
+        with self._fast():
+            score = mean_score(self.critic(made, features))
         (adversarial,) = torch.autograd.grad(-score, made)
         factor = balance(made, gradient, adversarial, self.vae.decoder.conv_out.weight)
         self._note(score=score, factor=factor)
         fade_in = min(1.0, (self.step - c.plain_steps) / c.fade_steps)
         return gradient + fade_in * c.adversarial * factor * adversarial
 
-    def _train_critic(self, true: Tensor, made: Tensor) -> None:
+    def _train_critic(self, *sets: tuple[Tensor, list[Tensor]]) -> None:
+        """One step of the critic on true images and on results, each with their features."""
         self.critic.requires_grad_(True)
         for group in self._critic_optimizer.param_groups:
-            group["lr"] = self.rate(self.config.critic_rate, self.config.plain_steps)
-        with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
-            scores = self.critic(torch.cat([true, made]))
-        loss = hinge(*scores.chunk(2))
+            since = self.config.plain_steps - self.config.critic_lead
+            group["lr"] = self.rate(self.config.critic_rate, since)
+        images, features = zip(*sets, strict=True)
+        maps = [torch.cat(each).detach() for each in zip(*features, strict=True)]
+        with self._fast():
+            loss = hinge(self.critic(torch.cat(images).detach(), maps))
         self._critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._critic_optimizer.step()
         self._note(critic=loss)
+
+    def _fast(self) -> torch.autocast:
+        return torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32)
 
     def _freeze_encoder(self) -> None:
         """The averaged encoder becomes the encoder, for good."""
@@ -299,7 +313,7 @@ class VaeTraining:
         vae = self.average.module.eval()
         for scale, crops in zip(SCALES, self._crops.examples(SHOWN), strict=True):
             true = to_tensor(crops)
-            with torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32):
+            with self._fast():
                 made = vae.decode(vae.encode(true).latent_dist.mode()).sample
             made = made.float().clamp(-1, 1)
             rows += [torch.cat(list(each), -1) for each in (true, made)]

@@ -1,7 +1,7 @@
 """What the VAE is trained on: the loss of latent diffusion (Rombach et al. 2022, appendix G).
 
-Values and a real network's features must agree, and a discriminator that looks at patches must not
-tell the results from truth; the latter alone makes fine detail where the latent cannot carry it.
+Values and a real network's features must agree, and a critic that looks at patches must not tell
+the results from truth; the latter alone makes fine detail where the latent cannot carry it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LAYERS = (-1, 2, 4, 7, 10)  # of the network: stem, strides 4, 8, 16, 16
 
 
 class Perceptual(nn.Module):
-    """L1 between features of EfficientNet-lite0, each channel over its deviation in true images.
+    """Maps of EfficientNet-lite0, each channel over its deviation in true images.
 
     Raises NetworkMissing.
     """
@@ -26,45 +26,68 @@ class Perceptual(nn.Module):
     def __init__(self, examples: Tensor) -> None:
         """examples: true images (n, 3, h, w) in [-1, 1], from which the deviations are taken."""
         super().__init__()
-        self.network = EfficientNetLite0()
+        self._network = EfficientNetLite0()
         with torch.no_grad():
-            maps = self.network.layers(examples, LAYERS)
+            maps = self._network.layers(examples, LAYERS)
         self._deviations = [each.std((0, 2, 3), keepdim=True) + 1e-3 for each in maps]
+        self.widths = [each.shape[1] for each in maps]
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Scaled maps of images (b, 3, h, w), sides multiples of 32."""
-        maps = self.network.layers(images, LAYERS)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps of images (b, 3, h, w), sides multiples of 32."""
+        maps = self._network.layers(images, LAYERS)
         return [each / scale for each, scale in zip(maps, self._deviations, strict=True)]
 
-    def forward(self, images: Tensor, true: Tensor) -> Tensor:
-        with torch.no_grad():
-            expected = self.features(true)
-        pairs = zip(self.features(images), expected, strict=True)
-        return torch.stack([F.l1_loss(a.float(), b.float()) for a, b in pairs]).mean()
+
+def feature_loss(made: Sequence[Tensor], true: Sequence[Tensor]) -> Tensor:
+    """L1 between the maps of results and of true images, all maps alike."""
+    pairs = zip(made, true, strict=True)
+    return torch.stack([F.l1_loss(a.float(), b.float()) for a, b in pairs]).mean()
 
 
-class Discriminator(nn.Sequential):
-    """PatchGAN (Isola et al. 2017): images (b, 3, h, w) to a map of scores, high for truth.
+class Critic(nn.Module):
+    """Scores of patches, high for truth, by branches: one that sees pixels (PatchGAN, Isola et al.
+    2017) and one for each map of the perceptual network (Sauer et al. 2021), which knows what
+    texture is from the first step on.
 
-    A score sees 70x70 pixels. Groups instead of batches are normalised, as batches are small.
+    Groups instead of batches are normalised, as batches are small.
     """
 
-    def __init__(self, channels: int = 64) -> None:
-        widths = (channels, 2 * channels, 4 * channels, 4 * channels)
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 4, 2, 1), nn.LeakyReLU(0.2)]
-        for k, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            stride = 2 if k < 2 else 1
-            layers += [
-                nn.Conv2d(before, after, 4, stride, 1),
-                nn.GroupNorm(16, after),
-                nn.LeakyReLU(0.2),
-            ]
-        super().__init__(*layers, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+    def __init__(self, widths: Sequence[int], channels: int = 48) -> None:
+        """widths: channels of the network's maps. channels: of the first layer on pixels."""
+        super().__init__()
+        self.pixels = nn.Sequential(
+            nn.Conv2d(3, channels, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            _layer(channels, 2 * channels, 4, 2),
+            _layer(2 * channels, 4 * channels, 4, 2),
+            nn.Conv2d(4 * channels, 1, 3, 1, 1),
+        )
+        self.maps = nn.ModuleList(
+            nn.Sequential(_layer(width, 64, 3, 1), nn.Conv2d(64, 1, 3, 1, 1)) for width in widths
+        )
+
+    def forward(self, images: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
+        """One map of scores a branch, of images (b, 3, h, w) and their features."""
+        pairs = zip(self.maps, features, strict=True)
+        return [self.pixels(images), *(branch(each) for branch, each in pairs)]
 
 
-def hinge(true: Tensor, made: Tensor) -> Tensor:
-    """The discriminator's loss from its scores of true images and of results."""
-    return 0.5 * (F.relu(1 - true.float()).mean() + F.relu(1 + made.float()).mean())
+def _layer(inside: int, outside: int, kernel: int, stride: int) -> nn.Module:
+    conv = nn.Conv2d(inside, outside, kernel, stride, 1)
+    return nn.Sequential(conv, nn.GroupNorm(16, outside), nn.LeakyReLU(0.2))
+
+
+def hinge(scores: Sequence[Tensor]) -> Tensor:
+    """The critic's loss from its scores of as many true images as results, in this order."""
+    losses = []
+    for each in scores:
+        true, made = each.float().chunk(2)
+        losses.append(0.5 * (F.relu(1 - true).mean() + F.relu(1 + made).mean()))
+    return torch.stack(losses).mean()
+
+
+def mean_score(scores: Sequence[Tensor]) -> Tensor:
+    return torch.stack([each.float().mean() for each in scores]).mean()
 
 
 def balance(images: Tensor, main: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:

@@ -17,8 +17,10 @@ from tqdm import tqdm
 
 from lib_hires.files import whole_file
 from lib_hires.standalone.world.model import NATIVE_SIZE
-from lib_hires.standalone.world.scenes import draw, random_scene
+from lib_hires.standalone.world.scenes import VIEW_SHARES, draw, random_scene
 
+# A view from near at 4x would show what no image of the benchmark does.
+VIEWS_AT = (VIEW_SHARES, {"whole": 0.7, "near": 0.2, "far": 0.1}, {"whole": 0.9, "far": 0.1})
 SIDE = 192  # of a stored crop; training takes smaller windows of it
 SHARD = 240  # crops a file
 SCALES = (1, 2, 4)
@@ -29,8 +31,9 @@ EACH = (1, 3, 6)  # crops of one drawing at each scale
 def drawn_crops(rng: np.random.Generator, scale: int) -> Iterator[np.ndarray]:
     """Crops (SIDE, SIDE, 3) uint8 of one new scene at a scale, at random places."""
     size = NATIVE_SIZE * scale
-    image = np.asarray(draw(random_scene(rng), size, size))
-    for _ in range(EACH[SCALES.index(scale)]):
+    number = SCALES.index(scale)
+    image = np.asarray(draw(random_scene(rng, view=VIEWS_AT[number]), size, size))
+    for _ in range(EACH[number]):
         top, left = rng.integers(0, size - SIDE + 1, 2)
         yield image[top : top + SIDE, left : left + SIDE]
 

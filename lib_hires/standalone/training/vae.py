@@ -59,14 +59,14 @@ class VaeConfig:
     seed: int = 1
     multipliers: str = "1,1,2,2"
     crop: int = 128
-    batch: int = 4
-    rate: float = 4e-4
+    batch: int = 3
+    rate: float = 2e-4
     critic_rate: float = 2e-4
-    plain_steps: int = 3000
-    encoder_steps: int = 9000
-    steps: int = 20_000
+    plain_steps: int = 1500
+    encoder_steps: int = 8000
+    steps: int = 24_000
     warmup_steps: int = 100
-    decay_share: float = 0.3  # the last part, in which the rates fall to zero
+    decay_share: float = 0.25  # the last part, in which the rates fall to zero
     perceptual: float = 0.5
     adversarial: float = 0.5
     critic_lead: int = 300  # steps in which the critic learns before it is heeded
@@ -118,9 +118,9 @@ class VaeTraining:
         examples = crops.windows(np.random.default_rng(config.seed), EXAMPLES, config.crop)
         self._perceptual = Perceptual(to_tensor(examples)).to(memory_format=torch.channels_last)
         self.critic = demo.speed_up(Critic(self._perceptual.widths)).train()
-        self._optimizer, self._critic_optimizer = (
-            torch.optim.Adam(part.parameters(), betas=(0.5, 0.95), fused=True)
-            for part in (self.vae, self.critic)
+        self._optimizer = torch.optim.Adam(self.vae.parameters(), betas=(0.9, 0.99), fused=True)
+        self._critic_optimizer = torch.optim.Adam(
+            self.critic.parameters(), betas=(0.5, 0.9), fused=True
         )
         self._sums: dict[str, list[float]] = {}
 
@@ -258,19 +258,8 @@ class VaeTraining:
             self._sums.setdefault(name, []).append(float(value.detach()))
 
     def _write_log(self) -> None:
-        names = (
-            "loss",
-            "values",
-            "features",
-            "kl",
-            "deviation",
-            "norm",
-            "score",
-            "factor",
-            "critic",
-        )
         row = {"step": self.step, "minutes": round(self.seconds / 60, 2)}
-        row |= {name: round(float(np.mean(self._sums.get(name, [np.nan]))), 5) for name in names}
+        row |= {name: round(float(np.mean(self._sums.get(name, [np.nan]))), 5) for name in LOGGED}
         self._sums.clear()
         path = self._work / "log.csv"
         new = not path.exists()
@@ -317,7 +306,7 @@ class VaeTraining:
                 made = vae.decode(vae.encode(true).latent_dist.mode()).sample
             made = made.float().clamp(-1, 1)
             rows += [torch.cat(list(each), -1) for each in (true, made)]
-            ratio = octave_energies(made)[0] / octave_energies(true)[0]
+            ratio = octave_energies(made)[0] / max(octave_energies(true)[0], 1e-12)
             colour = 127.5 * (made - true).mean((2, 3)).abs().mean()
             line[f"detail_{scale}x"] = round(ratio, 3)
             line[f"colour_{scale}x"] = round(float(colour), 2)

@@ -559,7 +559,7 @@ def test_controlnet_wants_the_whole_image(webui, unit):
 @pytest.mark.usefixtures("any_shape")
 def test_a_feature_upsampler_wants_the_whole_image(webui):
     made = webui.paint(UPSAMPLED | WINDOWS, **NATIVE_SIDES)
-    assert "the feature upsampler was left out. mine serves whole images only" in made.info
+    assert "the feature upsampler was left out. mine works at full size only" in made.info
     without = webui.paint(UPSAMPLED | WINDOWS | {"refine_upsampler": "None"}, **NATIVE_SIDES)
     assert made.pixels == without.pixels
 

@@ -16,7 +16,7 @@ from lib_hires.devices import is_out_of_memory
 from lib_hires.feature_upsampler import UpsamplerError
 from lib_hires.refinement import Stage, plan, refine
 from lib_hires.run.passes import in_windows
-from lib_hires.settings import Settings, SettingsError
+from lib_hires.settings import Settings, SettingsError, label_of
 from lib_hires.sizes import Size, shown
 from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.hosts import host_of
@@ -195,9 +195,9 @@ def _stages_done(number: int, count: int) -> str:
 
 def _remedy(error: Exception) -> str:
     if is_out_of_memory(error):
-        return 'Set "Decode in tiles of" to 512, or lower "Enlarge by".'
+        return f'Set "{label_of("refine_tile")}" to 512, or lower "{label_of("refine_factor")}".'
     if isinstance(error, FloatingPointError):
-        return 'Lower "Strengths", or start the WebUI with --no-half.'
+        return f'Lower "{label_of("refine_eta2")}", or start the WebUI with --no-half.'
     return "The log has the details."
 
 

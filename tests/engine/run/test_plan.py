@@ -27,7 +27,7 @@ def test_all_off_is_the_plain_run():
     )
 
 
-def test_guidance_alone_asks_at_every_step():
+def test_guidance_alone_evaluates_natively_at_every_step():
     plan = planned((1024, 1024), ug=True)
     (first,) = plan.passes
     assert (first.small, first.guided_steps, first.evaluations) == ((512, 512), 20, 40)
@@ -42,7 +42,7 @@ def test_guidance_alone_asks_at_every_step():
 @pytest.mark.parametrize(
     ("per_step", "cadence", "small"), [(1, 1, 20), (1, 3, 7), (2, 1, 39), (2, 3, 7)]
 )
-def test_the_questions_of_a_cadence(per_step, cadence, small):
+def test_the_native_evaluations_of_a_cadence(per_step, cadence, small):
     plan = planned((1024, 1024), per_step=per_step, ug=True, ug_cadence=cadence)
     assert plan.passes[0].small_evaluations == small
     assert plan.plain_evaluations == 20 * per_step - (per_step - 1)  # Heun ends on Euler's step
@@ -76,7 +76,7 @@ def test_the_target_is_rounded_before_the_run():
     assert plan.passes[-1].size == (648, 648)
 
 
-def test_at_the_native_size_guidance_does_nothing_and_says_so():
+def test_at_the_native_size_guidance_does_nothing_and_the_line_explains_it():
     plan = planned(ug=True)
     assert plan.evaluations == 20
     assert plan.sentence().endswith(

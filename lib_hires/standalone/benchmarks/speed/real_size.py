@@ -135,7 +135,7 @@ def rows_of(model: LatentModel, side: int, steps: int) -> Iterator[dict[str, Any
 
 
 def _measured(model: LatentModel, run: Callable[[], Timed]) -> tuple[Timed, int | None]:
-    """What `run` returns, and its peak of memory in bytes where the system tells it."""
+    """What `run` returns, and its peak of memory in bytes where the system reports it."""
     timed: list[Timed] = []
     peak = peak_memory(model.device, lambda: timed.append(run()))
     return (timed or [run()])[0], peak

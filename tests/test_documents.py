@@ -1,0 +1,65 @@
+"""What the documents say is so: commands parse, links lead somewhere, generated parts are equal."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lib_hires.settings import declarations, markdown_table
+from lib_hires.standalone.cli import _parser
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = [
+    (document, line)
+    for document in DOCUMENTS
+    for line in re.findall(r"^(?:\.venv/bin/)?hires (.*)$", document.read_text(), re.MULTILINE)
+    if not line.endswith("\\")
+]
+
+
+def test_the_table_of_settings_is_the_declaration() -> None:
+    assert markdown_table() in (ROOT / "docs" / "settings.md").read_text()
+
+
+def test_ci_runs_the_readme_s_own_test_command() -> None:
+    command = next(line for line in README.read_text().splitlines() if line.endswith("-m tests"))
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_readme_is_short() -> None:
+    text = README.read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1200
+
+
+@pytest.mark.parametrize(
+    ("document", "line"), COMMANDS, ids=[f"{d.stem}: {line[:40]}" for d, line in COMMANDS]
+)
+def test_every_command_shown_is_understood(document: Path, line: str) -> None:
+    _parser().parse_args(shlex.split(line, comments=True))
+
+
+def test_every_control_but_the_webuis_own_is_an_option() -> None:
+    options = _parser().parse_args(["generate"])
+    assert options.out == Path("pictures")
+    for row in declarations():
+        flag = "--" + row.name.replace("_", "-")
+        given = [flag] if row.kind is bool else [flag, str(row.default)]
+        if row.control.webui_only:
+            with pytest.raises(SystemExit):
+                _parser().parse_args(["generate", *given])
+        else:
+            assert hasattr(_parser().parse_args(["generate", *given]), row.name)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
+def test_links_and_images_are_there(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+    for link in links:
+        if "://" not in link:
+            assert (document.parent / link).exists(), link

@@ -49,6 +49,11 @@ def add_benchmarks(commands: Any) -> None:
     text = "of the images on it in pixels, with commas (default: 2048, 4096)"
     speed.add_argument("--sides", default="2048, 4096", help=text)
     speed.set_defaults(command=_benchmark_speed)
+    flops = kinds.add_parser("flops", help="operations of every technique on SD 1.5 and SDXL")
+    flops.add_argument(
+        "--out", type=Path, default=Path("benchmark/flops"), help="folder (default: %(default)s)"
+    )
+    flops.set_defaults(command=_benchmark_flops)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
     pfsa.set_defaults(command=_benchmark_pfsa)
     papers = kinds.add_parser("papers", help="AP-LDM's own code beside ours, on one SDXL model")
@@ -230,6 +235,22 @@ def _sides(text: str) -> list[int]:
             f"--sides: expected multiples of 64 from 1280 to 8192, with commas, got {text!r}"
         )
     return [int(word) for word in words]
+
+
+def _benchmark_flops(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.pipeline.outputs import writable_folder
+
+    out = writable_folder(options.out)
+    import torch
+
+    from lib_hires.standalone.benchmarks.flops import flops_rows, flops_table
+    from lib_hires.standalone.benchmarks.reports import write_report
+
+    rows = list(flops_rows())
+    write_report(out / "report.json", rows, dtype=torch.float32, device="meta")
+    say("\n".join(flops_table(rows)))
+    say(f"\n{out / 'report.json'}")
+    return 0
 
 
 def _benchmark_pfsa(options: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lib_hires.files import whole_file
 from lib_hires.standalone.benchmarks.quality.octaves import octave_energies
 from lib_hires.standalone.models import load_model
-from lib_hires.standalone.training.bundled import start_plainly, to_tensor
+from lib_hires.standalone.training.autoencoder import start_plainly, to_tensor
 from lib_hires.standalone.training.crops import SCALES, Crops
 from lib_hires.standalone.training.vae_losses import (
     Critic,

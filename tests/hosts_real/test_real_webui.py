@@ -307,7 +307,7 @@ def test_the_standalone_side_makes_the_same_image(webui, sampler, settings):
     named = {"refine_upsampler": f"{files / name}.safetensors"} if name else {}
     wanted = Settings.from_values(settings | named)
     run = Run(load_model(webui.model), Request.from_values(request), wanted)
-    *_, painted = run.paint()
+    *_, painted = run.generate()
     expected = painted.images[0].add(1).mul(127.5).clamp(0, 255)
     made = webui.paint(
         settings, sampler_name=sampler, scheduler="Karras", width=side, height=side,

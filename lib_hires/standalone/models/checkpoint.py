@@ -195,7 +195,7 @@ def is_edm(checkpoint: Checkpoint) -> bool:
 
 
 def marked_prediction(checkpoint: Checkpoint) -> Prediction | None:
-    """What the file says of its own prediction: by a tensor's name, or in its metadata."""
+    """What the file states of its own prediction: by a tensor's name, or in its metadata."""
     if _is_named(checkpoint, "v_pred"):
         return "v"
     metadata = _metadata(checkpoint)
@@ -210,7 +210,7 @@ def marked_prediction(checkpoint: Checkpoint) -> Prediction | None:
 
 
 def marked_zero_snr(checkpoint: Checkpoint) -> bool:
-    """Whether the file says that its schedule ends in pure noise."""
+    """Whether the file states that its schedule ends in pure noise."""
     metadata = _metadata(checkpoint)
     keys = ("ztsnr", "ss_zero_terminal_snr", "zero_terminal_snr", "rescale_betas_zero_snr")
     return _is_named(checkpoint, "ztsnr") or any(_is_true(metadata.get(key)) for key in keys)

@@ -232,7 +232,7 @@ def _prediction(file: Checkpoint, original: Original, unet: Any) -> Prediction:
     if marked == "v":
         if stated == "eps":
             log.warning(
-                "%s: marked as predicting v, and sampled so, though its yaml says epsilon "
+                "%s: marked as predicting v, and sampled so, though its yaml states epsilon "
                 "(--prediction eps follows the yaml)",
                 file.path.name,
             )

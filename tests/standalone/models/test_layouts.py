@@ -247,8 +247,8 @@ def test_a_deeper_network_than_its_yaml_is_not_cut_off_silently(written) -> None
         inner = {k: v for k, v in state.items() if k.startswith(f"{block}0.")}
         return state | {k.replace(f"{block}0.", f"{block}1."): v for k, v in inner.items()}
 
-    said = refusal(written("sd1", deeper))
-    assert "the U-Net does not fit its configuration (there is no place for model.diff" in said
+    message = refusal(written("sd1", deeper))
+    assert "the U-Net does not fit its configuration (there is no place for model.diff" in message
 
 
 def test_quantized_tensors_are_named(written) -> None:

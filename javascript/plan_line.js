@@ -53,6 +53,11 @@
         const native = page && JSON.parse(page).native;
         if (!native || native == offered[tab]) return;
         offered[tab] = native;
+        refreshPresets(tab);
+    }
+
+    // Not when the list is opened: Gradio 4 would show only what matches the chosen name.
+    function refreshPresets(tab) {
         element(tab, 'preset_refresh')?.click();
     }
 
@@ -63,7 +68,13 @@
         const drawing = element(tab, 'drawing'), log = gradioApp().getElementById(`html_log_${tab}`);
         if (drawing) new MutationObserver(() => followModel(tab)).observe(drawing, content);
         if (log) new MutationObserver(changed).observe(log, content);
-        element(tab, 'accordion')?.querySelector('.label-wrap')?.addEventListener('click', changed);
+        const message = element(tab, 'preset_message'), others = tabs.filter((other) => other != tab);
+        if (message) new MutationObserver(() => others.forEach(refreshPresets)).observe(message, content); // saved
+        element(tab, 'accordion')?.querySelector('.label-wrap')?.addEventListener('click', () => {
+            changed();
+            refreshPresets(tab);
+        });
+        refreshPresets(tab);
         changed();
     }
 

@@ -68,8 +68,6 @@
         const drawing = element(tab, 'drawing'), log = gradioApp().getElementById(`html_log_${tab}`);
         if (drawing) new MutationObserver(() => followModel(tab)).observe(drawing, content);
         if (log) new MutationObserver(changed).observe(log, content);
-        const message = element(tab, 'preset_message'), others = tabs.filter((other) => other != tab);
-        if (message) new MutationObserver(() => others.forEach(refreshPresets)).observe(message, content); // saved
         element(tab, 'accordion')?.querySelector('.label-wrap')?.addEventListener('click', () => {
             changed();
             refreshPresets(tab);
@@ -80,6 +78,7 @@
 
     onUiLoaded(() => {
         tabs.forEach(followTab);
+        gradioApp().querySelector('#tabs .tab-nav')?.addEventListener('click', () => tabs.forEach(refreshPresets));
         const preview = gradioApp().getElementById('img2img_scale_resolution_preview');
         const resize = gradioApp().getElementById('img2img_tabs_resize');
         const changed = () => window.hiresGuidanceChanged('img2img');

@@ -79,7 +79,7 @@ class UpsampleGuided:
     and conditioning that was cropped to windows to theirs.
     on_guided: receives, for every guided evaluation, whether a native evaluation was made for it.
     Call it like the model, which may be evaluated in windows; where a host evaluates the model at
-    full size itself, use `asked` before and `guide` after.
+    full size itself, use `model_input` before and `guide` after.
     Guidance is computed in float32; the result has the model's dtype and device, and the native
     evaluation the large one's memory layout. Only eta below 1 and a cadence above 1 wait for the
     device, to read the time of the step.
@@ -118,9 +118,9 @@ class UpsampleGuided:
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided prediction, in the model's parametrisation."""
-        return self.guide(self._predict_large(*self.asked(x, t), **cond), x, t, cond)
+        return self.guide(self._predict_large(*self.model_input(x, t), **cond), x, t, cond)
 
-    def asked(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def model_input(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The model's input for the large image: x and t.
 
         Above the model's largest sigma the noise is scaled down to it.
@@ -131,7 +131,7 @@ class UpsampleGuided:
         return x, t
 
     def guide(self, output: Tensor, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """The model's `output` for `asked(x, t)`, guided by a native evaluation."""
+        """The model's `output` for `model_input(x, t)`, guided by a native evaluation."""
         weight = self._weight(t)
         if weight is None:
             return output

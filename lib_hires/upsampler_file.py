@@ -52,7 +52,7 @@ class NamedUpsampler:
         if not any(info.fits(*pair) for pair in zip(sizes, sizes[1:], strict=False)):
             steps = " to ".join(map(shown, sizes))
             raise UpsamplerError(
-                f"{self.name} was trained for stages of {info.scale:g} times the sides; no stage "
+                f"{self.name} was trained for stages of {info.scale:g} times the sides, and none "
                 f"from {steps} is near that"
             )
 

@@ -42,7 +42,7 @@ def drawing(
         "edge": _edge(plan.passes[0], settings, model),
         "theta": settings.ug.theta,
         "gamma": settings.pfsa.gamma,
-        "native_evaluations": sum(part.small_evaluations for part in plan.passes),
+        "native_evaluations": sum(part.native_evaluations for part in plan.passes),
         "pixels": sum(part.pixels for part in plan.passes) * batch * batches,
         "plain_pixels": plan.plain_pixels * batch * batches,
         "latent_bytes": math.prod(final) * model.channels * BYTES * batch,
@@ -53,12 +53,12 @@ def drawing(
 def _drawn(part: PlannedPass) -> dict[str, Any]:
     return {
         "name": pass_name(part.kind, part.number),
-        "message": part.sentence(),
+        "message": part.summary(),
         "size": part.size,
         "native": part.small,
         "strength": part.strength,
         "weights": [round(weight, DIGITS) for weight in part.weights],
-        "evaluated": part.asked,
+        "evaluated": part.evaluates_native,
         "gammas": [round(gamma, DIGITS) for gamma in part.gammas],
     }
 

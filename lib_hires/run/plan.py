@@ -1,6 +1,6 @@
 """What a run will do, before it starts: every pass and step, its evaluations and its cost.
 
-`run_plan` serves every host. `RunPlan.sentence` is the line that users see, and the page draws the
+`run_plan` serves every host. `RunPlan.summary` is the line that users see, and the page draws the
 same plan (lib_hires/run/drawing.py).
 """
 
@@ -57,10 +57,10 @@ class PlannedPass:
     small: Size | None  # of its native evaluations; None where it is not guided
     timesteps: tuple[float, ...]  # at which the steps begin
     weights: tuple[float, ...]  # w_t there
-    asked: tuple[bool, ...]  # whether the step makes a native evaluation
+    evaluates_native: tuple[bool, ...]  # whether the step makes a native evaluation
     gammas: tuple[float, ...]  # gamma_t of the mixing after the step
     evaluations: int  # of the model, native evaluations included
-    small_evaluations: int
+    native_evaluations: int
     windows: int  # of the size `small`, for each evaluation of the image; 1: at full size
 
     @property
@@ -80,9 +80,11 @@ class PlannedPass:
         """The evaluations, each counted as the pixels that it sees."""
         small = math.prod(self.small or (0,))
         large = math.prod(self.size) if self.windows == 1 else self.windows * small
-        return (self.evaluations - self.small_evaluations) * large + self.small_evaluations * small
+        return (
+            self.evaluations - self.native_evaluations
+        ) * large + self.native_evaluations * small
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         name = pass_name(self.kind, self.number)
         text = f"{name} {shown(self.size)} in {count(self.steps, 'step')}"
         guided = f"{self.guided_steps} guided at {shown(self.small)}" if self.small else ""
@@ -119,9 +121,9 @@ class RunPlan:
         pixels = sum(part.pixels for part in self.passes)
         return pixels / self.plain_pixels if self.plain_pixels else 0.0
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """The line before the run."""
-        passes = ", then ".join(part.sentence() for part in self.passes)
+        passes = ", then ".join(part.summary() for part in self.passes)
         cost = count(self.evaluations, "model evaluation")
         if self.evaluations == self.plain_evaluations:
             cost += ", as in the plain run"
@@ -143,7 +145,7 @@ def run_plan(
     if settings.refine.enabled:
         courses += _stage_courses(settings, sampling, model, before=courses[-1].size)
     passes = tuple(_planned(course, settings, model) for course in courses)
-    plain = [part.evaluations - part.small_evaluations for part in passes[:host]]
+    plain = [part.evaluations - part.native_evaluations for part in passes[:host]]
     plain_pixels = sum(n * math.prod(part.size) for n, part in zip(plain, passes, strict=False))
     return RunPlan(passes, sum(plain), plain_pixels, _idle(settings, passes, model))
 
@@ -254,10 +256,10 @@ def _planned(course: _Course, settings: Settings, model: Model) -> PlannedPass:
         small=small,
         timesteps=tuple(timesteps.tolist()),
         weights=tuple(weights),
-        asked=native,
+        evaluates_native=native,
         gammas=_gammas(course, len(timesteps), settings),
         evaluations=evaluations.total,
-        small_evaluations=evaluations.native,
+        native_evaluations=evaluations.native,
         windows=_windows(course, small, settings, model),
     )
 

@@ -24,7 +24,7 @@ class PassRecord:
     guided_steps: int = 0
     mixed_steps: int = 0
     evaluations: int = 0  # of the model, native evaluations included
-    small_evaluations: int = 0
+    native_evaluations: int = 0
     seconds: float = 0.0
     finished: bool = False
     batches: int = 1
@@ -47,7 +47,7 @@ class PassRecord:
         """
         if native and not self._native:
             self.evaluations += 1
-            self.small_evaluations += 1
+            self.native_evaluations += 1
         self._guided, self._native = True, self._native or native
 
     def mix(self) -> None:
@@ -59,10 +59,12 @@ class PassRecord:
         self.steps += 1
         self.guided_steps += self._guided
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """The pass's line in the details."""
         batches = f" in {self.batches} batches" if self.batches > 1 else ""
-        native = f" ({self.small_evaluations} at the native size)" if self.small_evaluations else ""
+        native = (
+            f" ({self.native_evaluations} at the native size)" if self.native_evaluations else ""
+        )
         parts = [
             count(self.steps, "step"),
             f"{self.guided_steps} guided" if self.guided_steps else "",
@@ -121,8 +123,8 @@ class RunRecord:
         return sum(part.evaluations for part in self.passes)
 
     @property
-    def small_evaluations(self) -> int:
-        return sum(part.small_evaluations for part in self.passes)
+    def native_evaluations(self) -> int:
+        return sum(part.native_evaluations for part in self.passes)
 
     def summary(self) -> str:
         """The line after the run; nothing where no pass began."""
@@ -137,7 +139,7 @@ class RunRecord:
 
     def lines(self) -> list[str]:
         """The details: one line for each pass, its batches added up."""
-        return [part.sentence() for part in self._over_batches()]
+        return [part.summary() for part in self._over_batches()]
 
     def _guidance(self) -> str:
         total = _added(self.passes)
@@ -161,7 +163,7 @@ def _added(batches: Sequence[PassRecord]) -> PassRecord:
         guided_steps=sum(part.guided_steps for part in batches),
         mixed_steps=sum(part.mixed_steps for part in batches),
         evaluations=sum(part.evaluations for part in batches),
-        small_evaluations=sum(part.small_evaluations for part in batches),
+        native_evaluations=sum(part.native_evaluations for part in batches),
         seconds=sum(part.seconds for part in batches),
         finished=all(part.finished for part in batches),
         batches=len(batches),

@@ -65,7 +65,7 @@ def test_positional_order_is_pinned():
 def test_a_later_control_has_the_last_position_whatever_its_group(monkeypatch):
     @dataclasses.dataclass(frozen=True)
     class Later(UpsampleGuidance):
-        fresh: float = control(0.5, "Fresh", "A new one.", minimum=0, maximum=1, since=1)
+        fresh: float = control(0.5, "Fresh", "A new one.", minimum=0, maximum=1, since=99)
 
     monkeypatch.setitem(declared._GROUP_TYPES, "ug", Later)
     assert [name for name, *_ in declared._rows()] == [*NAMES, "ug_fresh"]

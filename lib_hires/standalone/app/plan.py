@@ -23,7 +23,7 @@ def plan_markup(name: str, model: Model, request: Request, settings: Settings) -
     )
     plan = run_plan(settings, sampling, model)
     numbers = drawing.drawing(plan, settings, model, batch=request.batch)
-    return plan_line(plan.sentence()) + drawing.element(numbers, page_facts(name))
+    return plan_line(plan.summary()) + drawing.element(numbers, page_facts(name))
 
 
 def plan_line(message: str) -> str:

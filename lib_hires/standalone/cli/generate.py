@@ -215,7 +215,7 @@ def _save_stages(run: Run, job: Job) -> int:
 
     only = job.source.only if job.source else None
     paths: dict[int, Path] = {}
-    write_error(run.planned().sentence())
+    write_error(run.planned().summary())
     finished = -1
     try:
         with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:

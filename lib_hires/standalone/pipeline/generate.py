@@ -57,7 +57,7 @@ class FinishedStage:
     images: Tensor  # (b, 3, H, W) in [-1, 1], float32
     seconds: float  # since the run began
     model_evaluations: int  # calls of the model since the run began, small ones included
-    small_evaluations: int  # those of them that Upsample Guidance made
+    native_evaluations: int  # those of them that Upsample Guidance made
 
 
 class Run:
@@ -172,7 +172,7 @@ class Run:
         def finished(stage: int, latent: Tensor) -> FinishedStage:
             images = decode(latent).clamp(-1, 1)
             seconds = time.perf_counter() - started
-            counts = record.evaluations, record.small_evaluations
+            counts = record.evaluations, record.native_evaluations
             return FinishedStage(stage, len(self.stages), latent, images, seconds, *counts)
 
         with record.taking("text", self.first):

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from lib_hires.standalone.world import creatures, plants, vehicles
 from lib_hires.standalone.world.backdrop import draw_backdrop, draw_shadow, draw_tufts, tint
 from lib_hires.standalone.world.description import AIRBORNE, Scene
-from lib_hires.standalone.world.house import house
+from lib_hires.standalone.world.objects import creatures, plants, vehicles
+from lib_hires.standalone.world.objects.house import house
 from lib_hires.standalone.world.pen import Canvas, Pen
 
 _SAMPLES = 2  # a pixel and side

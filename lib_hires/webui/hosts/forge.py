@@ -243,7 +243,7 @@ class GuidedEvaluation:
             self._guide = self._new_guide(self._predict_small)
         _uncond, _cond, scale, _options, seed = rest
         self._asked = _Question(x, sigma, scale, seed)
-        return model, *self._guide.asked(x, sigma), *rest
+        return model, *self._guide.model_input(x, sigma), *rest
 
     def answer(self, told: dict[str, Any]) -> Tensor:
         """One of `AFTER`: the host's answer, guided."""

@@ -88,7 +88,7 @@ def planned(
         if is_flow(model):
             return "The plan of a run with a flow model is not computed yet.", None
         plan = page_plan(settings, host, model)
-        return plan.sentence(), page_drawing(plan, settings, host, model)
+        return plan.summary(), page_drawing(plan, settings, host, model)
     except SettingsError as error:
         return f"{error}.", None
 

@@ -36,7 +36,7 @@ def test_a_step_is_guided_once_whatever_its_evaluations(branches: int) -> None:
     part = PassRecord("text", 0, (256, 384))
     sample(part, steps=5, guided=3, branches=branches)
     assert (part.steps, part.guided_steps) == (5, 3)
-    assert (part.evaluations, part.small_evaluations) == (11, 2)
+    assert (part.evaluations, part.native_evaluations) == (11, 2)
 
 
 def test_the_messages_of_a_whole_run() -> None:
@@ -56,7 +56,7 @@ def test_the_messages_of_a_whole_run() -> None:
         "(2 at the native size), 1.3 s",
         "stage 1 768x512: 1 step, 1 model evaluation, 3.5 s",
     ]
-    assert (record.evaluations, record.small_evaluations) == (12, 2)
+    assert (record.evaluations, record.native_evaluations) == (12, 2)
 
 
 def test_batches_are_added_up_and_a_stopped_one_is_named() -> None:

@@ -86,7 +86,7 @@ def test_the_plan_counts_what_is_made(
     plan, made = run.planned(), list(run.generate())
     assert [part.steps for part in plan.passes] == run.steps
     assert plan.evaluations == made[-1].model_evaluations
-    assert sum(part.small_evaluations for part in plan.passes) == made[-1].small_evaluations
+    assert sum(part.native_evaluations for part in plan.passes) == made[-1].native_evaluations
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_model_evaluations(
     tiny_model: LatentModel, settings: dict[str, Any], all_calls: int, small_calls: int
 ) -> None:
     (done,) = stages(tiny_model, LARGE | {"steps": 6, "sampler": "Euler"}, **settings)
-    assert (done.model_evaluations, done.small_evaluations) == (all_calls, small_calls)
+    assert (done.model_evaluations, done.native_evaluations) == (all_calls, small_calls)
 
 
 def test_the_small_call_runs_at_the_native_size(tiny_model: LatentModel) -> None:
@@ -122,7 +122,7 @@ def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: Late
         tiny_model, {"steps": 10}, refine=True, refine_eta2="0.2, 0.4", refine_factor=4, ug=True
     )
     assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (48, 48), (64, 64)]
-    assert [stage.small_evaluations for stage in done] == [0, 2, 6]
+    assert [stage.native_evaluations for stage in done] == [0, 2, 6]
     assert [stage.model_evaluations for stage in done] == [10, 14, 22]
     unguided = stages(
         tiny_model,
@@ -133,7 +133,7 @@ def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: Late
         ug=True,
         refine_guided=False,
     )
-    assert [stage.small_evaluations for stage in unguided] == [0, 0, 0]
+    assert [stage.native_evaluations for stage in unguided] == [0, 0, 0]
 
 
 def test_pfsa_acts_on_the_first_image_only(

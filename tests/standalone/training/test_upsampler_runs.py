@@ -63,7 +63,7 @@ def test_it_costs_one_call_a_stage_and_leaves_no_hook(tiny_model: LatentModel) -
     _, plain = images(tiny_model, None, ug=True)
     _, with_it = images(tiny_model, trained_for(tiny_model), ug=True)
     assert with_it.model_evaluations == plain.model_evaluations + 1
-    assert with_it.small_evaluations == plain.small_evaluations
+    assert with_it.native_evaluations == plain.native_evaluations
     assert hooks(tiny_model.unet) == 0
 
 
@@ -133,7 +133,7 @@ def test_images_keep_its_name_and_hash_and_repeat(
     write_upsampler(file, FeatureUpsampler(weights.info), weights.info)
     code, out, output = hires("--from", first)
     assert (code, out) == (2, "")
-    assert f"mine [{short_hash}] is not here any more; mine is another one now" in output
+    assert f"mine [{short_hash}] is no longer here; mine is another file now" in output
     assert hires("--from", first, "--no-refine")[0] == 0
     assert hires("--from", first, "--refine-upsampler", file)[0] == 0
     code, _, output = hires(*refined, "--refine-upsampler", tmp_path / "nowhere.safetensors")

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lib_hires.standalone.bundled import JUDGE
+from lib_hires.standalone.world.flat import draw
 from lib_hires.standalone.world.judge import (
     Judge,
     inspect,
@@ -13,7 +14,7 @@ from lib_hires.standalone.world.judge import (
     save_judge,
     to_tensor,
 )
-from lib_hires.standalone.world.scenes import CLASSES, COLOURS, Scene, Subject, draw, random_scene
+from lib_hires.standalone.world.scenes import CLASSES, COLOURS, Scene, Subject, random_scene
 
 
 @pytest.fixture(scope="module")

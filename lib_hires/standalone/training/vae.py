@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lib_hires.files import whole_file
-from lib_hires.standalone.benchmarks.quality.octaves import octave_energies
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import start_plainly, to_tensor
@@ -44,6 +43,7 @@ from lib_hires.standalone.training.vae_losses import (
 )
 from lib_hires.standalone.training.widen import widened
 from lib_hires.standalone.world import model as demo
+from lib_hires.standalone.world.octaves import octave_energies
 
 log = logging.getLogger("hires_guidance")
 

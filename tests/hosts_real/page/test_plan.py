@@ -13,7 +13,7 @@ from lib_hires.run.plan import run_plan
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings
 
-DEFAULTS = {"DPM++ 2M": Sampler(schedule="Karras"), "Euler": Sampler()}  # of the hosts
+DEFAULTS = {"DPM++ 2M": Sampler(schedule="Karras"), "Euler a": Sampler()}  # of the hosts
 
 
 def test_the_line_follows_sliders_and_size(open_page: Any) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor
 from lib_hires.run.passes import Kind, guides, idle_reason
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
-from lib_hires.webui.hosts.latents import FACTOR
 from lib_hires.webui.hosts.model import ModelSizes, chosen_native, is_supported
-from lib_hires.webui.messages import say_to
+from lib_hires.webui.hosts.protocol import FACTOR
+from lib_hires.webui.messages import warner_of
 from lib_hires.webui.patching import Once
 from lib_hires.webui.refining.kept import forget_kept, show_kept
 from lib_hires.webui.refining.refine import announce_stages, refine_samples
@@ -36,7 +36,7 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
     except SettingsError as error:
         keep_settings(p, Settings())
         infotext.write(Settings(), p.extra_generation_params)
-        say_to(p)(f"the image was made without it. {error}.")
+        warner_of(p)(f"the image was made without it. {error}.")
         return
     keep_settings(p, settings)
     infotext.write(settings, p.extra_generation_params, chosen_native())
@@ -44,15 +44,15 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
 
 def before_sampling(p: Any) -> None:
     """Make the sampling that follows, the first pass or that of Hires. fix, a guided one."""
-    settings, say = _settings_for_model(p), say_to(p)
+    settings, warn = _settings_for_model(p), warner_of(p)
     if not any((settings.ug.enabled, settings.pfsa.enabled, settings.refine.enabled)):
         return
     kind = kind_of(p)
     sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
-    guidance = Guidance(settings, sizes, kind, say, record_of(p), controlnet)
+    guidance = Guidance(settings, sizes, kind, warn, record_of(p), controlnet)
     if p.iteration == 0 and kind != "hires":
-        announce_stages(p, settings, say)
-        _say_if_idle(p, guidance)
+        announce_stages(p, settings, warn)
+        _warn_if_idle(p, guidance)
 
     @contextmanager
     def scope(_p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -65,7 +65,7 @@ def before_sampling(p: Any) -> None:
 
 def after_sampling(p: Any, samples: Any) -> Any:
     """The samples that the host goes on with."""
-    return refine_samples(p, samples, _settings_for_model(p), say_to(p))
+    return refine_samples(p, samples, _settings_for_model(p), warner_of(p))
 
 
 def end(p: Any, processed: Any) -> None:
@@ -76,15 +76,15 @@ def end(p: Any, processed: Any) -> None:
 
 def _settings_for_model(p: Any) -> Settings:
     """The run's settings without what cannot work with this model; the user is told of it."""
-    settings, say = kept_settings(p), say_to(p)
+    settings, warn = kept_settings(p), warner_of(p)
     ug, refine = settings.ug, settings.refine
     if not (ug.enabled or settings.pfsa.enabled or refine.enabled):
         return settings
     if not is_supported(p.sd_model):
-        say("the image was made without it, because it does not work with this model yet.")
+        warn("the image was made without it, because it does not work with this model yet.")
         return Settings()
     if sd_unet.current_unet is not None and (ug.enabled or refine.enabled):
-        say(
+        warn(
             "Upsample Guidance and Progressive Refinement were left out, because the SD Unet "
             f'"{sd_unet.current_unet.option.label}" is made for certain sizes; set SD Unet to None.'
         )
@@ -92,7 +92,7 @@ def _settings_for_model(p: Any) -> Settings:
     return replace(settings, ug=ug, refine=refine)
 
 
-def _say_if_idle(p: Any, guidance: Guidance) -> None:
+def _warn_if_idle(p: Any, guidance: Guidance) -> None:
     """Upsample Guidance alone, with nothing to do in any pass of the run, says so."""
     settings, native = guidance.settings, guidance.sizes.native
     if not settings.ug.enabled or settings.ug.theta == 0 or settings.refine.enabled:
@@ -103,7 +103,7 @@ def _say_if_idle(p: Any, guidance: Guidance) -> None:
         if replace(guidance, kind=kind).reduction(latent) is not None:
             return
     reason = idle_reason(settings.ug.passes, passes.values(), (native, native))
-    guidance.say(f"Upsample Guidance had nothing to do, because {reason}.")
+    guidance.warn(f"Upsample Guidance had nothing to do, because {reason}.")
 
 
 def kind_of(p: Any) -> Kind:

@@ -10,22 +10,22 @@ from lib_hires.webui.surfaces.infotext import NOTE
 
 log = logging.getLogger("hires_guidance")
 
-Say = Callable[[str], None]
+Warn = Callable[[str], None]
 
 
-def say_failed(say: Say, technique: str, error: Exception) -> None:
+def warn_failed(warn: Warn, technique: str, error: Exception) -> None:
     """Tell, in the block that handles `error`, that a technique is left out from here on."""
     log.exception("%s failed", technique)
-    say(
+    warn(
         f"the rest of the image was made without {technique}, because it failed "
         f"({type(error).__name__}: {error})."
     )
 
 
-def say_to(p: Any) -> Say:
+def warner_of(p: Any) -> Warn:
     """A function that tells the user of run `p` a sentence, once."""
 
-    def say(sentence: str) -> None:
+    def warn(sentence: str) -> None:
         sentence = sentence.replace("?.", "?")  # what is wrong may itself end in a question
         text = f"HiRes Guidance: {sentence}"
         if text not in p.comments:
@@ -35,4 +35,4 @@ def say_to(p: Any) -> Say:
         if sentence not in note:
             p.extra_generation_params[NOTE] = f"{note} {sentence}".lstrip()
 
-    return say
+    return warn

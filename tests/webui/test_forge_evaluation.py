@@ -21,7 +21,7 @@ from lib_hires.settings import ProgressiveRefinement, Settings, UpsampleGuidance
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui import hosts
 from lib_hires.webui.hosts import forge, forge_conds, host_of
-from lib_hires.webui.hosts.guided_pass import GuidedPass
+from lib_hires.webui.hosts.protocol import GuidedPass
 from lib_hires.webui.refining.refine import stages_of
 
 LARGE, SMALL = (8, 8), (4, 4)
@@ -110,12 +110,9 @@ class Sampler:
 
 
 def guiding(sampler, settings=PLAIN, said=None):
-    def new_guide(predict, **more):
-        reduction = Reduction.between(LARGE, SMALL)
-        return UpsampleGuided(predict, reduction=reduction, **more)
-
-    say = [].append if said is None else said.append
-    guided = GuidedPass(LARGE, SMALL, settings, new_guide, [5.0, 2.0, 0.0], say)
+    warn = [].append if said is None else said.append
+    reduction = Reduction.between(LARGE, SMALL)
+    guided = GuidedPass(LARGE, reduction, settings, [5.0, 2.0, 0.0], lambda native: None, warn)
     return hosts.guiding(sampler.model_wrap_cfg, guided)
 
 

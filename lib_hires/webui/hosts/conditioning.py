@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib_hires.resample import area_means
 from lib_hires.sizes import Size
-from lib_hires.webui.hosts.latents import FACTOR
+from lib_hires.webui.hosts.protocol import FACTOR
 
 NUMBERS = {
     "original_size_as_tuple": 2,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts.conditioning import NUMBERS, SizeEmbeddings, shrunk
-from lib_hires.webui.hosts.latents import FACTOR
+from lib_hires.webui.hosts.protocol import FACTOR
 
 POOLED, NUMBER_CHANNELS = 1280, 256
 """Of SDXL's vector: the pooled text's length, and that of each embedded number behind it."""

@@ -9,7 +9,7 @@ from modules import sd_models, shared
 
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.latents import FACTOR
+from lib_hires.webui.hosts.protocol import FACTOR
 
 NATIVE_OPTION = "hires_guidance_native_size"  # on the Settings page; 0 asks the model
 

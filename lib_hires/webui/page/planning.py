@@ -14,8 +14,8 @@ from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.latents import FACTOR
 from lib_hires.webui.hosts.model import ModelSizes
+from lib_hires.webui.hosts.protocol import FACTOR
 from lib_hires.webui.sampling.attentive import WITHOUT_STEPS
 
 SAME_SAMPLER, SAME_SCHEDULE = "Use same sampler", "Use same scheduler"

@@ -15,7 +15,7 @@ from lib_hires.feature_upsampler import Upsampled, captured
 from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.hosts.per_call import Denoiser, PlacedModel
-from lib_hires.webui.messages import Say
+from lib_hires.webui.messages import Warn
 from lib_hires.webui.patching import replaced
 
 
@@ -39,7 +39,7 @@ class SmallImage:
 
 @contextmanager
 def upsampled_stage(
-    sampler: Any, unet: Any, small: SmallImage, latent: Tensor, say: Say
+    sampler: Any, unet: Any, small: SmallImage, latent: Tensor, warn: Warn
 ) -> Iterator[None]:
     """Carry features into what `sampler` samples at the size of `latent` inside the block.
 
@@ -72,7 +72,7 @@ def upsampled_stage(
         carried,
         size=size,
         technique="the feature upsampler",
-        say=say,
+        warn=warn,
         branches=calls.branches,
     )
 

@@ -20,9 +20,9 @@ from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size, shown
 from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.latents import FACTOR
 from lib_hires.webui.hosts.model import ModelSizes
-from lib_hires.webui.messages import Say
+from lib_hires.webui.hosts.protocol import FACTOR
+from lib_hires.webui.messages import Warn
 from lib_hires.webui.refining.features import SmallImage
 from lib_hires.webui.refining.kept import Kept, keep, save_stage
 from lib_hires.webui.refining.stage import Stopped, sample_stage
@@ -48,7 +48,7 @@ def stages_of(p: Any, settings: Settings, first: Size) -> tuple[Stage, ...]:
     return plan(settings.refine, first, multiple=sizes.multiple, factor=sizes.step)
 
 
-def announce_stages(p: Any, settings: Settings, say: Say) -> None:
+def announce_stages(p: Any, settings: Settings, warn: Warn) -> None:
     """Before the first sampling: count the stages in the host's progress bar, and say what of them
     will be left out."""
     hires = getattr(p, "enable_hr", False)
@@ -56,11 +56,11 @@ def announce_stages(p: Any, settings: Settings, say: Say) -> None:
     with suppress(SettingsError):  # said when it comes to refining
         stages = stages_of(p, settings, first)
         shared.state.job_count += p.n_iter * len(stages)
-        usable_upsampler(p, settings, first, stages, say)
+        usable_upsampler(p, settings, first, stages, warn)
 
 
 def usable_upsampler(
-    p: Any, settings: Settings, first: Size, stages: Sequence[Stage], say: Say
+    p: Any, settings: Settings, first: Size, stages: Sequence[Stage], warn: Warn
 ) -> NamedUpsampler | None:
     """The feature upsampler that the settings name; None, and a sentence, where it is of no use."""
     if not stages:
@@ -75,12 +75,12 @@ def usable_upsampler(
             windows = not whole and in_windows(settings, "stage")
             upsampler.check(model_family(sd_model), unet, sizes, windows)
     except (SettingsError, UpsamplerError) as error:
-        say(f"the feature upsampler was left out. {error}.")
+        warn(f"the feature upsampler was left out. {error}.")
         return None
     return upsampler
 
 
-def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
+def refine_samples(p: Any, samples: Any, settings: Settings, warn: Warn) -> Any:
     """The refined samples: latents, or decoded images. `samples` come back where nothing is done.
 
     samples: latents (b, 4, h, w), or after Hires. fix a list of images (3, H, W) in [-1, 1].
@@ -91,19 +91,19 @@ def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
     try:
         stages = stages_of(p, settings, _pixels(samples))
     except SettingsError as error:
-        say(f"the image was not refined. {error}.")
+        warn(f"the image was not refined. {error}.")
         return samples
-    vae = HostVae(p.sd_model, settings.refine.tile, say)
-    latents = _latents(p, samples, stages, settings, vae, say)
+    vae = HostVae(p.sd_model, settings.refine.tile, warn)
+    latents = _latents(p, samples, stages, settings, vae, warn)
     kept: list[list[Kept]] = []
 
     def keep_stage(number: int, latent: Tensor) -> None:
         if settings.refine.keep_stages and number < len(stages):
-            kept.append(_saved(p, vae.decode(latent), number, len(stages), say))
+            kept.append(_saved(p, vae.decode(latent), number, len(stages), warn))
 
     job, text = state.job, state.textinfo
     try:
-        latent, done = _last(latents, len(stages), keep_stage, say)
+        latent, done = _last(latents, len(stages), keep_stage, warn)
     finally:
         state.job, state.textinfo = job, text
     keep(p, chain.from_iterable(kept[:done]))  # the last one is the result
@@ -111,13 +111,13 @@ def refine_samples(p: Any, samples: Any, settings: Settings, say: Say) -> Any:
 
 
 def _latents(
-    p: Any, samples: Any, stages: Sequence[Stage], settings: Settings, vae: HostVae, say: Say
+    p: Any, samples: Any, stages: Sequence[Stage], settings: Settings, vae: HostVae, warn: Warn
 ) -> Iterator[Tensor]:
     """The latent of the first image, then that of each stage as soon as it is finished."""
     sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
-    guidance = Guidance(settings, sizes, "stage", say, record_of(p), controlnet)
+    guidance = Guidance(settings, sizes, "stage", warn, record_of(p), controlnet)
 
-    upsampler = usable_upsampler(p, settings, _pixels(samples), stages, say)
+    upsampler = usable_upsampler(p, settings, _pixels(samples), stages, warn)
 
     def denoise(enlarged: Tensor, stage: Stage, before: Tensor) -> Tensor:
         shared.state.nextjob()
@@ -145,7 +145,7 @@ def _latents(
 
 
 def _last(
-    latents: Iterator[Tensor], count: int, finish: Callable[[int, Tensor], None], say: Say
+    latents: Iterator[Tensor], count: int, finish: Callable[[int, Tensor], None], warn: Warn
 ) -> tuple[Tensor | None, int]:
     """The latent of the last stage that was finished, and its number, 0 for the first image.
 
@@ -157,25 +157,25 @@ def _last(
             last, done = latent, number
             finish(number, latent)
     except Stopped:
-        say(f"stopped; this is the image after {_stages_done(done, count)}.")
+        warn(f"stopped; this is the image after {_stages_done(done, count)}.")
     except Exception as error:
         log.exception("Progressive Refinement failed")
         devices.torch_gc()
-        say(
+        warn(
             f"refinement stage {done + 1} failed ({type(error).__name__}: {error}); this is the "
             f"image after {_stages_done(done, count)}. {_remedy(error)}"
         )
     return last, done
 
 
-def _saved(p: Any, images: Tensor, number: int, count: int, say: Say) -> list[Kept]:
+def _saved(p: Any, images: Tensor, number: int, count: int, warn: Warn) -> list[Kept]:
     """The images (b, 3, H, W) of a stage; none, and a sentence, where saving fails."""
     try:
         return save_stage(p, images, number, count)
     except Exception as error:
         log.exception("A stage's image was not kept")
         name = _stages_done(number, count)
-        say(f"the image after {name} was not kept ({type(error).__name__}: {error}).")
+        warn(f"the image after {name} was not kept ({type(error).__name__}: {error}).")
         return []
 
 

@@ -51,7 +51,9 @@ def sample_stage(
         guidance.record.current.evaluations += small is not None  # the features' own
         with (
             replaced(sampler, name, lambda *_: schedule),
-            upsampled_stage(sampler, unet, small, latent, guidance.say) if small else nullcontext(),
+            upsampled_stage(sampler, unet, small, latent, guidance.warn)
+            if small
+            else nullcontext(),
             guided(sampler, latent, guidance, whole),
         ):
             sampled = sampler.sample_img2img(

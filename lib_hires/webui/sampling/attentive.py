@@ -14,7 +14,7 @@ from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.noise import NoiseFamily
 from lib_hires.settings import AttentiveGuidance
 from lib_hires.webui.hosts.noise import family_of
-from lib_hires.webui.messages import Say, say_failed
+from lib_hires.webui.messages import Warn, warn_failed
 from lib_hires.webui.patching import replaced
 
 WITHOUT_STEPS = ("DPM fast", "DPM adaptive")
@@ -41,7 +41,7 @@ def reason_not_to_mix(config: Any) -> str:
 
 @contextmanager
 def mixing(
-    sampler: Any, settings: AttentiveGuidance, on_mixed: Callable[[], None], say: Say
+    sampler: Any, settings: AttentiveGuidance, on_mixed: Callable[[], None], warn: Warn
 ) -> Iterator[None]:
     """Mix PFSA into the state of everything that `sampler` samples inside the block.
 
@@ -71,7 +71,7 @@ def mixing(
             mix_scaled_(state, time, gamma, settings, family)
         except Exception as error:
             failed = True
-            say_failed(say, "Attentive Guidance", error)
+            warn_failed(warn, "Attentive Guidance", error)
         else:
             on_mixed()
 

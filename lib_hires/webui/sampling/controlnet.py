@@ -18,8 +18,8 @@ from torch import Tensor
 from lib_hires.resample import area_means
 from lib_hires.run.passes import Kind
 from lib_hires.sizes import Size
-from lib_hires.webui.hosts.latents import FACTOR
-from lib_hires.webui.messages import Say
+from lib_hires.webui.hosts.protocol import FACTOR
+from lib_hires.webui.messages import Warn
 from lib_hires.webui.patching import replaced
 
 HINT, HIRES_HINT = "_hint_cond", "hr_hint_cond"
@@ -52,7 +52,7 @@ class ControlNet:
             mark(uncond, positive=False)
 
     @contextmanager
-    def fitting(self, kind: Kind, small: Size | None, asked: bool, say: Say) -> Iterator[None]:
+    def fitting(self, kind: Kind, small: Size | None, asked: bool, warn: Warn) -> Iterator[None]:
         """Inside the block every call of the U-Net finds hints of its own size.
 
         kind: the pass; units can be limited to either side of Hires. fix, and the stages come
@@ -62,7 +62,7 @@ class ControlNet:
         unet, stage = self._network.model, kind == "stage"
         known = all({HINT, HIRES_HINT, *USED} <= vars(unit).keys() for unit in self._units)
         if not known and (small is not None or stage):
-            say(
+            warn(
                 "ControlNet was left out at sizes other than its own, because this version of it "
                 "is not known."
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -15,14 +14,12 @@ from lib_hires.run.passes import Kind, guided_at, mixes
 from lib_hires.run.record import RunRecord
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
-from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+from lib_hires.upsample_guidance import shifted_schedule
 from lib_hires.webui.hosts import guiding, host_of
-from lib_hires.webui.hosts.guided_pass import GuidedPass
-from lib_hires.webui.hosts.latents import FACTOR
 from lib_hires.webui.hosts.model import ModelSizes
-from lib_hires.webui.hosts.model_calls import CONTROLNET_SEES_WHOLE
 from lib_hires.webui.hosts.noise import is_flow
-from lib_hires.webui.messages import Say
+from lib_hires.webui.hosts.protocol import CONTROLNET_SEES_WHOLE, FACTOR, GuidedPass
+from lib_hires.webui.messages import Warn
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.sampling.attentive import WITHOUT_STEPS, mixing, reason_not_to_mix
 from lib_hires.webui.sampling.controlnet import ControlNet
@@ -37,7 +34,7 @@ class Guidance:
     settings: Settings
     sizes: ModelSizes
     kind: Kind
-    say: Say
+    warn: Warn
     record: RunRecord
     controlnet: ControlNet | None = None  # where the run has units of it
 
@@ -69,17 +66,17 @@ def guided(
         if guidance.controlnet is not None:
             small = reduction and reduction.small
             asked = guidance.settings.ug.controlnet
-            fitting = guidance.controlnet.fitting(guidance.kind, small, asked, guidance.say)
+            fitting = guidance.controlnet.fitting(guidance.kind, small, asked, guidance.warn)
             stack.enter_context(fitting)
         if reduction is not None:
             _guide(stack, sampler, size, reduction.to(x.device), guidance, times)
         if mixes(guidance.settings, guidance.kind):
             reason = reason_not_to_mix(sampler.config)
             if reason:
-                guidance.say(f"Attentive Guidance was left out, because {reason}.")
+                guidance.warn(f"Attentive Guidance was left out, because {reason}.")
             else:
                 mixed = guidance.record.current.mix
-                stack.enter_context(mixing(sampler, guidance.settings.pfsa, mixed, guidance.say))
+                stack.enter_context(mixing(sampler, guidance.settings.pfsa, mixed, guidance.warn))
         yield
 
 
@@ -89,7 +86,7 @@ def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
     reason = reason_for_whole(sd_model, guidance.controlnet)
     if guidance.settings.ug.windows == "off" or not reason:
         return guidance
-    guidance.say(f"the large image was asked about as a whole, because {reason}.")
+    guidance.warn(f"the large image was asked about as a whole, because {reason}.")
     return replace(guidance, settings=guidance.settings.updated({"ug_windows": "off"}))
 
 
@@ -112,18 +109,19 @@ def _guide(
     denoiser = sampler.model_wrap_cfg
     reason = host_of(denoiser.inner_model.inner_model).reason_not_to_guide(sampler.config)
     if reason:
-        guidance.say(f"Upsample Guidance was left out, because {reason}.")
+        guidance.warn(f"Upsample Guidance was left out, because {reason}.")
         return
     guidance = _without_windows(sampler, guidance)
     if times is None:
         times = _follow_schedule(stack, sampler, reduction, guidance)
-    new_guide = partial(
-        UpsampleGuided,
-        reduction=reduction,
+    pass_ = GuidedPass(
+        size,
+        reduction,
+        guidance.settings.ug,
+        times,
         on_guided=guidance.record.current.guide,
+        warn=guidance.warn,
     )
-    settings = guidance.settings.ug
-    pass_ = GuidedPass(size, reduction.small, settings, new_guide, times, guidance.say)
     stack.enter_context(guiding(denoiser, pass_))
 
 

@@ -360,9 +360,8 @@ def test_ddim_does_not_guide_a_flow_model():
 
 
 def test_a_flow_models_stages_are_of_whole_patches():
-    p = SimpleNamespace(sd_model=SdModel(Model(FLOW)))
     refine = ProgressiveRefinement(enabled=True, factor=1.5, eta2="0.5")
-    (stage,) = stages_of(p, Settings(refine=refine), (80, 64))
+    (stage,) = stages_of(SdModel(Model(FLOW)), Settings(refine=refine), (80, 64))
     assert stage.size == (128, 96)  # not 120
 
 

@@ -20,12 +20,12 @@ def record_of(host, settings, **request):
     """The record of a run, and the finished run."""
     from modules import processing
 
-    from lib_hires.webui.sampling.recording import RECORD
+    from lib_hires.webui.run_state import HostRun
 
     kind = "StableDiffusionProcessing" + ("Img2Img" if "init_image" in request else "Txt2Img")
     p = getattr(processing, kind)(**(RUN | request))
     made = host.paint(settings, p=p)
-    return vars(p)[RECORD], made
+    return HostRun.of(p).record, made
 
 
 def lines(made):
@@ -130,14 +130,14 @@ def test_without_us_nothing_is_said(host):
 def test_the_cells_of_a_grid_have_records_of_their_own(host):
     from modules import processing
 
-    from lib_hires.webui.sampling.recording import RECORD
+    from lib_hires.webui.run_state import STATE
 
     p = processing.StableDiffusionProcessingTxt2Img(**RUN)
     cells = [copy.copy(p) for _ in range(2)]
     first, second = (host.paint(UG, p=cell) for cell in cells)
     assert len(lines(first)) == len(lines(second)) == 2
-    assert RECORD not in vars(p)
+    assert STATE not in vars(p)
     assert p.comments == {}
-    record = vars(cells[0])[RECORD]
-    assert record is not vars(cells[1])[RECORD]
-    assert pickle.loads(pickle.dumps(record)).lines() == record.lines()
+    state = vars(cells[0])[STATE]
+    assert state.record is not vars(cells[1])[STATE].record
+    assert pickle.loads(pickle.dumps(state)).record.lines() == state.record.lines()

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from modules import prompt_parser, rng, scripts, sd_samplers, shared
+from modules import prompt_parser, rng, scripts, sd_models, sd_samplers, shared
 from modules.sd_samplers_common import images_tensor_to_samples
 
 
@@ -144,13 +144,18 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
         )
 
 
-@torch.no_grad()
 def process_images(p):
     """Images (3, H, W) in [0, 1], the PNG info's parameters and the comments."""
+    return process_images_inner(p)
+
+
+@torch.no_grad()
+def process_images_inner(p):
     state = shared.state
     count = p.batch_size * p.n_iter
     p.all_seeds = p.all_subseeds = [p.seed + k for k in range(count)]
     p.all_prompts, p.all_negative_prompts = [p.prompt] * count, [p.negative_prompt] * count
+    sd_models.apply_alpha_schedule_override(p.sd_model, p)
     p.scripts.call("process", p)
     p.init()
     if state.job_count == -1:

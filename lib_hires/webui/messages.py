@@ -21,7 +21,7 @@ FOLDERS = "extensions", "extensions-builtin"  # of the host's, in which each ext
 
 def warn_user(p: Any, message: str) -> None:
     """Show a message to the user of the host's run `p`, once."""
-    message = message.replace("?.", "?")  # what is wrong may itself end in a question
+    message = message.replace("?.", "?")  # what is wrong may itself end in a question mark
     text = f"HiRes Guidance: {message}"
     if text not in p.comments:
         log.warning(text)

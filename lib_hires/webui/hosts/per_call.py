@@ -35,8 +35,8 @@ class PlacedModel:
     ) -> None:
         """make: a denoiser for a place, from the arguments of the first call there. size: (height,
         width) of the latents; others pass through. technique: its name, for the user. branches:
-        what the host tells of a call's rows, cond's or uncond's, where it may ask about uncond
-        first and in another evaluation not at all."""
+        what the host's arguments name of a call's rows, cond's or uncond's, where it may evaluate
+        uncond first and in another evaluation not at all."""
         self._forward = forward
         self._make, self._size = make, size
         self._technique, self._warn = technique, warn

@@ -40,7 +40,7 @@ class HostVae:
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (b, 3, H, W) in [-1, 1] to latents, the posterior's mode; what the host gives, and
-        a sentence, where it encodes in tiles of its own."""
+        a message, where it encodes in tiles of its own."""
         return self._in_tiles(self._encode, images, decode=False)
 
     def finished(self, latent: Tensor) -> Tensor | DecodedSamples:
@@ -52,7 +52,7 @@ class HostVae:
         return decoded
 
     def _decode(self, latent: Tensor) -> Tensor:
-        """What the decoder gives, where the host does nothing but cut it to [-1, 1], as Forge and
+        """What the decoder gives, where the host does nothing but clamp it to [-1, 1], as Forge and
         its kin do; else, in tiles or changed by an extension, what the host gives."""
         size = tuple(side * FACTOR for side in latent.shape[-2:])
         here, heard = threading.get_ident(), list[Tensor]()

@@ -97,7 +97,7 @@ def _mix(sampler: Any, run: HostRun, settings: Settings) -> Iterator[None]:
 
 
 def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
-    """The same where windows are not asked for or work here; else without, and a message."""
+    """The same where windows are not wanted or work here; else without, and a message."""
     sd_model = sampler.model_wrap_cfg.inner_model.inner_model
     reason = reason_for_whole(sd_model, guidance.controlnet)
     if guidance.settings.ug.windows == "off" or not reason:

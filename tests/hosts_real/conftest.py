@@ -251,6 +251,18 @@ def host(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
         yield WebUI(port, model, data / LOG, controlled, known)
 
 
+@pytest.fixture
+def paint(host: WebUI) -> Callable[..., Answer]:
+    """Images of 64x64 with a native size of 32, and the model's evaluations for them."""
+
+    def paint(settings: Any = None, **request: Any) -> Answer:
+        small = {"width": 64, "height": 64, "steps": 4}
+        native = {"options": {"hires_guidance_native_size": 32}}
+        return host.paint(settings, **(small | native | request))
+
+    return paint
+
+
 @pytest.fixture(scope="session")
 def plain_url(
     installation: Installation, host: WebUI, tmp_path_factory: pytest.TempPathFactory

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.host
+
 REQUEST = {
     "width": 128, "height": 128, "steps": 5, "scheduler": "Automatic",
     "options": {"hires_guidance_native_size": 64, "enable_quantization": True},

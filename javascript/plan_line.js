@@ -1,16 +1,18 @@
-// The line below the accordions: asked for once, a moment after the last change.
+// The plan below the techniques: computed once, a moment after the last change (lib_hires/webui/page/plan_line.py).
+// Also the list of presets, which follows the kind of the loaded model.
 
 (function() {
     const pause = 200; // milliseconds
-    const timers = {}, taken = {};
+    const tabs = ['txt2img', 'img2img'];
+    const timers = {}, taken = {}, offered = {};
 
     function element(tab, name) {
         return gradioApp().getElementById(`script_${tab}_hires_guidance_${name}`);
     }
 
-    // Called by every control that the line depends on.
+    // Called by every control that the plan depends on.
     window.hiresGuidanceChanged = function(tab) {
-        soon(tab, () => ask(tab));
+        soon(tab, () => update(tab));
         return [];
     };
 
@@ -19,12 +21,13 @@
         timers[tab] = setTimeout(action, pause);
     }
 
-    // Gradio 3 drops a press while the answer to an earlier one is awaited; that one is pressed again.
-    function ask(tab) {
+    // Gradio 3 drops a press while the response to an earlier one is awaited; that one is pressed again.
+    function update(tab) {
+        const button = element(tab, 'plan_update');
+        if (!button) return;
         taken[tab] = false;
-        element(tab, 'plan_update').click();
-        element(tab, 'drawing_update').click();
-        soon(tab, () => taken[tab] || ask(tab));
+        button.click();
+        soon(tab, () => taken[tab] || update(tab));
     }
 
     // Called for a press that is not dropped. Puts the size that img2img's "Resize by" stands for in
@@ -37,22 +40,46 @@
         const [width, height] = currentImg2imgSourceResolution(0, 0, scale);
         if (!width) return values;
         const sizes = {width: Math.floor(width * scale), height: Math.floor(height * scale)};
-        return values.map((value, place) => sizes[names[place]] ?? value);
+        return values.map((value, index) => sizes[names[index]] ?? value);
     };
 
     window.hiresGuidanceConfirmed = function(name) {
         return confirm(`Delete the preset "${name}"?`) ? name : null;
     };
 
+    // The response names the loaded model's native side; another one than before gets its own presets.
+    function followModel(tab) {
+        const page = element(tab, 'drawing')?.querySelector('.hires-guidance')?.dataset.page;
+        const native = page && JSON.parse(page).native;
+        if (!native || native == offered[tab]) return;
+        offered[tab] = native;
+        element(tab, 'preset_refresh')?.click();
+    }
+
+    // Whenever another model may be loaded: by a setting, and in Forge by a run.
+    function followTab(tab) {
+        const changed = () => window.hiresGuidanceChanged(tab);
+        const content = {childList: true, subtree: true};
+        const drawing = element(tab, 'drawing'), log = gradioApp().getElementById(`html_log_${tab}`);
+        if (drawing) new MutationObserver(() => followModel(tab)).observe(drawing, content);
+        if (log) new MutationObserver(changed).observe(log, content);
+        element(tab, 'accordion')?.querySelector('.label-wrap')?.addEventListener('click', changed);
+        changed();
+    }
+
     onUiLoaded(() => {
-        for (const tab of ['txt2img', 'img2img']) {
-            element(tab, 'preset_refresh')?.click();
-            element(tab, 'drawing_update')?.click();
-        }
+        tabs.forEach(followTab);
         const preview = gradioApp().getElementById('img2img_scale_resolution_preview');
-        const tabs = gradioApp().getElementById('img2img_tabs_resize');
+        const resize = gradioApp().getElementById('img2img_tabs_resize');
         const changed = () => window.hiresGuidanceChanged('img2img');
         if (preview) new MutationObserver(changed).observe(preview, {childList: true, subtree: true});
-        tabs?.addEventListener('click', changed);
+        resize?.addEventListener('click', changed);
+    });
+
+    let checkpoint;
+    onOptionsChanged(() => {
+        const chosen = `${opts.sd_model_checkpoint} ${opts.sd_checkpoint_hash} ${opts.hires_guidance_native_size}`;
+        if (checkpoint !== undefined && chosen !== checkpoint) tabs.forEach(window.hiresGuidanceChanged);
+        checkpoint = chosen;
     });
 })();

@@ -21,8 +21,8 @@ QUERIES = 512  # attended at once, so that memory stays linear also where no fus
 def gamma_at(steps_done: int, total_steps: int, settings: AttentiveGuidance) -> float:
     """gamma_t of eq. 3 for the state after `steps_done` of T0 = `total_steps` steps.
 
-    t numbers the steps downward, T0 being the first, so that the states of k = eta1·T0 steps are
-    left alone, as in algorithm 1 and in the authors' code.
+    t numbers the steps downward, T0 being the first, so that the states of k = eta1·T0 steps stay
+    unmixed, as in algorithm 1 and in the authors' code.
     """
     t = max(total_steps - steps_done + 1, 0)
     active = total_steps - round(settings.eta1 * total_steps)  # T0 - k
@@ -49,7 +49,7 @@ def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     """
     b, c, h, w = z.shape
     positions = z.float().flatten(2).transpose(1, 2).unsqueeze(1)  # (b, 1, h·w, c)
-    # Fused attention kernels want a multiple of 8 channels; zeros change no product.
+    # Fused attention kernels need a multiple of 8 channels; zeros change no product.
     padded = F.pad(positions, (0, -c % 8)).contiguous()
     # Attention divides by the root of its channels; its argument `scale` came with torch 2.1.
     scale = math.sqrt(padded.shape[-1]) / (lambda_ or math.sqrt(c))
@@ -67,7 +67,7 @@ def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
 def mix_into_state_(
     state: Tensor, gamma: float, settings: AttentiveGuidance, sigma: float | Tensor
 ) -> None:
-    """Mix PFSA into a VE sampler's state, in place, for the state is the sampler's own tensor.
+    """Mix PFSA into a VE sampler's state, in place, because the sampler holds that tensor.
 
     state: (b, c, h, w) at noise deviation `sigma` over an unscaled signal: a number, or a tensor
     (1,) on the state's device, which is not read. With settings.space "VP" the attention is

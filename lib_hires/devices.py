@@ -1,4 +1,4 @@
-"""What devices differ in: the words for memory that ran out, autocast, and the peak of memory."""
+"""What devices differ in: their out-of-memory messages, autocast, and the peak of memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-SENTENCES = re.compile(
+MESSAGES = re.compile(
     "out of memory"  # CUDA, ROCm, Intel's and Apple's devices
-    "|Invalid buffer size"  # Apple's, more than a buffer may have
+    "|Invalid buffer size"  # Apple's, above the limit of one buffer
     "|can't allocate memory"  # the CPU
     "|DefaultCPUAllocator: not enough memory"  # the CPU on Windows
     "|not enough GPU video memory"  # DirectML
-    "|can NOT allocate memory block",  # Intel's, more than a block may have
+    "|can NOT allocate memory block",  # Intel's, above the limit of one block
     re.IGNORECASE,
 )
 
@@ -22,14 +22,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` was raised because a device or the CPU had too little memory."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and SENTENCES.search(str(error)) is not None
+    return isinstance(error, RuntimeError) and MESSAGES.search(str(error)) is not None
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """A block in which products of float32 on `device` are not rounded by a host's autocast.
 
-    Where none is on, nothing is asked of torch, which refuses the kinds of device that it has no
-    autocast for: before 2.5 Apple's.
+    Where none is on, torch.autocast is not called, which raises for kinds of device that it does
+    not know: before 2.5 Apple's.
     """
     kind = device.type
     return torch.autocast(kind, enabled=False) if _autocasts(kind) else nullcontext()
@@ -44,11 +44,11 @@ def _autocasts(kind: str) -> bool:
 
 
 def held_at_most(device: torch.device) -> int | None:
-    """The bytes that torch has held at most on a device; None where it does not count them."""
+    """The peak of the bytes that torch has held on a device; None where it does not count them."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def forget_peak(device: torch.device) -> None:
-    """Let `held_at_most` begin anew; only for who has the device alone."""
+    """Reset the peak of `held_at_most`; only for a caller that has the device to itself."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

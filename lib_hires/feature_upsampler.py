@@ -5,7 +5,7 @@
 
 The convolutions see one channel at a time, so one phi_n serves all channels of all models of a
 family: 480 weights each. rms is that of the image's feature, so that a feature twice as large gives
-twice the addition. The slides leave the block open. In this one t only mixes the four images
+twice the addition. The slides do not specify the block. In this one t only mixes the four maps
 psi_nj, which are the same in every step: a stage computes them once, and a step costs one small
 product. v_n starts at zero, and with it phi_n.
 
@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -32,14 +32,14 @@ from lib_hires.sizes import Size
 FEATURES = 4  # N
 HELD = 1 << 26  # numbers between the two convolutions, 128 MiB in half precision
 LAYERS = 64  # more skip features than any U-Net has
-MIXED = 4  # images psi_nj that v_n(t) mixes
+MIXED = 4  # maps psi_nj that v_n(t) mixes
 TIME = 8  # cosines of t, and the width of the layer behind them
 KIND = "hires-guidance feature upsampler"
 SCALE_TOLERANCE = 1.25  # between a stage's ratio of sides and the one trained for
 
 
 class UpsamplerError(ValueError):
-    """A feature upsampler that cannot be used; one sentence for the user."""
+    """A feature upsampler that cannot be used. The message is for the user, on one line."""
 
 
 # --- what it is -----------------------------------------------------------------------------------
@@ -84,19 +84,18 @@ class UpsamplerInfo:
     def from_metadata(cls, metadata: Mapping[str, str]) -> UpsamplerInfo:
         """Raises UpsamplerError for the metadata of something else, or damaged ones."""
         if metadata.get("kind") != KIND:
-            raise UpsamplerError("is not a feature upsampler; give one of hires train-upsampler")
-        readers: dict[str, Any] = {"int": int, "float": float, "str": str}
+            raise UpsamplerError("is not a feature upsampler; choose one of hires train-upsampler")
+        kinds = get_type_hints(cls)
         try:
             values = {
-                field.name: readers.get(str(field.type), _whole_numbers)(metadata[field.name])
-                for field in fields(cls)
+                field.name: _read(metadata[field.name], kinds[field.name]) for field in fields(cls)
             }
         except (KeyError, ValueError) as error:
             raise UpsamplerError(f"has damaged metadata ({error}); copy it again") from None
         return cls(**values)
 
     def fits(self, before: Size, after: Size) -> bool:
-        """Whether a stage from one size (height, width) to another is one that it can serve."""
+        """Whether a stage from one size (height, width) to another is near the trained scale."""
         ratio = math.sqrt(math.prod(after) / math.prod(before)) / self.scale
         return 1 / SCALE_TOLERANCE <= ratio <= SCALE_TOLERANCE
 
@@ -107,12 +106,15 @@ class UpsamplerInfo:
         if (family, there) != (self.family, self.channels):
             raise UpsamplerError(
                 f"was trained on {self.base} ({self.family}, features of {_listed(self.channels)} "
-                f"channels), which this model ({family}, {_listed(there)}) is not like"
+                f"channels); this model differs ({family}, {_listed(there)})"
             )
 
 
-def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+def _read(text: str, kind: type) -> Any:
+    """A field of UpsamplerInfo, whose tuples are of whole numbers. Raises ValueError."""
+    if get_origin(kind) is tuple:
+        return tuple(int(part) for part in text.split(","))
+    return kind(text)
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -120,27 +122,27 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 class Phi(nn.Module):
-    """phi_n: one skip feature of the small image to what is added to the large one's."""
+    """phi_n: from one skip feature of the small image to the addition to the large one's."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.into = nn.Conv2d(1, width, 3, padding=1)
-        self.pictures = nn.Conv2d(width, MIXED, 3, padding=1)
+        self.pictures = nn.Conv2d(width, MIXED, 3, padding=1)  # the name stands in weights files
         self.time = nn.Linear(TIME, TIME)
         self.mix = nn.Linear(TIME, MIXED)
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)
 
     def psi(self, h: Tensor, size: Size) -> Tensor:
-        """The images that t mixes, (b, MIXED, c·H·W), for h (b, c, h, w) and size (H, W)."""
+        """The maps that t mixes, (b, MIXED, c·H·W), for h (b, c, h, w) and size (H, W)."""
         b, c = h.shape[:2]
         rms = h.float().square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=1e-6).to(h.dtype)
         large = F.interpolate(h / rms, size=size, mode="bilinear", align_corners=False)
         some = max(1, HELD // (self.into.out_channels * math.prod(size)))  # channels at once
         one_by_one = large.reshape(b * c, 1, *size)
         parts = one_by_one.split(some)  # type: ignore[no-untyped-call]
-        images = torch.cat([self.pictures(F.silu(self.into(part))) for part in parts])
-        by_image = images.reshape(b, c, MIXED, -1).transpose(1, 2)
+        maps = torch.cat([self.pictures(F.silu(self.into(part))) for part in parts])
+        by_image = maps.reshape(b, c, MIXED, -1).transpose(1, 2)
         return by_image.flatten(2) * rms.view(b, 1, 1)
 
     def mixed(self, psi: Tensor, t: Tensor) -> Tensor:
@@ -194,7 +196,7 @@ class Skip:
 
 @dataclass(frozen=True, eq=False)
 class UNetLayout:
-    """What must be known of a U-Net: its arguments' names and its skip features."""
+    """A U-Net's argument names and its skip features."""
 
     sample: str
     timestep: str
@@ -222,11 +224,11 @@ def layout_of(unet: Any) -> UNetLayout:
         middle = unet.middle_block[-1].out_channels
         inputs = [block.channels for block in blocks]
         return UNetLayout("x", "timesteps", _skips(blocks, inputs, middle))
-    raise UpsamplerError(f"a {type(unet).__name__} is not a U-Net that feature upsamplers know")
+    raise UpsamplerError(f"a {type(unet).__name__} is not a U-Net that feature upsamplers support")
 
 
 def _skips(blocks: Sequence[Any], inputs: Sequence[int], middle: int) -> tuple[Skip, ...]:
-    """What is left of each block's inputs behind the outputs of the block before it."""
+    """The channels of each block's input behind the outputs of the block before it."""
     before = [middle, *(block.out_channels for block in blocks)]
     triples = zip(blocks, inputs, before, strict=False)
     return tuple(Skip(block, channels - own) for block, channels, own in triples)
@@ -262,8 +264,8 @@ def captured(unet: Any, layers: Sequence[int]) -> Iterator[list[Tensor]]:
 class Upsampled:
     """A scope that adds phi_n(features_n, t) in every call of the U-Net at one latent size.
 
-    Calls of any other size, such as Upsample Guidance's small ones, are left alone. Timesteps above
-    K count as K. It may be entered again; the images psi_n are then there already.
+    Calls of any other size, such as native evaluations, pass unchanged. Timesteps above K count as
+    K. It may be entered again; the maps psi_n are then there already.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whoever else writes them at the same time."""
+"""Files that are written whole or not at all, whoever else writes them at the same time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from uuid import uuid4
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place at the end.
+    """A path beside `path` to write to, which replaces it at the end.
 
-    Whoever is ended in between leaves the older file as it was, and an error leaves nothing
-    beside it. Processes and threads that write the same file do not see each other's.
+    A process that is ended before leaves the older file as it was, and an error leaves no partial
+    file. Processes and threads that write the same file do not see each other's.
     """
     partial = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:

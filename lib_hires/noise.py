@@ -7,7 +7,7 @@
 | Flow | 0 to 1 | 1 - t | t | SD3 |
 
 An image reduced by an operator that multiplies the noise's deviation by `gain` (1/m for the mean
-over m×m blocks) has the noise ratio gain·s/a. The model must be asked about it at the time tau with
+over m×m blocks) has the noise ratio gain·s/a. The model must be evaluated at the time tau with
 s(tau)/a(tau) = gain·s(t)/a(t), its input multiplied by a(tau)/a(t) (Upsample Guidance, section 4.1;
 the text's `SNR_low = m·SNR` should read m², as in the paper's appendix).
 """
@@ -104,10 +104,10 @@ class VarianceExploding(NoiseFamily):
 
     def timestep(self, t: Tensor) -> Tensor:
         table = self.sigmas.to(t)
-        return _interpolate(t.log(), table.log(), _places(table))
+        return _interpolate(t.log(), table.log(), _indices(table))
 
     def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
-        """Above the largest sigma the input is scaled down until its noise is the one told."""
+        """Above the largest sigma the input is scaled down until its noise is that sigma."""
         wanted = gain * t
         smallest, largest = self.sigmas[0].to(t), self.sigmas[-1].to(t)
         return wanted.clamp(smallest, largest), (largest / wanted).clamp(max=1)
@@ -137,7 +137,7 @@ class VariancePreserving(NoiseFamily):
 
     def matched(self, t: Tensor, gain: float) -> tuple[Tensor, Tensor]:
         ratios = self._log_ratios.to(t.device)
-        steps = _places(ratios)
+        steps = _indices(ratios)
         tau = _interpolate(_interpolate(t, steps, ratios) + math.log(gain), ratios, steps)
         power = self.signal(t) ** 2 + (gain * self.noise(t)) ** 2  # the paper's P
         return tau, power.rsqrt()
@@ -151,7 +151,7 @@ class VariancePreserving(NoiseFamily):
 
     def _ratio(self, t: Tensor) -> Tensor:
         ratios = self._log_ratios.to(t.device)
-        return _interpolate(t.float(), _places(ratios), ratios).exp()
+        return _interpolate(t.float(), _indices(ratios), ratios).exp()
 
 
 @dataclass(frozen=True)
@@ -189,23 +189,23 @@ def stage_seed(seed: int, stage: int) -> int:
 
 
 def generators(seeds: Sequence[int], stage: int = 0) -> list[torch.Generator]:
-    """One stream of noise per image (CPU), for the first image (stage 0) or a later stage.
+    """One noise generator per image (CPU), for the first image (stage 0) or a later stage.
 
     Stage 0 gives the WebUI's CPU noise of that seed; later stages have noise of their own.
     """
     return [torch.Generator().manual_seed(stage_seed(seed, stage)) for seed in seeds]
 
 
-def draw(streams: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
-    """The streams' next standard normal noise, (len(streams), *shape), on the CPU, float32.
+def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
+    """The generators' next standard normal noise, (len(generators), *shape), on the CPU, float32.
 
-    Each image's noise depends on its own stream alone, whatever the batch it is drawn in.
+    Each image's noise depends on its own generator alone, whatever the batch it is drawn in.
     """
-    return torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
-def _places(table: Tensor) -> Tensor:
-    """0, 1, 2, ... for the entries of a table, of its type and on its device."""
+def _indices(table: Tensor) -> Tensor:
+    """0, 1, 2, ... for the entries of a table, of its dtype and on its device."""
     return torch.arange(len(table), dtype=table.dtype, device=table.device)
 
 

@@ -1,6 +1,6 @@
-"""Ready settings for a model family and a target, and the user's own beside them.
+"""Ready settings for a model family and a target size, and the user's own presets.
 
-A preset names the controls that it changes; all others stand at their defaults.
+A preset names the controls that it changes; all others are at their defaults.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from math import isqrt
 from pathlib import Path
 from types import MappingProxyType
 
+from lib_hires.controls import Plain, SettingsError
 from lib_hires.files import whole_file
-from lib_hires.settings import Plain, Settings, SettingsError
+from lib_hires.settings import Settings
 from lib_hires.sizes import Size, size_of_area
 
 LONGEST_NAME = 60
 
 
 class PresetError(ValueError):
-    """Why a preset cannot be read, applied, saved or deleted, in one sentence for the user."""
+    """A preset that cannot be read, applied, saved or deleted. The message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Preset:
         return Settings.from_values(self.values)
 
     def first_size(self, current: Size, multiple: int = 64) -> Size:
-        """The first image's size in the shape of the `current` one; (height, width).
+        """The first image's (height, width) at the aspect ratio of the `current` size.
 
-        Raises PresetError where that one has none.
+        Raises PresetError where that is empty.
         """
         if min(current) < 1:
             raise PresetError("give a width and height first")
@@ -55,12 +56,12 @@ class Preset:
         """The first image's (height, width) in pixels where the user has given none; (0, 0)
         leaves it to the model.
 
-        model: its native (height, width); multiple: of what it takes.
+        model: its native (height, width); multiple: that its sizes must have.
         """
         return (0, 0) if self.first in (0, 1) else self.first_size(model, multiple)
 
 
-# (what it is for, the first image's sides beside the native ones, values)
+# (purpose, the first image's sides relative to the native ones, values)
 _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
     ("2x, refinement with UG", 1, {"ug": True, "refine": True, "refine_eta2": "0.3"}),
     (
@@ -78,7 +79,7 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
 )
 PURPOSES = tuple(purpose for purpose, *_ in _RECIPES)
 _FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024, "Bundled demo": 256}
-WHOLE, TILE = 2048, 1024  # the longest sides that are decoded whole, and larger images' tiles
+WHOLE, TILE = 2048, 1024  # sides in pixels: up to WHOLE decoded at once, above in tiles
 
 
 def _built_in(family: str, native: int, recipe: tuple[str, float, dict[str, Plain]]) -> Preset:
@@ -107,9 +108,20 @@ def preset_for(purpose: str, native: Size = (0, 0)) -> Preset:
     raise PresetError(f"expected one of {known}, got {purpose!r}")
 
 
-def first_offered(native: int) -> Preset:
-    """The preset to offer for a model of that native side, 0 if it is not known."""
-    return next((preset for preset in BUILT_IN if preset.native == native), BUILT_IN[0])
+def offered(native: int) -> tuple[Preset, ...]:
+    """The built-in presets, those first that are for models of that native side."""
+    return tuple(sorted(BUILT_IN, key=lambda preset: preset.native != native))
+
+
+def counterpart(name: object, native: int) -> str:
+    """The name of the preset for the same purpose and models of that native side.
+
+    A name that is not built in stays, and every name where there are no presets for that side.
+    """
+    names, first = [preset.name for preset in BUILT_IN], offered(native)
+    if name not in names or first[0].native != native:
+        return str(name or "")
+    return first[names.index(str(name)) % len(_RECIPES)].name
 
 
 def clean_name(name: object) -> str:
@@ -158,7 +170,7 @@ class PresetFile:
         return preset
 
     def save(self, name: object, settings: Settings) -> str:
-        """Keep what differs from the defaults; returns the name as it was kept."""
+        """Save what differs from the defaults; returns the name as it was saved."""
         kept, default = clean_name(name), Settings().values()
         values = {key: value for key, value in settings.values().items() if value != default[key]}
         self._write({**self.values(), kept: values})
@@ -183,5 +195,5 @@ class PresetFile:
 
 
 def _json(presets: Mapping[str, Mapping[str, Plain]]) -> str:
-    """What any program reads: Python alone takes NaN. Raises ValueError for such numbers."""
+    """JSON that any program reads. Raises ValueError for NaN, which Python alone accepts."""
     return json.dumps(presets, indent=1, ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Progressive refinement: enlarge the finished image, renoise it part of the way, denoise.
+"""Progressive refinement: upsample the finished image, renoise it part of the way, denoise.
 
 AP-LDM (3.3, algorithm 1) and Self-Cascade's pivot are the same `refine` over a different `plan`.
 """
@@ -13,18 +13,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lib_hires.controls import SettingsError
 from lib_hires.resample import bicubic
-from lib_hires.settings import ProgressiveRefinement, SettingsError
+from lib_hires.settings import ProgressiveRefinement
 from lib_hires.sizes import Size, size_of_area, snap
 
 ONE_STEP_SAMPLER = "Euler"
-"""For runs of one step: every sampler's last step is Euler's, and those with noise or steps of
-their own fail on it alone."""
+"""For runs of one step: every sampler's last step is Euler's, and samplers with noise or steps of
+their own fail on a single step."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One enlargement. number counts from 1; the image before the first stage is stage 0."""
+    """One upsampling. number counts from 1; the image before the first stage is stage 0."""
 
     number: int
     size: Size  # (height, width) of the image in pixels
@@ -41,13 +42,13 @@ class Stage:
         if self.timestep is None:
             return list(schedule[-(max(1, round(self.strength * steps)) + 1) :])
         start = time_at(self.timestep)
-        # A tiny first step would unsettle multistep samplers, which divide by it.
+        # A tiny first step would make multistep samplers unstable, which divide by it.
         return [start, *(time for time in schedule if time < 0.99 * start)]
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a finished stage leaves: its latent (b, c, h, w), and the stage."""
+    """A finished stage and its latent (b, c, h, w)."""
 
     stage: Stage
     latent: Tensor
@@ -126,8 +127,8 @@ def refine(
     """Run the stages one after another, yielding each as soon as it is finished.
 
     latent: (b, c, h, w), the finished first image. decode: latent to image (b, 3, H, W), around
-    [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean enlarged latent as the
-    stage says and samples it to the end; it is also given the latent before, which was enlarged.
+    [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean upsampled latent as
+    far as the stage goes and samples it to the end; it also receives the latent before upsampling.
     factor: pixels per latent position.
 
     An error or an interrupt raised inside a stage leaves through the iterator; what was yielded
@@ -137,12 +138,12 @@ def refine(
     for stage in stages:
         size = stage.size[0] // factor, stage.size[1] // factor
         if stage.enlargement == "latent":
-            enlarged = bicubic(latent.float(), size).to(latent.dtype)
+            upsampled = bicubic(latent.float(), size).to(latent.dtype)
         else:
-            enlarged = encode(bicubic(decode(latent).float(), stage.size).clamp(-1, 1))
+            upsampled = encode(bicubic(decode(latent).float(), stage.size).clamp(-1, 1))
         if colour_match:
-            enlarged = match_channels(enlarged, first)
-        latent = denoise(enlarged, stage, latent)
+            upsampled = match_channels(upsampled, first)
+        latent = denoise(upsampled, stage, latent)
         if not torch.isfinite(latent).all():
             raise FloatingPointError(
                 f"refinement stage {stage.number} gave values that are not numbers"

@@ -1,4 +1,4 @@
-"""D, the mean over areas that makes the small image; U, its inverse; bicubic enlargement.
+"""D, the mean over areas that gives the small image; U, its right inverse; bicubic upsampling.
 
 For a whole-number scale D is the mean over m×m blocks and U repeats each value m×m times, as in
 Upsample Guidance, section 4.2. For any other scale D weighs each value by the area it shares with
@@ -26,8 +26,8 @@ class Reduction:
 
     reduce_rows: Tensor  # (h, H)
     reduce_columns: Tensor  # (w, W)
-    enlarge_rows: Tensor  # (H, h)
-    enlarge_columns: Tensor  # (W, w)
+    upsample_rows: Tensor  # (H, h)
+    upsample_columns: Tensor  # (W, w)
     noise_gain: float
     """What D multiplies the deviation of independent noise by: its rows' root mean square.
 
@@ -54,7 +54,7 @@ class Reduction:
 
     @property
     def small(self) -> Size:
-        """(height, width) of what D gives."""
+        """(height, width) of D's result."""
         return len(self.reduce_rows), len(self.reduce_columns)
 
     def to(self, device: torch.device) -> Reduction:
@@ -62,8 +62,8 @@ class Reduction:
         return Reduction(
             self.reduce_rows.to(device),
             self.reduce_columns.to(device),
-            self.enlarge_rows.to(device),
-            self.enlarge_columns.to(device),
+            self.upsample_rows.to(device),
+            self.upsample_columns.to(device),
             self.noise_gain,
         )
 
@@ -71,10 +71,10 @@ class Reduction:
         """D: (..., H, W) to (..., h, w), in float32, also under a host's autocast."""
         return _reduced(x, self.reduce_rows, self.reduce_columns)
 
-    def enlarge(self, x: Tensor) -> Tensor:
+    def upsample(self, x: Tensor) -> Tensor:
         """U: (..., h, w) to (..., H, W), in float32."""
         with full_precision(x.device):
-            return self.enlarge_rows @ x.float() @ self.enlarge_columns.T
+            return self.upsample_rows @ x.float() @ self.upsample_columns.T
 
 
 def area_matrix(large: int, small: int) -> Tensor:
@@ -86,7 +86,7 @@ def area_matrix(large: int, small: int) -> Tensor:
 
 
 def area_means(x: Tensor, size: Size) -> Tensor:
-    """D of an image (..., H, W) beside the latent: (..., *size), no larger, in float32.
+    """D of an image (..., H, W) that belongs to a latent: (..., *size), no larger, in float32.
 
     torch's own area means count values that two blocks share in both as whole ones, and Apple's
     devices know them at whole scales only.
@@ -96,26 +96,26 @@ def area_means(x: Tensor, size: Size) -> Tensor:
     return _reduced(x, rows, columns)
 
 
-@lru_cache(maxsize=8)  # so that the steps of a sampling bring it to the device once
+@lru_cache(maxsize=8)  # so that it is copied to the device once for all steps
 def _on_device(large: int, small: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # what is kept must serve outside of it too
+    with torch.inference_mode(False):  # the cached tensor is used outside of it too
         return area_matrix(large, small).float().to(device)
 
 
 def _reduced(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     with full_precision(x.device):
-        # Columns first: one plain matrix product, which leaves fewer values for the rows'.
+        # Columns first: one plain matrix product, which leaves fewer values for the rows.
         return rows @ (x.float() @ columns.T)
 
 
 def bicubic(x: Tensor, size: Size) -> Tensor:
-    """Enlarge (b, c, h, w) to (b, c, *size)."""
+    """Upsample (b, c, h, w) to (b, c, *size)."""
     # Channels last, as a VAE leaves its image, the same takes a CPU 2.6 times as long.
     return F.interpolate(x.contiguous(), size=size, mode="bicubic", align_corners=False)
 
 
 def _right_inverse(matrix: Tensor, smooth: bool) -> Tensor:
-    """The smallest U with D U = 1, D^T (D D^T)^-1; or the one nearest to bicubic enlargement B.
+    """The smallest U with D U = 1, D^T (D D^T)^-1; or the one nearest to bicubic upsampling B.
 
     That one is B + D^+ (1 - D B): what B changes of the coarse values is put back.
     """
@@ -124,5 +124,5 @@ def _right_inverse(matrix: Tensor, smooth: bool) -> Tensor:
         return inverse
     small, large = matrix.shape
     identity = torch.eye(small, dtype=matrix.dtype)
-    enlarge = bicubic(identity[None, None], (large, small))[0, 0]  # (large, small)
-    return enlarge + inverse @ (identity - matrix @ enlarge)
+    upsample = bicubic(identity[None, None], (large, small))[0, 0]  # (large, small)
+    return upsample + inverse @ (identity - matrix @ upsample)

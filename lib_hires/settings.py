@@ -2,20 +2,27 @@
 
 A control is a field of one of the three frozen groups below. The field carries everything that any
 surface needs: label, bounds, default, help and the paper's symbol. Command-line options, widgets,
-API names, PNG text and the README's table are made from it; no other list names a control.
+API names, PNG text and the table in docs/settings.md are made from it; no other list names a
+control.
 
 A control's public name is `<group>_<field>` (`ug_theta`), and `<group>` alone for the switch.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-Plain: TypeAlias = "bool | int | float | str"
+from lib_hires.controls import (
+    NOTHING,
+    Control,
+    Declared,
+    Plain,
+    SettingsError,
+    control,
+    meant_hint,
+)
 
 GROUPS = {
     "ug": "Upsample Guidance",
@@ -23,163 +30,24 @@ GROUPS = {
     "refine": "Progressive Refinement",
 }
 
-NOTHING = "None"  # the value of a control that names nothing from its list
-
 PASSES = ("automatic", "first pass", "Hires. fix", "both", "img2img")
-
-
-class SettingsError(ValueError):
-    """A value that a control does not take. The message is one sentence for the user."""
-
-
-@dataclass(frozen=True)
-class Control:
-    """What a surface needs to know about one setting. Bounds are inclusive."""
-
-    label: str
-    help: str
-    symbol: str = ""
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    step: float = 1
-    choices: tuple[str, ...] = ()
-    listed: bool = False  # a name from a list that the surface keeps, or NOTHING
-    automatic: bool = False  # 0 means "choose for me", also where it lies below the minimum
-    webui_only: bool = False  # what it is about exists in the WebUI alone
-
-    @property
-    def title(self) -> str:
-        """The label with the paper's symbol behind it."""
-        return f"{self.label} ({self.symbol})" if self.symbol else self.label
-
-    def read(self, name: str, value: object, kind: type) -> Any:
-        """Return `value` as `kind`, or raise SettingsError: what was expected and what came."""
-        if kind is bool:
-            return _read_bool(name, value)
-        if kind is tuple:
-            return _read_schedule(name, value)
-        if kind is str:
-            if self.listed:
-                return _read_listed(value)
-            return _read_choice(name, value, self.choices) if self.choices else str(value)
-        return self._read_number(name, value, kind)
-
-    def _read_number(self, name: str, value: object, kind: type) -> Any:
-        whole = kind is int
-        try:
-            if isinstance(value, bool):
-                raise ValueError
-            number = float(value)  # type: ignore[arg-type]
-            in_bounds = self.minimum <= number <= self.maximum or (self.automatic and number == 0)
-            if not math.isfinite(number) or not in_bounds or (whole and number != int(number)):
-                raise ValueError
-        except (TypeError, ValueError, OverflowError):
-            raise SettingsError(f"{name}: expected {self.describe(whole)}, got {value!r}") from None
-        return kind(number)
-
-    def meant(self, value: object) -> object:
-        """What a slider's value means: its places between 0, automatic, and the least value stand
-        for automatic too, so that a nudge refuses nothing."""
-        if not self.automatic or not isinstance(value, (int, float)):
-            return value
-        return 0 if 0 < value < self.minimum else value
-
-    def describe(self, whole: bool) -> str:
-        """The accepted numbers in words."""
-        noun = "a whole number" if whole else "a number"
-        if math.isfinite(self.maximum):
-            bounds = f" from {self.minimum:g} to {self.maximum:g}"
-        else:
-            bounds = f" of at least {self.minimum:g}"
-        return noun + bounds + (" (0: automatic)" if self.automatic else "")
-
-
-def _read_bool(name: str, value: object) -> bool:
-    words = {"true": True, "on": True, "yes": True, "1": True, "1.0": True}
-    words |= {"false": False, "off": False, "no": False, "0": False, "0.0": False}
-    known = words.get(str(value).strip().lower())
-    if known is None:
-        raise SettingsError(f"{name}: expected true or false, got {value!r}")
-    return known
-
-
-def _read_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
-    for choice in choices:
-        if isinstance(value, str) and choice.lower() == value.strip().lower():
-            return choice
-    raise SettingsError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
-
-
-def _read_listed(value: object) -> str:
-    name = str(value).strip()
-    return NOTHING if name.lower() in ("", NOTHING.lower()) else name
-
-
-def _read_schedule(name: str, value: object) -> tuple[float, ...]:
-    error = SettingsError(f"{name}: expected numbers in (0, 1], got {value!r}")
-    try:
-        parts: list[Any]
-        if isinstance(value, str):
-            parts = value.replace(";", ",").split(",")
-        elif isinstance(value, (tuple, list)):
-            parts = list(value)
-        else:
-            parts = [value]
-        if any(isinstance(part, bool) for part in parts):
-            raise error
-        numbers = tuple(float(part) for part in parts)
-    except (TypeError, ValueError, OverflowError):
-        raise error from None
-    if not numbers or not all(0 < number <= 1 for number in numbers):
-        raise error
-    return numbers
-
-
-def meant_hint(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that refuses a name: which one may have been meant."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def control(default: Any, label: str, help: str, symbol: str = "", **bounds: Any) -> Any:
-    """A dataclass field that is a control; `bounds` are Control's remaining fields."""
-    return field(default=default, metadata={"control": Control(label, help, symbol, **bounds)})
-
-
-class Declared:
-    """A frozen dataclass whose fields are controls, checked and converted when it is built."""
-
-    prefix = ""  # of the controls' public names
-
-    def __post_init__(self) -> None:
-        for name, kind, control_, attribute in self.rows():
-            value = control_.read(name, getattr(self, attribute), kind)
-            object.__setattr__(self, attribute, value)
-
-    @classmethod
-    def rows(cls) -> Iterator[tuple[str, type, Control, str]]:
-        """(public name, type, control, attribute) of every field, in order."""
-        kinds = {"bool": bool, "int": int, "float": float, "str": str}
-        for item in fields(cls):  # type: ignore[arg-type]
-            name = item.name.rstrip("_")
-            if cls.prefix:
-                name = cls.prefix if name == "enabled" else f"{cls.prefix}_{name}"
-            yield name, kinds.get(str(item.type), tuple), item.metadata["control"], item.name
 
 
 @dataclass(frozen=True)
 class UpsampleGuidance(Declared):
-    """UG: at each step also ask the model about the image at its native size."""
+    """UG: at each step also evaluate the model on the image at its native size."""
 
     prefix = "ug"
 
     enabled: bool = control(
-        False, "Enable", "Guide the coarse part of the image by the model's native-size answer."
+        False,
+        "Enable",
+        "Guide the image's coarse structure by the model's prediction at its native size.",
     )
     theta: float = control(
         1.0,
         "Strength",
-        "How far the coarse part is pulled to the native-size answer. 1 replaces it, 0 is off.",
+        "How far the coarse structure follows the native-size prediction. 1: fully; 0: off.",
         "θ",
         minimum=0,
         maximum=2,
@@ -187,10 +55,10 @@ class UpsampleGuidance(Declared):
     )
     eta: float = control(
         1.0,
-        "Share of the run",
-        "The first part of the run that is guided. Lower leaves more of the end to the large "
-        "image alone; the paper recommends 0.6 for latent models. Refinement stages lie near the "
-        "end of the run, so only values near 1 reach them.",
+        "Guided share of steps",
+        "The share of the sampling steps that is guided, counted from the first step. Lower "
+        "values leave the last steps unguided; the paper recommends 0.6 for latent models. "
+        "Refinement repeats the last steps only, so its stages need values near 1.",
         "η",
         minimum=0,
         maximum=1,
@@ -198,9 +66,9 @@ class UpsampleGuidance(Declared):
     )
     edge: float = control(
         4.0,
-        "Soft end",
-        "Steps over which the guidance fades out before its end, where the end lies inside the "
-        "run. 0 stops at once, as in the paper; multistep samplers want some.",
+        "Fade-out steps",
+        "Steps over which the guidance fades out, where it ends before the last step. 0 stops at "
+        "once, as in the paper; multistep samplers need a few.",
         minimum=0,
         maximum=50,
         step=0.5,
@@ -208,8 +76,8 @@ class UpsampleGuidance(Declared):
     scale: float = control(
         0.0,
         "Scale",
-        "How many times larger than native the image is taken to be. 0 finds it from the "
-        "model's native size.",
+        "The image's sides relative to those of the native-size evaluation. 0: from the model's "
+        "native size.",
         "m",
         minimum=1,
         maximum=16,
@@ -218,55 +86,56 @@ class UpsampleGuidance(Declared):
     )
     cadence: int = control(
         1,
-        "Ask every n-th step",
-        "Ask the native-size question every n-th step and hold the answer between.",
+        "Evaluate every n-th step",
+        "Evaluate the native size at every n-th step only, and reuse the prediction between. "
+        "Higher is faster.",
         "n",
         minimum=1,
         maximum=10,
     )
     shifted_start: bool = control(
         True,
-        "Resolution-shifted start",
-        "Start at m times the noise, so that the coarse image starts from pure noise too.",
+        "Higher starting noise",
+        "Start at m times the noise, so that the coarse structure starts from pure noise too.",
     )
     enlargement: str = control(
         "bicubic",
-        "Enlarge the guidance",
-        "nearest: as in the paper; bicubic: without the blocks' edges, which show as grain after "
-        "decoding. Both leave the same coarse image.",
+        "Upscale method",
+        "How the correction is upscaled. nearest: as in the paper; bicubic: without the blocks' "
+        "edges, which show as grain after decoding. Both give the same coarse structure.",
         "U",
         choices=("nearest", "bicubic"),
     )
     windows: str = control(
         "off",
-        "Ask in windows",
-        "Ask about the large image in overlapping windows of native size, at a cost and in a "
-        "memory that its size does not drive up. Hann: blended so that no seam shows; average: as "
-        "MultiDiffusion does; off: as a whole. Windows go on behind η's end, where nothing holds "
-        "them together. Not with ControlNet.",
+        "Windows",
+        "Evaluate the large image in overlapping windows of native size: memory stays constant, "
+        "time grows with the area. Hann: blended without seams; average: as MultiDiffusion does; "
+        "off: at full size. Steps after the guidance's end (η) use windows too, with nothing to "
+        "hold them together. Not with ControlNet.",
         choices=("off", "Hann", "average"),
     )
     overlap: float = control(
         0.5,
-        "Overlap of windows",
-        "The least share of a window's side that lies in its neighbour. More takes longer.",
+        "Window overlap",
+        "The least share of a window's side that overlaps the next window. More takes longer.",
         minimum=0,
         maximum=0.9,
         step=0.05,
     )
     passes: str = control(
         "automatic",
-        "Guide in",
-        "Which passes are guided. automatic: every pass that is clearly above the native size; "
-        "both: the first pass and that of Hires. fix.",
+        "Guided passes",
+        "The passes that are guided. automatic: every pass clearly above the native size; both: "
+        "the first pass and Hires. fix.",
         choices=PASSES,
         webui_only=True,
     )
     controlnet: bool = control(
         True,
-        "ControlNet in the small question",
-        "Let ControlNet's units act in the native-size question too. Off, the coarse part follows "
-        "the prompt alone.",
+        "ControlNet at native size",
+        "Use ControlNet's units in the native-size evaluation too. Off: the coarse structure "
+        "follows the prompt alone.",
         webui_only=True,
     )
 
@@ -283,7 +152,7 @@ class AttentiveGuidance(Declared):
     gamma: float = control(
         0.004,
         "Strength",
-        "The largest share of self-attention that is mixed in.",
+        "The share of self-attention that is mixed in, at its largest.",
         "γ",
         minimum=0,
         maximum=1,
@@ -292,7 +161,7 @@ class AttentiveGuidance(Declared):
     beta: float = control(
         3.0,
         "Decay",
-        "How fast the strength falls towards the end of the run; higher is faster.",
+        "How fast the strength falls over the steps. Higher is faster.",
         "β",
         minimum=0,
         maximum=20,
@@ -301,7 +170,7 @@ class AttentiveGuidance(Declared):
     eta1: float = control(
         0.06,
         "Delay",
-        "The first part of the run, mostly noise, that is left alone.",
+        "The share of the sampling steps without mixing, counted from the first step.",
         "η₁",
         minimum=0,
         maximum=1,
@@ -310,7 +179,8 @@ class AttentiveGuidance(Declared):
     lambda_: float = control(
         0.0,
         "Temperature",
-        "Divides the similarities before the softmax. 0: the square root of the channel count.",
+        "Divides the similarities before the softmax. 0: the square root of the number of "
+        "channels.",
         "λ",
         minimum=0.01,
         maximum=100,
@@ -319,16 +189,16 @@ class AttentiveGuidance(Declared):
     )
     space: str = control(
         "VE",
-        "State scale",
-        "The scale of the latent that attends to itself. VE is the reference; VP is brought to "
+        "Latent scale",
+        "The scale at which the latent attends to itself. VE: as sampled, the reference; VP: at "
         "unit variance, where attention spreads wider in early steps.",
         choices=("VE", "VP"),
     )
     passes: str = control(
         "automatic",
-        "Mix in",
-        "Which passes are mixed. automatic: the first pass and img2img; both: the first pass and "
-        "that of Hires. fix.",
+        "Passes with mixing",
+        "The passes with mixing. automatic: the first pass and img2img; both: the first pass and "
+        "Hires. fix.",
         choices=PASSES,
         webui_only=True,
     )
@@ -336,16 +206,16 @@ class AttentiveGuidance(Declared):
 
 @dataclass(frozen=True)
 class ProgressiveRefinement(Declared):
-    """AP-LDM's stages and Self-Cascade's pivot: enlarge, renoise part of the way, denoise."""
+    """AP-LDM's stages and Self-Cascade's pivot: upsample, renoise part of the way, denoise."""
 
     prefix = "refine"
 
     enabled: bool = control(
-        False, "Enable", "Enlarge the finished image and denoise it again, in stages."
+        False, "Enable", "Upscale the finished image and denoise it again, in stages."
     )
     factor: float = control(
         2.0,
-        "Enlarge by",
+        "Upscale by",
         "The final image's sides relative to the first image's.",
         minimum=1,
         maximum=16,
@@ -353,9 +223,9 @@ class ProgressiveRefinement(Declared):
     )
     width: int = control(
         0,
-        "Width",
-        "The final image's width in pixels, in the factor's place. 0: by the height, in the "
-        "first image's shape, or by the factor.",
+        "Resize width to",
+        "The final width in pixels, instead of the factor. 0: from the height, at the first "
+        "image's aspect ratio, or from the factor.",
         minimum=64,
         maximum=16384,
         step=8,
@@ -363,9 +233,9 @@ class ProgressiveRefinement(Declared):
     )
     height: int = control(
         0,
-        "Height",
-        "The final image's height in pixels, in the factor's place. 0: by the width, in the "
-        "first image's shape, or by the factor.",
+        "Resize height to",
+        "The final height in pixels, instead of the factor. 0: from the width, at the first "
+        "image's aspect ratio, or from the factor.",
         minimum=64,
         maximum=16384,
         step=8,
@@ -374,57 +244,57 @@ class ProgressiveRefinement(Declared):
     method: str = control(
         "AP-LDM",
         "Method",
-        "AP-LDM: one stage for each strength, areas evenly spaced. Pivot (Self-Cascade): at most "
-        "4 times the area a stage, all from timestep K.",
+        "AP-LDM: one stage for each denoising strength, areas evenly spaced. Pivot "
+        "(Self-Cascade): up to 4 times the area in each stage, each from timestep K.",
         choices=("AP-LDM", "Pivot"),
     )
     eta2: tuple[float, ...] = control(
         (0.2,),
-        "Strengths",
-        "For AP-LDM: the share of the schedule that each stage denoises again, one number a "
-        "stage. 0.2 for twice the sides, 0.1, 0.2 for four times.",
+        "Denoising strengths",
+        "For AP-LDM: the denoising strength of each stage, one number per stage. 0.2 for twice "
+        "the sides; 0.1, 0.2 for four times.",
         "η₂",
     )
     pivot: int = control(
         700,
         "Pivot timestep",
-        "For Pivot: the training timestep (of 1000) up to which each stage is renoised.",
+        "For Pivot: the training timestep (of 1000) to which each stage is renoised.",
         "K",
         minimum=1,
         maximum=999,
     )
     enlargement: str = control(
         "automatic",
-        "Enlarge in",
-        "pixel: decode, enlarge, encode (AP-LDM). latent: enlarge the latent itself (Pivot). "
-        "automatic: what the method's paper does.",
+        "Upscale in",
+        "pixel: decode, upscale, encode (AP-LDM). latent: upscale the latent itself (Pivot). "
+        "automatic: as in the method's paper.",
         choices=("automatic", "pixel", "latent"),
     )
     guided: bool = control(
-        True, "UG inside the stages", "Guide the stages too when Upsample Guidance is enabled."
+        True, "Guide the stages", "Use Upsample Guidance in the stages too, if it is enabled."
     )
     colour_match: bool = control(
         False,
         "Match colours",
-        "Give each stage's latent the channel means and deviations of the first image's.",
+        "Give each stage's latent the channel means and deviations of the first image's latent.",
     )
     tile: int = control(
         0,
-        "Decode in tiles of",
-        "Tile side in pixels for decoding and encoding large images; saves memory. 0: whole.",
+        "VAE tile size",
+        "Tile side in pixels for decoding and encoding large images; saves memory. 0: no tiles.",
         minimum=128,
         maximum=4096,
         step=64,
         automatic=True,
     )
     keep_stages: bool = control(
-        False, "Keep every stage", "Keep the images before the last one too, the first included."
+        False, "Keep every stage", "Keep the first image and every stage's image too."
     )
     upsampler: str = control(
         NOTHING,
         "Feature upsampler",
         "A trained file that carries the smaller image's features into the larger one "
-        "(Self-Cascade, tuned). It serves the stages near the scale that it was trained for.",
+        "(Self-Cascade, tuned). It acts in the stages near the scale it was trained for.",
         "Φ",
         listed=True,
     )
@@ -494,21 +364,30 @@ class Declaration:
 
 
 def declarations() -> tuple[Declaration, ...]:
-    """All controls in their fixed order (append only: positions are part of the API)."""
+    """All controls in the order of their positions, which are part of the API.
+
+    A control that is added to a group later is declared with `since` one above the highest, so that
+    its position comes last.
+    """
     defaults = Settings().values()
     return tuple(
-        Declaration(name, group, kind, control, defaults[name])
-        for name, group, _, kind, control in _rows()
+        Declaration(name, group, kind, declared, defaults[name])
+        for name, group, _, kind, declared in _rows()
     )
 
 
+def label_of(name: str) -> str:
+    """What the page calls a control, by its public name."""
+    return next(row.control.label for row in declarations() if row.name == name)
+
+
 def markdown_table() -> str:
-    """The README's table of settings."""
+    """The table of docs/settings.md, group by group."""
     lines = ["| setting | symbol | default | range | what it does |", "|---|---|---|---|---|"]
-    for row in declarations():
+    for row in sorted(declarations(), key=lambda row: list(GROUPS).index(row.group)):
         lines.append(
             f"| `{row.name}` | {row.control.symbol} | {_shown(row.default)} | {_range(row)} "
-            f"| {row.control.help}{' WebUI alone.' if row.control.webui_only else ''} |"
+            f"| {row.control.help}{' WebUI only.' if row.control.webui_only else ''} |"
         )
     return "\n".join(lines)
 
@@ -539,7 +418,11 @@ def _plain(value: Any) -> Plain:
     return plain
 
 
-def _rows() -> Iterator[tuple[str, str, str, type, Control]]:
-    for group, cls in _GROUP_TYPES.items():
-        for name, kind, control, short in cls.rows():
-            yield name, group, short, kind, control
+def _rows() -> list[tuple[str, str, str, type, Control]]:
+    """(public name, group, attribute, type, control) of all, in the order of their positions."""
+    rows = [
+        (name, group, short, kind, declared)
+        for group, cls in _GROUP_TYPES.items()
+        for name, kind, declared, short in cls.rows()
+    ]
+    return sorted(rows, key=lambda row: row[4].since)

@@ -1,4 +1,4 @@
-"""Sizes that a model can take: rounding, the native size for any aspect, and how they are shown."""
+"""Sizes for a model: rounding, the native size at any aspect ratio, and how they are shown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def native_size(target: Size, native: Size, multiple: int = 1) -> Size:
 
 
 def not_above(size: Size, native: Size) -> str:
-    """Why there is nothing to guide, in the words of every host."""
+    """The message of every host where there is nothing to guide."""
     return (
         f"{size[1]}x{size[0]} is not clearly above the model's native {native[1]}x{native[0]} "
         f"(sides {SMALLEST_SCALE:g} times as long)"
@@ -38,11 +38,11 @@ def not_above(size: Size, native: Size) -> str:
 
 
 def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -> Size | None:
-    """The size at which Upsample Guidance asks about an image of size `large`.
+    """The size of the native evaluation of an image of size `large`.
 
     scale: how many times smaller; 0 finds the native size of the same aspect. Returns None where
     the image is not clearly above the native size (SMALLEST_SCALE), so that there is nothing to
-    guide; between whole numbers that close to 1, U would amplify what it enlarges.
+    guide; at scales that close to 1, U would amplify what it upsamples.
     """
     if math.sqrt(math.prod(large) / math.prod(native)) < SMALLEST_SCALE:
         return None

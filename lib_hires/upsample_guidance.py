@@ -1,4 +1,4 @@
-"""Upsample Guidance: also ask about the image at its native size, and guide the coarse part.
+"""Upsample Guidance: evaluate the model at its native size too, and guide the coarse structure.
 
     x0' = x0 + w_t · U[ x0_small - D[x0] ]           x0_small = model(scale · D[x], tau)
     w_t = theta · H(t - (1 - eta) · T)               eq. 5
@@ -11,10 +11,10 @@ This is the paper's eq. 4 written for the predicted image. In eps, with D[x] = a
 where s(tau)·sqrt(P) = s/m and a(tau)·sqrt(P) = a, so eps_small/m = (D[x] - a·x0_small)/s and
 eps' - eps = w·U[-(a/s)·(x0_small - D[x0])]: the change of eps that changes x0 as above. The same
 change serves every parametrisation (`NoiseFamily.output_change`), and because it is linear it can
-be made before classifier-free guidance as well as after.
+be applied before classifier-free guidance as well as after.
 
-It follows that D[x0'] = (1 - w)·D[x0] + w·x0_small: at w = 1 the coarse image walks exactly the
-native sampler's way from D[x_T] along the noise levels sigma/m.
+It follows that D[x0'] = (1 - w)·D[x0] + w·x0_small: at w = 1 the coarse image follows exactly the
+path of the native sampler from D[x_T] along the noise levels sigma/m.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Predictor = Callable[..., Tensor]
 """model(x, t, **cond) -> prediction; x (b, c, h, w), t (b,)."""
 
 ShrinkCond = Callable[[Mapping[str, Any], Size], Mapping[str, Any]]
-"""Makes a call's conditioning fit the small image, given the small latent's (height, width)."""
+"""Fits a call's conditioning to the small image, given the small latent's (height, width)."""
 
 
 def guidance_weight(
@@ -70,20 +70,20 @@ def shifted_schedule(sigmas: Tensor, noise_gain: float) -> Tensor:
 
 
 class UpsampleGuided:
-    """A predictor guided by its own answer about the native-size image; lives for one sampling.
+    """A predictor guided by its own prediction at the native size; made for one sampling.
 
     predict: the model, in the parametrisation named by `prediction`.
     reduction: on the model's device.
     times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers).
-    shrink_cond: makes conditioning of the image's size (c_concat, hints) fit the small call, and
-    a window's call what is left of it after cutting.
+    shrink_cond: fits conditioning of the image's size (c_concat, hints) to the native evaluation,
+    and conditioning that was cropped to windows to theirs.
     predict_native: `predict` as it is called for native evaluations, where a host marks them.
-    on_guided: told of every guided evaluation, with whether the small call was made for it.
-    Call it like the model, which may be asked about the large image in windows; where a host
-    makes the large call, use `asked` and `guide` around it.
-    Guidance is computed in float32; the model's dtype and device return, and the small call has the
-    large one's layout in memory. Only eta below 1 and a cadence above 1 wait for the device, to
-    read the time of the step.
+    on_guided: receives, for every guided evaluation, whether a native evaluation was made for it.
+    Call it like the model, which may be evaluated in windows; where a host evaluates the model at
+    full size itself, use `model_input` before and `guide` after.
+    Guidance is computed in float32; the result has the model's dtype and device, and the native
+    evaluation the large one's memory layout. Only eta below 1 and a cadence above 1 wait for the
+    device, to read the time of the step.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class UpsampleGuided:
         times: Sequence[float],
         prediction: Prediction = "denoised",
         shrink_cond: ShrinkCond | None = None,
-        on_guided: Callable[[bool], None] = lambda asked: None,
+        on_guided: Callable[[bool], None] = lambda native: None,
         predict_native: Predictor | None = None,
     ) -> None:
         self._predict_native = predict_native or predict
@@ -116,17 +116,17 @@ class UpsampleGuided:
         self._prediction = prediction
         self._shrink_cond = shrink_cond
         self._on_guided = on_guided
-        self._asked_at = -1  # the step of the last small call ...
-        self._answer: Tensor | None = None  # ... and x0_small there
+        self._native_step = -1  # the step of the last native evaluation ...
+        self._x0_small: Tensor | None = None  # ... and x0_small there
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The guided prediction, in the model's parametrisation."""
-        return self.guide(self._predict_large(*self.asked(x, t), **cond), x, t, cond)
+        return self.guide(self._predict_large(*self.model_input(x, t), **cond), x, t, cond)
 
-    def asked(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """What the model is to be asked about the large image.
+    def model_input(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's input for the large image: x and t.
 
-        Above its largest sigma the noise is scaled down to it.
+        Above the model's largest sigma the noise is scaled down to it.
         """
         if isinstance(self._family, VarianceExploding) and self._settings.shifted_start:
             t, scale = self._family.matched(t, 1.0)
@@ -134,18 +134,18 @@ class UpsampleGuided:
         return x, t
 
     def guide(self, output: Tensor, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """The model's answer to `asked(x, t)`, guided by one to the same question in small."""
+        """The model's `output` for `model_input(x, t)`, guided by a native evaluation."""
         weight = self._weight(t)
         if weight is None:
             return output
-        asks = self._is_time_to_ask(t)
-        if asks:
-            self._answer = self._predict_small(x, t, cond)
-        assert self._answer is not None
-        self._on_guided(asks)
+        native = self._needs_native(t)
+        if native:
+            self._x0_small = self._predict_small(x, t, cond)
+        assert self._x0_small is not None
+        self._on_guided(native)
         denoised = self._family.denoised(self._prediction, x.float(), output.float(), t.float())
-        difference = self._answer - self._reduction.reduce(denoised)
-        change = weight * self._reduction.enlarge(difference)
+        difference = self._x0_small - self._reduction.reduce(denoised)
+        change = weight * self._reduction.upsample(difference)
         change = self._family.output_change(self._prediction, change, t.float())
         return (output.float() + change).to(output.dtype)
 
@@ -175,15 +175,15 @@ class UpsampleGuided:
         output = self._predict_native(small_x, tau.to(t.dtype), **cond)
         return self._family.denoised(self._prediction, small, output.float(), tau)
 
-    def _is_time_to_ask(self, t: Tensor) -> bool:
-        """At every n-th step, once; with n = 1 at every evaluation."""
+    def _needs_native(self, t: Tensor) -> bool:
+        """Once at every n-th step; with n = 1 in every evaluation."""
         if self._settings.cadence == 1:
             return True
         later_or_now = bisect.bisect_right(self._rising_times, float(t.max()) * (1 + 1e-4))
         step = len(self._rising_times) - later_or_now
-        if self._answer is not None and step < self._asked_at + self._settings.cadence:
+        if self._x0_small is not None and step < self._native_step + self._settings.cadence:
             return False
-        self._asked_at = step
+        self._native_step = step
         return True
 
 

@@ -1,15 +1,9 @@
-"""The file of a feature upsampler: safetensors, a few kilobytes, read without any library.
-
-The layout is eight bytes with the length of a JSON header, the header (of every tensor its dtype,
-shape and place, and text under `__metadata__`), and the numbers. Nothing in it can run, and a file
-is refused before anything of its size is believed.
-"""
+"""The file of a feature upsampler: a few kilobytes of safetensors, which hold no code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import sys
 from array import array
@@ -19,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib_hires.feature_upsampler import FeatureUpsampler, UpsamplerError, UpsamplerInfo
@@ -33,7 +28,7 @@ _TITLE = re.compile(rf"(.*) \[([0-9a-f]{{{HASH}}})\]", re.DOTALL)
 
 @dataclass(frozen=True, eq=False)
 class NamedUpsampler:
-    """A feature upsampler under the name and short hash that an image's text keeps of it."""
+    """A feature upsampler with the name and short hash that an image's PNG text holds."""
 
     name: str
     hash: str
@@ -41,15 +36,15 @@ class NamedUpsampler:
 
     @property
     def title(self) -> str:
-        """What finds it again, and tells when the file of its name has become another one."""
+        """Its name and hash: enough to find it again, and to see that the file has changed."""
         return f"{self.name} [{self.hash}]"
 
     def check(self, family: str, unet: Any, sizes: Sequence[Size], in_windows: bool) -> None:
         """Raises UpsamplerError where it is for other models, or for none of the stages between
-        these sizes (height, width), or where these are asked about in windows."""
+        these sizes (height, width), or where these are evaluated in windows."""
         info = self.weights.info
         if in_windows:
-            raise UpsamplerError(f"{self.name} serves whole images only; set ug_windows to off")
+            raise UpsamplerError(f"{self.name} works at full size only; set ug_windows to off")
         try:
             info.check(family, unet)
         except UpsamplerError as error:
@@ -70,7 +65,7 @@ def files_in(folder: Path) -> dict[str, Path]:
 def _may_be_one(file: Path) -> bool:
     try:
         return file.is_file() and file.stat().st_size <= LARGEST
-    except OSError:  # it has just gone
+    except OSError:  # it has just been deleted
         return False
 
 
@@ -83,7 +78,7 @@ def named_upsampler(file: Path) -> NamedUpsampler:
 def chosen_upsampler(title: str, files: Mapping[str, Path]) -> NamedUpsampler:
     """The one of a name, or of a title `name [hash]`, among files by name.
 
-    Raises UpsamplerError where there is none of that name, or it is another one now.
+    Raises UpsamplerError where there is none of that name, or the file has changed.
     """
     match = _TITLE.fullmatch(title)
     name, wanted = (title, "") if title in files or not match else match.groups()
@@ -92,20 +87,24 @@ def chosen_upsampler(title: str, files: Mapping[str, Path]) -> NamedUpsampler:
         raise UpsamplerError(f"expected the name of a feature upsampler ({there}), got {title!r}")
     chosen = named_upsampler(files[name])
     if wanted and chosen.hash != wanted:
-        raise UpsamplerError(f"{title} is not here any more; {name} is another one now")
+        raise UpsamplerError(f"{title} is no longer here; {name} is another file now")
     return chosen
 
 
 def write_upsampler(path: Path, upsampler: FeatureUpsampler, info: UpsamplerInfo) -> None:
-    """Write the weights with `info`, replacing an older file only when complete."""
+    """Write the weights with `info`, replacing an older file only when complete.
+
+    The header is written here and not by the library, which orders metadata at random: the same
+    weights would have another short hash each time.
+    """
     header: dict[str, Any] = {"__metadata__": info.metadata()}
     numbers = b""
     for name, tensor in upsampler.state_dict().items():
         values = array("f", tensor.detach().float().cpu().flatten().tolist())
         if sys.byteorder == "big":
             values.byteswap()
-        place = [len(numbers), len(numbers) + 4 * len(values)]
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": place}
+        offsets = [len(numbers), len(numbers) + 4 * len(values)]
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": offsets}
         numbers += values.tobytes()
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -120,48 +119,36 @@ def read_upsampler(path: Path) -> tuple[FeatureUpsampler, str]:
     damaged, holds something else, or has missing or extra weights.
     """
     try:
-        content = _content(path)
-        metadata, tensors = _parsed(content)
+        short_hash = _short_hash(path)
+        metadata, tensors = _content(path)
         info = UpsamplerInfo.from_metadata(metadata)
         upsampler = FeatureUpsampler.from_tensors(info, tensors)
     except UpsamplerError as error:
         raise UpsamplerError(f"{path.name}: {error}") from None
-    return upsampler, hashlib.sha256(content).hexdigest()[:HASH]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UpsamplerError("is too large for a feature upsampler; give another file")
-        return path.read_bytes()
     except OSError as error:
-        raise UpsamplerError(f"could not be read ({error.strerror})") from None
+        raise UpsamplerError(f"{path.name}: could not be read ({error.strerror})") from None
+    return upsampler, short_hash
 
 
-def _parsed(content: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _short_hash(path: Path) -> str:
+    """Raises UpsamplerError for a file that cannot be one: too large, or with no header."""
+    if path.stat().st_size > LARGEST:
+        raise UpsamplerError("is too large for a feature upsampler; choose another file")
+    content = path.read_bytes()
+    if content[8:9] != b"{":
+        raise UpsamplerError("is not a safetensors file; choose one of hires train-upsampler")
+    return hashlib.sha256(content).hexdigest()[:HASH]
+
+
+def _content(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors; raises UpsamplerError for anything but whole safetensors of float32."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    if len(content) < 8 or end > len(content) or content[8:9] != b"{":
-        raise UpsamplerError("is not a safetensors file; give one of hires train-upsampler")
     try:
-        header = json.loads(content[8:end])
-        metadata = {str(key): str(text) for key, text in header.pop("__metadata__", {}).items()}
-        tensors = {name: _tensor(entry, content[end:]) for name, entry in header.items()}
-        size = sum(4 * tensor.numel() for tensor in tensors.values())
-    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            names: list[str] = file.keys()  # the file itself cannot be iterated over
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, RuntimeError):
         raise UpsamplerError("is damaged; copy it again") from None
-    if size != len(content) - end:
-        raise UpsamplerError("is damaged, not all of its numbers are there; copy it again")
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise UpsamplerError("is damaged; copy it again")
     return metadata, tensors
-
-
-def _tensor(entry: dict[str, Any], numbers: bytes) -> Tensor:
-    """One tensor of the header. Raises ValueError (or what reading JSON of any shape raises)."""
-    shape, (begin, stop) = [int(side) for side in entry["shape"]], entry["data_offsets"]
-    whole = 0 <= begin <= stop <= len(numbers) and all(side >= 0 for side in shape)
-    if entry["dtype"] != "F32" or not whole or stop - begin != 4 * math.prod(shape):
-        raise ValueError
-    values = array("f", numbers[begin:stop])
-    if sys.byteorder == "big":
-        values.byteswap()
-    return torch.tensor(values, dtype=torch.float32).view(shape)

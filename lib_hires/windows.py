@@ -1,6 +1,6 @@
-"""The large prediction in overlapping windows of native size, so that its cost grows with the area.
+"""The denoiser evaluated on overlapping windows of native size: time grows with the area.
 
-A model's attention sees a window only, and nothing of the whole: by themselves windows repeat their
+A model's attention sees one window and nothing of the whole: by themselves windows repeat their
 subject (MultiDiffusion, arXiv:2302.08113), so Upsample Guidance holds them together.
 """
 
@@ -52,12 +52,12 @@ def blending(window: Size, blend: str) -> Tensor:
 
 
 class Windowed:
-    """A predictor that answers in windows, for a predictor that answers as a whole.
+    """A denoiser evaluated on overlapping windows and blended (MultiDiffusion).
 
     predict: the model, whose prediction may be of any parametrisation. window: (height, width) in
     latent positions, at most the image's. overlap, blend: as `corners` and `blending` take them.
-    fit_cond: changes conditioning that has been cut to the window's size, given that size (SDXL is
-    told of it in numbers).
+    fit_cond: changes conditioning that was cropped to the windows, given their size (SDXL receives
+    it as numbers).
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Windowed:
         self._at_once = AT_ONCE
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        """The answer about x (b, c, h, w) at the times t (b,), blended in float32.
+        """The prediction for x (b, c, h, w) at the times t (b,), blended in float32.
 
         Every tensor in `cond` with a row for each of x's is repeated for the windows, and one that
-        has x's height and width too is cut as x is.
+        has x's height and width too is cropped as x is.
         """
         size = x.shape[-2], x.shape[-1]
         if size == self._window:
@@ -100,41 +100,44 @@ class Windowed:
     def _parts(
         self, x: Tensor, t: Tensor, cond: Mapping[str, Any]
     ) -> Iterator[tuple[Corner, Tensor]]:
-        """Every window's corner and the model's answer there, (b, c, *window)."""
+        """Every window's corner and the prediction there, (b, c, *window)."""
         missing = corners((x.shape[-2], x.shape[-1]), self._window, self._overlap)
         while missing:
             some = missing[: self._at_once]
-            answer = self._answer(x, t, cond, some)
-            if answer is None:
+            prediction = self._predicted(x, t, cond, some)
+            if prediction is None:
                 self._at_once = len(some) // 2
                 continue
-            yield from zip(some, answer.chunk(len(some)), strict=True)
+            yield from zip(some, prediction.chunk(len(some)), strict=True)
             missing = missing[len(some) :]
 
-    def _answer(
+    def _predicted(
         self, x: Tensor, t: Tensor, cond: Mapping[str, Any], some: Sequence[Corner]
     ) -> Tensor | None:
-        """The model's answer about some windows, one after another; None where they were more than
-        memory holds, and not a single one."""
-        parts = cut(x, x, some, self._window)
-        told = {name: cut(value, x, some, self._window) for name, value in cond.items()}
+        """The model's prediction for a batch of windows, their rows one after another; None where
+        memory ran out and the batch can be smaller."""
+        parts = for_windows(x, x, some, self._window)
+        fitted = {name: for_windows(value, x, some, self._window) for name, value in cond.items()}
         if self._fit_cond is not None:
-            told = dict(self._fit_cond(told, self._window))
+            fitted = dict(self._fit_cond(fitted, self._window))
         try:
-            return self._predict(parts, t.repeat(len(some)), **told)
+            return self._predict(parts, t.repeat(len(some)), **fitted)
         except RuntimeError as error:
             if len(some) == 1 or not is_out_of_memory(error):
                 raise
         return None
 
 
-def cut(value: Any, x: Tensor, some: Sequence[Corner], window: Size) -> Any:
-    """What a call about x is told, as a call about these windows of it is; also inside lists and
-    mappings. The windows' rows stand one after another."""
+def for_windows(value: Any, x: Tensor, some: Sequence[Corner], window: Size) -> Any:
+    """Crop or repeat the conditioning of x for a batch of its windows.
+
+    value: a tensor, a list or mapping of such, or anything else, which stays as it is. The windows'
+    rows stand one after another.
+    """
     if isinstance(value, Mapping):
-        return {key: cut(part, x, some, window) for key, part in value.items()}
+        return {key: for_windows(part, x, some, window) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(cut(part, x, some, window) for part in value)
+        return type(value)(for_windows(part, x, some, window) for part in value)
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(x):
         return value
     if value.ndim == 4 and value.shape[-2:] == x.shape[-2:]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import gradio as gr
 from modules import script_callbacks, scripts
 
 from lib_hires.webui import lifecycle as run
 from lib_hires.webui.page.controls import add_options, make_controls, paste_fields
-from lib_hires.webui.page.drawing import Drawing
 from lib_hires.webui.page.plan_line import PlanLine
 from lib_hires.webui.page.presets import PresetRow
 from lib_hires.webui.page.tab import Tab
@@ -27,11 +27,11 @@ class HiResGuidance(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        presets = PresetRow(self.elem_id)
-        controls = make_controls(self.elem_id)
-        tab_name = "img2img" if is_img2img else "txt2img"
-        line, drawing = PlanLine(tab_name, self.elem_id), Drawing(tab_name, self.elem_id)
-        self.tab.add(controls, presets, line, drawing)
+        with gr.Accordion(self.title(), open=False, elem_id=self.elem_id("accordion")):
+            presets = PresetRow(self.elem_id)
+            controls = make_controls(self.elem_id)
+            plan = PlanLine("img2img" if is_img2img else "txt2img", self.elem_id)
+        self.tab.add(controls, presets, plan)
         self.infotext_fields = paste_fields(controls)
         return list(controls.values())
 

@@ -1,5 +1,6 @@
-"""All checks, as CI runs them: python -m tests."""
+"""All checks, as CI runs them: python -m tests; with --quick, what takes less than two minutes."""
 
+import argparse
 import subprocess
 import sys
 
@@ -8,13 +9,18 @@ CHECKS = (
     ["-m", "ruff", "format", "--check"],
     ["-m", "mypy"],
     ["-c", "from importlinter.cli import lint_imports_command as check; check()"],
-    ["-m", "pytest", "-q"],
 )
+QUICK = "not slow and not browser and not host"
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run every check; the exit code is that of the first to fail, after all have run."""
-    codes = [subprocess.run([sys.executable, *check]).returncode for check in CHECKS]
+    parser = argparse.ArgumentParser(prog="python -m tests", description=__doc__)
+    text = "leave out tests that are slow, drive a browser or need a real WebUI"
+    parser.add_argument("--quick", action="store_true", help=text)
+    options = parser.parse_args(arguments)
+    tests = ["-m", "pytest", "-q", *(["-m", QUICK] if options.quick else [])]
+    codes = [subprocess.run([sys.executable, *check]).returncode for check in (*CHECKS, tests)]
     return next((code for code in codes if code), 0)
 
 

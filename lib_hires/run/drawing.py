@@ -1,51 +1,66 @@
-"""The numbers behind the live drawing: what every step of a run will do, before it runs.
-
-`tables` says what the engine would do. The browser computes the same numbers by itself, in
-`javascript/hires_guidance.js`, from `facts`; `tests/drawing_tables.json` holds both to the same.
-"""
+"""A plan as the plain numbers that a page draws (javascript/hires_guidance.js)."""
 
 from __future__ import annotations
 
 import html
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib_hires.run.passes import is_chosen
-from lib_hires.run.plan import PlannedPass, run_plan
-from lib_hires.run.schedules import Model, Sampler, Sampling
-from lib_hires.settings import PASSES, Settings, declarations
-from lib_hires.sizes import SMALLEST_SCALE
+from lib_hires.run.passes import pass_name
+from lib_hires.run.plan import PlannedPass, RunPlan
+from lib_hires.run.schedules import Model
+from lib_hires.settings import Settings
 
 BYTES = 4  # of one value of a latent, float32
+DIGITS = 4  # of weights after the point; a pixel of the drawing is more
 
 
-def tables(settings: Settings, sampling: Sampling, model: Model) -> dict[str, Any]:
-    """What the drawing shows, as plain values. Raises SettingsError where the run would.
+def drawing(
+    plan: RunPlan,
+    settings: Settings,
+    model: Model,
+    *,
+    batch: int = 1,
+    batches: int = 1,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What the script draws, as JSON takes it.
 
-    passes: the fields of each `PlannedPass`. edge: the timestep and the step of the first pass at
-    which its guidance ends, None where it lasts to the end. work: the evaluations counted by the
-    pixels that they see, beside those of the run without us. latent_bytes: of one image's
-    largest latent.
+    batch: images at once; batches: how often. notes: what the numbers leave out.
+
+    passes: of each pass its name, size and native size (height, width), strength, and one entry
+    for each step: the guidance weights, whether the step has a native evaluation, the mixing's
+    gammas. edge: the timestep and the step of the first pass at which its guidance ends, None
+    where it lasts to the end. pixels: of all evaluations, each counted as the pixels that it sees;
+    plain_pixels: of the run without us. latent_bytes: of the largest latent.
     """
-    made = run_plan(settings, sampling, model)
-    final = made.passes[-1].size
+    final = model.latent(plan.passes[-1].size)
     return {
-        "passes": [_drawn(part) for part in made.passes],
-        "edge": _edge(made.passes[0], settings, model),
-        "evaluations": made.evaluations,
-        "small_evaluations": sum(part.small_evaluations for part in made.passes),
-        "plain_evaluations": made.plain_evaluations,
-        "work": made.relative_pixels,
-        "latent_bytes": math.prod(model.latent(final)) * model.channels * BYTES,
+        "passes": [_drawn(part) for part in plan.passes],
+        "edge": _edge(plan.passes[0], settings, model),
+        "theta": settings.ug.theta,
+        "gamma": settings.pfsa.gamma,
+        "native_evaluations": sum(part.native_evaluations for part in plan.passes),
+        "pixels": sum(part.pixels for part in plan.passes) * batch * batches,
+        "plain_pixels": plan.plain_pixels * batch * batches,
+        "latent_bytes": math.prod(final) * model.channels * BYTES * batch,
+        "notes": list(notes),
     }
 
 
 def _drawn(part: PlannedPass) -> dict[str, Any]:
-    """What the script computes of a pass too."""
-    return {key: value for key, value in asdict(part).items() if key not in ("kind", "number")}
+    return {
+        "name": pass_name(part.kind, part.number),
+        "message": part.summary(),
+        "size": part.size,
+        "native": part.small,
+        "strength": part.strength,
+        "weights": [round(weight, DIGITS) for weight in part.weights],
+        "evaluated": part.evaluates_native,
+        "gammas": [round(gamma, DIGITS) for gamma in part.gammas],
+    }
 
 
 def _edge(first: PlannedPass, settings: Settings, model: Model) -> dict[str, float] | None:
@@ -58,39 +73,18 @@ def _edge(first: PlannedPass, settings: Settings, model: Model) -> dict[str, flo
     }
 
 
-def facts(
-    model: Model,
-    samplers: Mapping[str, Sampler],
-    *,
-    element_id: Callable[[str], str],
-    host: Mapping[str, str],
-    first_multiple: int = 1,
-) -> dict[str, Any]:
-    """What the page's script needs to draw by itself.
+def element(plan: Mapping[str, Any] | None, page: Mapping[str, object]) -> str:
+    """The HTML element that the page's script fills with the drawing.
 
-    element_id: of a control, by its name. host: the ids of the elements that hold width, height,
-    steps, sampler, schedule, strength, batch and more, as far as the host has them.
-    first_multiple: what the first image's sides are rounded to.
+    plan: of `drawing`; None where there is nothing to draw. page: what the script must know of
+    the page besides: `model`, by whose name it remembers seconds, and the ids of the elements
+    `generate`, `stop` (more than one with spaces between them) and `time`.
     """
-    rows = declarations()
-    return {
-        "model": asdict(model),
-        "samplers": {name: asdict(sampler) for name, sampler in samplers.items()},
-        "controls": {row.name: element_id(row.name) for row in rows},
-        "defaults": {row.name: row.default for row in rows},
-        "least": {row.name: row.control.minimum for row in rows if row.control.automatic},
-        "host": dict(host),
-        "first_multiple": first_multiple,
-        "chosen": {
-            "first pass": [choice for choice in PASSES if is_chosen(choice, "text")],
-            "img2img": [choice for choice in PASSES if is_chosen(choice, "image")],
-        },
-        "smallest_scale": SMALLEST_SCALE,
-        "bytes": BYTES,
-    }
+    data = {"page": page, "plan": plan}
+    attributes = " ".join(f'data-{name}="{_attribute(value)}"' for name, value in data.items())
+    return f'<div class="hires-guidance" {attributes}></div>'
 
 
-def element(facts: Mapping[str, Any]) -> str:
-    """The HTML element that the page's script fills with the drawing."""
-    data = html.escape(json.dumps(facts, ensure_ascii=False), quote=True)
-    return f'<div class="hires-guidance" data-facts="{data}"></div>'
+def _attribute(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return html.escape(text, quote=True)

@@ -1,4 +1,4 @@
-"""The passes of a run, and which of them a technique is chosen for."""
+"""The passes of a run, and the techniques that act in each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHOSEN: dict[str, tuple[Kind, ...]] = {
 
 
 def pass_name(kind: Kind, number: int = 0) -> str:
-    """A pass in words; number: of a stage."""
+    """A pass's name in messages; number: of a stage."""
     return _NAMES.get(kind, f"stage {number}")
 
 
@@ -34,7 +34,7 @@ def is_chosen(
 
 
 def guides(settings: Settings, kind: Kind) -> bool:
-    """Whether Upsample Guidance is to act in a pass, where its size gives it something to do."""
+    """Whether Upsample Guidance acts in a pass, if its image is large enough."""
     ug = settings.ug
     chosen = settings.refine.guided if kind == "stage" else is_chosen(ug.passes, kind)
     return ug.enabled and ug.theta > 0 and chosen
@@ -43,7 +43,7 @@ def guides(settings: Settings, kind: Kind) -> bool:
 def guided_at(
     settings: Settings, kind: Kind, size: Size, *, native: Size, multiple: int
 ) -> Size | None:
-    """The size of the native-size question in a pass; None where it is not guided.
+    """The size of a pass's native evaluations; None where it is not guided.
 
     All sizes (height, width), and `multiple`, in latent positions.
     """
@@ -53,21 +53,21 @@ def guided_at(
 
 
 def in_windows(settings: Settings, kind: Kind) -> bool:
-    """Whether the model is asked about a guided pass's large images in windows."""
+    """Whether a guided pass evaluates its large images in windows."""
     return guides(settings, kind) and settings.ug.windows != "off"
 
 
 def mixes(settings: Settings, kind: Kind) -> bool:
-    """Whether Attentive Guidance acts in a pass; later passes keep what it has made."""
+    """Whether Attentive Guidance acts in a pass; later passes keep its effect."""
     pfsa = settings.pfsa
     chosen = is_chosen(pfsa.passes, kind, automatic=("text", "image"))
     return pfsa.enabled and pfsa.gamma > 0 and chosen
 
 
 def idle_reason(choice: str, sizes: Collection[Size], native: Size) -> str:
-    """Why Upsample Guidance, though on, guides nothing.
+    """Why Upsample Guidance guides nothing although it is on.
 
-    choice: its control's. sizes: of the run's passes that the control chooses, in pixels.
+    choice: of its control. sizes: of the run's passes that the control names, in pixels.
     """
     if not sizes:
         return f'the run has no pass that is "{choice}"'

@@ -1,7 +1,7 @@
-"""What a run will do, before it starts: every pass and step, their questions and their cost.
+"""What a run will do, before it starts: every pass and step, its evaluations and its cost.
 
-`run_plan` serves every host. `RunPlan.sentence` is the line that users see, and the live drawing
-(lib_hires/run/drawing.py) shows the same plan.
+`run_plan` serves every host. `RunPlan.summary` is the line that users see, and the page draws the
+same plan (lib_hires/run/drawing.py).
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at
 from lib_hires.noise import NoiseFamily, VarianceExploding, VariancePreserving
-from lib_hires.refinement import Stage, plan
+from lib_hires.refinement import plan
 from lib_hires.resample import Reduction
+from lib_hires.run.evaluations import count_evaluations, native_steps
 from lib_hires.run.passes import (
     Kind,
     guided_at,
@@ -52,14 +54,14 @@ class PlannedPass:
     number: int  # of a stage, counted from 1; 0 for a pass that the host makes by itself
     size: Size
     strength: float  # the share of the schedule that it denoises
-    small: Size | None  # of the native-size question; None where there is none to ask
+    small: Size | None  # of its native evaluations; None where it is not guided
     timesteps: tuple[float, ...]  # at which the steps begin
     weights: tuple[float, ...]  # w_t there
-    asked: tuple[bool, ...]  # whether the step asks the native-size question
+    evaluates_native: tuple[bool, ...]  # whether the step makes a native evaluation
     gammas: tuple[float, ...]  # gamma_t of the mixing after the step
-    evaluations: int  # of the model, those of the native-size question included
-    small_evaluations: int
-    windows: int  # of the small size, in which an evaluation of the image is made; 1: whole
+    evaluations: int  # of the model, native evaluations included
+    native_evaluations: int
+    windows: int  # of the size `small`, for each evaluation of the image; 1: at full size
 
     @property
     def steps(self) -> int:
@@ -78,9 +80,11 @@ class PlannedPass:
         """The evaluations, each counted as the pixels that it sees."""
         small = math.prod(self.small or (0,))
         large = math.prod(self.size) if self.windows == 1 else self.windows * small
-        return (self.evaluations - self.small_evaluations) * large + self.small_evaluations * small
+        return (
+            self.evaluations - self.native_evaluations
+        ) * large + self.native_evaluations * small
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         name = pass_name(self.kind, self.number)
         text = f"{name} {shown(self.size)} in {count(self.steps, 'step')}"
         guided = f"{self.guided_steps} guided at {shown(self.small)}" if self.small else ""
@@ -94,14 +98,14 @@ class PlannedPass:
 class RunPlan:
     """The passes in their order. The plain run is what the host would do without us.
 
-    Numbers relative to it are 0 where it evaluates nothing. The one small evaluation of a stage
-    that a feature upsampler serves is not counted.
+    Numbers relative to it are 0 where it evaluates nothing. The one evaluation that captures the
+    features for a feature upsampler is not counted.
     """
 
     passes: tuple[PlannedPass, ...]
     plain_evaluations: int
     plain_pixels: int
-    idle: str  # why Upsample Guidance, though on, guides nothing
+    idle: str  # why Upsample Guidance guides nothing although it is on
 
     @property
     def evaluations(self) -> int:
@@ -113,13 +117,13 @@ class RunPlan:
 
     @property
     def relative_pixels(self) -> float:
-        """The evaluations, each counted as the pixels that it sees, beside the plain run's."""
+        """The evaluations, each counted as the pixels that it sees, relative to the plain run's."""
         pixels = sum(part.pixels for part in self.passes)
         return pixels / self.plain_pixels if self.plain_pixels else 0.0
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """The line before the run."""
-        passes = ", then ".join(part.sentence() for part in self.passes)
+        passes = ", then ".join(part.summary() for part in self.passes)
         cost = count(self.evaluations, "model evaluation")
         if self.evaluations == self.plain_evaluations:
             cost += ", as in the plain run"
@@ -133,171 +137,184 @@ class RunPlan:
 def run_plan(
     settings: Settings, sampling: Sampling, model: Model, second: TailPass | None = None
 ) -> RunPlan:
-    """Plan a run; second: that of Hires. fix. Raises SettingsError where it would be refused."""
-    planner = _Planner(settings, sampling, model)
-    host = [planner.first_pass(), *([planner.second_pass(second)] if second else [])]
-    stages: tuple[Stage, ...] = ()
+    """Plan a run; second: that of Hires. fix. Raises SettingsError where the run would."""
+    courses = [_first_course(settings, sampling, model)]
+    if second:
+        courses.append(_second_course(second, sampling, model))
+    host = len(courses)
     if settings.refine.enabled:
-        stages = plan(settings.refine, host[-1].size, multiple=model.multiple, factor=model.factor)
-    passes = (*host, *map(planner.stage_pass, stages))
-    plain = [part.evaluations - part.small_evaluations for part in host]
-    plain_pixels = sum(n * math.prod(part.size) for n, part in zip(plain, host, strict=True))
-    return RunPlan(passes, sum(plain), plain_pixels, planner.idle(passes))
+        courses += _stage_courses(settings, sampling, model, before=courses[-1].size)
+    passes = tuple(_planned(course, settings, model) for course in courses)
+    plain = [part.evaluations - part.native_evaluations for part in passes[:host]]
+    plain_pixels = sum(n * math.prod(part.size) for n, part in zip(plain, passes, strict=False))
+    return RunPlan(passes, sum(plain), plain_pixels, _idle(settings, passes, model))
+
+
+# --- the passes as the sampler walks them ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Planner:
-    """Makes the passes of one run."""
+class _Course:
+    """A pass before the techniques act on it: its image, its sampler and its times."""
 
-    settings: Settings
-    sampling: Sampling
-    model: Model
+    kind: Kind
+    size: Size
+    sampler: Sampler
+    times: Sequence[float]  # decreasing, the final time included
+    whole_steps: int  # of the whole schedule, by which the soft end of the guidance is measured
+    strength: float = 1.0
+    mixing_steps: int = 0  # T0, the steps that gamma_t counts
+    number: int = 0
 
-    @cached_property
-    def whole(self) -> list[float]:
-        """The sampler's whole schedule, decreasing, the final time included."""
-        return schedule_times(self.sampling, self.model)
 
-    @cached_property
-    def family(self) -> NoiseFamily:
-        table = self.model.table
-        if self.sampling.sampler.timesteps:
-            return VariancePreserving(1 / (1 + table**2))
-        return VarianceExploding(table)
+def _first_course(settings: Settings, sampling: Sampling, model: Model) -> _Course:
+    """The first pass, or img2img."""
+    if sampling.strength is not None:
+        return _image_course(min(sampling.strength, 0.999), sampling, model)
+    times = schedule_times(sampling, model)
+    whole_steps = len(times) - 1
+    small = _native_size("text", sampling.first, settings, model)
+    if small and settings.ug.shifted_start and not sampling.sampler.timesteps:
+        gain = Reduction.between(model.latent(sampling.first), model.latent(small)).noise_gain
+        times = shifted_schedule(torch.tensor(times, dtype=torch.float64), gain).tolist()
+    return _Course(
+        "text", sampling.first, sampling.sampler, times, whole_steps, mixing_steps=sampling.steps
+    )
 
-    def first_pass(self) -> PlannedPass:
-        sampling, times = self.sampling, self.whole
-        if sampling.strength is not None:
-            return self._from_image(min(sampling.strength, 0.999))
-        small = self._small("text", sampling.first)
-        if small and self.settings.ug.shifted_start and not sampling.sampler.timesteps:
-            sizes = self.model.latent(sampling.first), self.model.latent(small)
-            gain = Reduction.between(*sizes).noise_gain
-            times = shifted_schedule(torch.tensor(times, dtype=torch.float64), gain).tolist()
-        return self._pass("text", sampling.first, times, 1.0, mixed_of=sampling.steps)
 
-    def second_pass(self, second: TailPass) -> PlannedPass:
-        own = replace(
-            self.sampling,
-            sampler=second.sampler or self.sampling.sampler,
-            schedule=second.schedule or self.sampling.schedule,
+def _image_course(strength: float, sampling: Sampling, model: Model) -> _Course:
+    if sampling.fixed_steps:
+        steps, of = sampling.steps, int(sampling.steps / max(strength, 0.01))
+    else:
+        steps, of = int(strength * sampling.steps) + 1, sampling.steps
+    return _tail_course("image", TailPass(sampling.first, steps, of), strength, sampling, model)
+
+
+def _second_course(second: TailPass, sampling: Sampling, model: Model) -> _Course:
+    own = replace(
+        sampling,
+        sampler=second.sampler or sampling.sampler,
+        schedule=second.schedule or sampling.schedule,
+    )
+    return _tail_course("hires", second, second.steps / second.of, own, model)
+
+
+def _tail_course(
+    kind: Kind, part: TailPass, strength: float, sampling: Sampling, model: Model
+) -> _Course:
+    """Timestep samplers begin one step later."""
+    times = schedule_times(replace(sampling, steps=part.of), model)
+    count = part.steps - 1 if sampling.sampler.timesteps else part.steps + 1
+    return _Course(
+        kind, part.size, sampling.sampler, times[-max(2, count) :], part.of, strength, part.steps
+    )
+
+
+def _stage_courses(
+    settings: Settings, sampling: Sampling, model: Model, *, before: Size
+) -> list[_Course]:
+    """before: the size of the image that the stages begin with."""
+    whole = schedule_times(sampling, model)
+    time_at = partial(_time_at, sampler=sampling.sampler, model=model)
+    stages = plan(settings.refine, before, multiple=model.multiple, factor=model.factor)
+    return [
+        _Course(
+            "stage",
+            stage.size,
+            sampling.sampler,
+            stage.times(whole, time_at),
+            len(whole) - 1,
+            stage.strength,
+            number=stage.number,
         )
-        planner = replace(self, sampling=own)
-        return planner._tail_pass("hires", second, second.steps / second.of)
-
-    def _from_image(self, strength: float) -> PlannedPass:
-        sampling = self.sampling
-        if sampling.fixed_steps:
-            steps, of = sampling.steps, int(sampling.steps / max(strength, 0.01))
-        else:
-            steps, of = int(strength * sampling.steps) + 1, sampling.steps
-        return self._tail_pass("image", TailPass(sampling.first, steps, of), strength)
-
-    def stage_pass(self, stage: Stage) -> PlannedPass:
-        times = stage.times(self.whole, self._time_at)
-        return self._pass("stage", stage.size, times, stage.strength, number=stage.number)
-
-    def idle(self, passes: Sequence[PlannedPass]) -> str:
-        """Why no pass is guided although Upsample Guidance is on."""
-        ug = self.settings.ug
-        if not (ug.enabled and ug.theta) or any(part.small for part in passes):
-            return ""
-        sizes = [part.size for part in passes if guides(self.settings, part.kind)]
-        return idle_reason(ug.passes, sizes, self.model.native)
-
-    def _tail_pass(self, kind: Kind, part: TailPass, strength: float) -> PlannedPass:
-        """Timestep samplers begin one step later."""
-        times = schedule_times(replace(self.sampling, steps=part.of), self.model)
-        count = part.steps - 1 if self.sampling.sampler.timesteps else part.steps + 1
-        return self._pass(kind, part.size, times[-max(2, count) :], strength, part.of, part.steps)
-
-    def _pass(
-        self,
-        kind: Kind,
-        size: Size,
-        times: Sequence[float],
-        strength: float,
-        of: int = 0,
-        mixed_of: int = 0,
-        number: int = 0,
-    ) -> PlannedPass:
-        """of: the steps of the whole schedule; mixed_of: the steps that gamma_t counts."""
-        small = self._small(kind, size)
-        timesteps = self.family.timestep(torch.tensor(times[:-1], dtype=torch.float64))
-        weights = torch.zeros_like(timesteps)
-        if small:
-            weights = guidance_weight(
-                timesteps,
-                self.settings.ug,
-                training_steps=len(self.model.sigmas),
-                steps=of or len(self.whole) - 1,
-            )
-        asked = _asked(weights.tolist(), self.settings.ug.cadence)
-        steps = len(timesteps)  # none where DDIM or PLMS is to make one
-        sampler = self.sampling.sampler
-        each = ([sampler.evaluations] * (steps - 1) + [1])[:steps]
-        each[:1] = [n + sampler.opening for n in each[:1]]
-        every_time = self.settings.ug.cadence == 1  # also in the second evaluation of a step
-        small_calls = sum(
-            n if every_time else 1 for n, asks in zip(each, asked, strict=True) if asks
-        )
-        return PlannedPass(
-            kind,
-            number,
-            size,
-            strength,
-            small,
-            tuple(timesteps.tolist()),
-            tuple(weights.tolist()),
-            asked,
-            self._gammas(kind, mixed_of, steps),
-            sum(each) + small_calls,
-            small_calls,
-            self._windows(kind, size, small),
-        )
-
-    def _windows(self, kind: Kind, size: Size, small: Size | None) -> int:
-        """In how many windows of the small size an image of `size`, both in pixels, is asked."""
-        if small is None or not in_windows(self.settings, kind):
-            return 1
-        sizes = self.model.latent(size), self.model.latent(small)
-        return len(corners(*sizes, self.settings.ug.overlap))
-
-    def _gammas(self, kind: Kind, of: int, steps: int) -> tuple[float, ...]:
-        if not mixes(self.settings, kind):
-            return (0.0,) * steps
-        pfsa = self.settings.pfsa
-        gammas = (gamma_at(done, of, pfsa) for done in range(1, steps))
-        return (*gammas, *[0.0] * min(steps, 1))  # the last state is the finished image
-
-    def _small(self, kind: Kind, size: Size) -> Size | None:
-        """The size, in pixels, of the native-size question about an image of `size`."""
-        model = self.model
-        small = guided_at(
-            self.settings,
-            kind,
-            model.latent(size),
-            native=model.latent(model.native),
-            multiple=model.multiple // model.factor,
-        )
-        return small and (small[0] * model.factor, small[1] * model.factor)
-
-    def _time_at(self, timestep: float) -> float:
-        """The sampler's time of a training timestep, counted as if there were 1000."""
-        if self.sampling.sampler.timesteps:
-            return timestep
-        timestep *= len(self.model.sigmas) / 1000
-        return float(self.model.sigma_at(torch.tensor(timestep, dtype=torch.float64)))
+        for stage in stages
+    ]
 
 
-def _asked(weights: Sequence[float], cadence: int) -> tuple[bool, ...]:
-    """Which steps ask: of those with guidance the first, and every n-th step after it."""
-    asked: list[bool] = []
-    last = -cadence
-    for step, weight in enumerate(weights):
-        asked.append(weight > 0 and step >= last + cadence)
-        last = step if asked[-1] else last
-    return tuple(asked)
+def _time_at(timestep: float, *, sampler: Sampler, model: Model) -> float:
+    """The sampler's time of a training timestep, counted as if there were 1000."""
+    if sampler.timesteps:
+        return timestep
+    timestep *= len(model.sigmas) / 1000
+    return float(model.sigma_at(torch.tensor(timestep, dtype=torch.float64)))
+
+
+# --- what the techniques make of them -------------------------------------------------------------
+
+
+def _planned(course: _Course, settings: Settings, model: Model) -> PlannedPass:
+    small = _native_size(course.kind, course.size, settings, model)
+    timesteps = _timesteps(course, model)
+    weights = _weights(timesteps, course, settings, model) if small else [0.0] * len(timesteps)
+    native = native_steps(weights, settings.ug.cadence)
+    evaluations = count_evaluations(course.sampler, native, settings.ug.cadence)
+    return PlannedPass(
+        kind=course.kind,
+        number=course.number,
+        size=course.size,
+        strength=course.strength,
+        small=small,
+        timesteps=tuple(timesteps.tolist()),
+        weights=tuple(weights),
+        evaluates_native=native,
+        gammas=_gammas(course, len(timesteps), settings),
+        evaluations=evaluations.total,
+        native_evaluations=evaluations.native,
+        windows=_windows(course, small, settings, model),
+    )
+
+
+def _timesteps(course: _Course, model: Model) -> Tensor:
+    """The training timesteps at which the steps begin; none where DDIM or PLMS is to make one."""
+    family: NoiseFamily = VarianceExploding(model.table)
+    if course.sampler.timesteps:
+        family = VariancePreserving(1 / (1 + model.table**2))
+    return family.timestep(torch.tensor(course.times[:-1], dtype=torch.float64))
+
+
+def _weights(timesteps: Tensor, course: _Course, settings: Settings, model: Model) -> list[float]:
+    """w_t of each step of a guided pass."""
+    weights: list[float] = guidance_weight(
+        timesteps, settings.ug, training_steps=len(model.sigmas), steps=course.whole_steps
+    ).tolist()
+    return weights
+
+
+def _gammas(course: _Course, steps: int, settings: Settings) -> tuple[float, ...]:
+    """gamma_t after each step; the last state is the finished image."""
+    if not mixes(settings, course.kind):
+        return (0.0,) * steps
+    gammas = (gamma_at(done, course.mixing_steps, settings.pfsa) for done in range(1, steps))
+    return (*gammas, *[0.0] * min(steps, 1))
+
+
+def _windows(course: _Course, small: Size | None, settings: Settings, model: Model) -> int:
+    """In how many windows of the size `small`, in pixels, each evaluation of the image is made."""
+    if small is None or not in_windows(settings, course.kind):
+        return 1
+    sizes = model.latent(course.size), model.latent(small)
+    return len(corners(*sizes, settings.ug.overlap))
+
+
+def _native_size(kind: Kind, size: Size, settings: Settings, model: Model) -> Size | None:
+    """The size, in pixels, of the native evaluations of an image of `size`."""
+    small = guided_at(
+        settings,
+        kind,
+        model.latent(size),
+        native=model.latent(model.native),
+        multiple=model.multiple // model.factor,
+    )
+    return small and (small[0] * model.factor, small[1] * model.factor)
+
+
+def _idle(settings: Settings, passes: Sequence[PlannedPass], model: Model) -> str:
+    """Why no pass is guided although Upsample Guidance is on."""
+    ug = settings.ug
+    if not (ug.enabled and ug.theta) or any(part.small for part in passes):
+        return ""
+    sizes = [part.size for part in passes if guides(settings, part.kind)]
+    return idle_reason(ug.passes, sizes, model.native)
 
 
 def _short(number: float) -> str:

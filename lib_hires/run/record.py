@@ -1,6 +1,6 @@
-"""What a run really did, counted while it ran; `run_plan` says beforehand what it would do.
+"""What a run did, counted while it ran; `run_plan` plans it beforehand.
 
-Hosts tell the record of every evaluation and every finished step.
+The record receives every evaluation and every finished step from the host.
 """
 
 from __future__ import annotations
@@ -20,49 +20,51 @@ class PassRecord:
     kind: Kind
     number: int  # of a stage, counted from 1; 0 for a pass that the host makes by itself
     size: Size  # (height, width) of the image in pixels
-    steps: int = 0  # that are finished
+    steps: int = 0  # finished ones
     guided_steps: int = 0
     mixed_steps: int = 0
-    evaluations: int = 0  # of the model, those of the native-size question included
-    small_evaluations: int = 0
+    evaluations: int = 0  # of the model, native evaluations included
+    native_evaluations: int = 0
     seconds: float = 0.0
     finished: bool = False
     batches: int = 1
     _guided: bool = False  # the evaluation that was begun last, ...
-    _asked: bool = False  # ... and whether the native-size question was asked for it
+    _native: bool = False  # ... and whether a native evaluation was made for it
 
     @property
     def name(self) -> str:
         return pass_name(self.kind, self.number)
 
     def begin_evaluation(self) -> None:
-        """The model is to be asked about the whole image."""
+        """The model is about to be evaluated on the whole image."""
         self.evaluations += 1
-        self._guided = self._asked = False
+        self._guided = self._native = False
 
-    def guide(self, asked: bool) -> None:
-        """Upsample Guidance acts on the evaluation; asked: with a native-size question of its own.
+    def guide(self, native: bool) -> None:
+        """Upsample Guidance acts on the evaluation; native: with a native evaluation of its own.
 
-        Hosts may ask about the branches of an evaluation one after another; that is one question.
+        Hosts may evaluate the branches (cond, uncond) one after another; that counts as one.
         """
-        if asked and not self._asked:
+        if native and not self._native:
             self.evaluations += 1
-            self.small_evaluations += 1
-        self._guided, self._asked = True, self._asked or asked
+            self.native_evaluations += 1
+        self._guided, self._native = True, self._native or native
 
     def mix(self) -> None:
         """Attentive Guidance acts on the state after a step."""
         self.mixed_steps += 1
 
     def finish_step(self) -> None:
-        """A step is finished, whose first evaluation was the last one begun."""
+        """A step is finished; its first evaluation was the last one begun."""
         self.steps += 1
         self.guided_steps += self._guided
 
-    def sentence(self) -> str:
-        """The pass in the details."""
+    def summary(self) -> str:
+        """The pass's line in the details."""
         batches = f" in {self.batches} batches" if self.batches > 1 else ""
-        native = f" ({self.small_evaluations} at the native size)" if self.small_evaluations else ""
+        native = (
+            f" ({self.native_evaluations} at the native size)" if self.native_evaluations else ""
+        )
         parts = [
             count(self.steps, "step"),
             f"{self.guided_steps} guided" if self.guided_steps else "",
@@ -74,7 +76,7 @@ class PassRecord:
         return f"{self.name} {shown(self.size)}{batches}: {', '.join(filter(None, parts))}"
 
 
-def _not_told() -> None:
+def _unknown() -> None:
     """For a device that does not count its memory."""
 
 
@@ -82,12 +84,12 @@ def _not_told() -> None:
 class RunRecord:
     """The passes of a run in the order in which they began, and its memory. It can be pickled.
 
-    clock: seconds from any beginning. held_at_most: the peak of the device's memory until now, in
-    bytes, None where the device does not tell.
+    clock: seconds from any origin. held_at_most: the peak of the device's memory until now, in
+    bytes, None where it is not counted.
     """
 
     clock: Callable[[], float]
-    held_at_most: Callable[[], int | None] = _not_told
+    held_at_most: Callable[[], int | None] = _unknown
     passes: list[PassRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -95,7 +97,7 @@ class RunRecord:
 
     @contextmanager
     def taking(self, kind: Kind, size: Size, number: int = 0) -> Iterator[PassRecord]:
-        """Record what happens inside the block; left by an exception it counts as stopped."""
+        """Record what happens inside the block; after an exception it counts as stopped."""
         part = PassRecord(kind, number, size)
         self.passes.append(part)
         started = self.clock()
@@ -108,7 +110,7 @@ class RunRecord:
 
     @property
     def peak_memory(self) -> int | None:
-        """Bytes; None where it is not known, also where the peak may be of an earlier run."""
+        """Bytes; None where unknown, also where the peak may be from an earlier run."""
         return None if self._peak == self._earlier_peak else self._peak
 
     @property
@@ -121,8 +123,8 @@ class RunRecord:
         return sum(part.evaluations for part in self.passes)
 
     @property
-    def small_evaluations(self) -> int:
-        return sum(part.small_evaluations for part in self.passes)
+    def native_evaluations(self) -> int:
+        return sum(part.native_evaluations for part in self.passes)
 
     def summary(self) -> str:
         """The line after the run; nothing where no pass began."""
@@ -137,7 +139,7 @@ class RunRecord:
 
     def lines(self) -> list[str]:
         """The details: one line for each pass, its batches added up."""
-        return [part.sentence() for part in self._over_batches()]
+        return [part.summary() for part in self._over_batches()]
 
     def _guidance(self) -> str:
         total = _added(self.passes)
@@ -161,7 +163,7 @@ def _added(batches: Sequence[PassRecord]) -> PassRecord:
         guided_steps=sum(part.guided_steps for part in batches),
         mixed_steps=sum(part.mixed_steps for part in batches),
         evaluations=sum(part.evaluations for part in batches),
-        small_evaluations=sum(part.small_evaluations for part in batches),
+        native_evaluations=sum(part.native_evaluations for part in batches),
         seconds=sum(part.seconds for part in batches),
         finished=all(part.finished for part in batches),
         batches=len(batches),

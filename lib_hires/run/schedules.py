@@ -1,4 +1,4 @@
-"""Samplers' schedules before any run: the noise levels that a host's sampler will walk down."""
+"""Samplers' schedules before any run: the noise levels that a host's sampler will use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib_hires.sizes import Size
 
 @dataclass(frozen=True)
 class Model:
-    """What the drawing knows of a model. Sizes are (height, width) in pixels."""
+    """What a plan needs of a model. Sizes are (height, width) in pixels."""
 
     sigmas: tuple[float, ...]  # of the training timesteps, increasing
     native: Size
@@ -39,22 +39,22 @@ class Model:
 
 
 def sigmas_of(alphas_cumprod: Tensor) -> tuple[float, ...]:
-    """The training sigmas of DDPM's products abar (T,), to seven digits, to be handed over."""
+    """The training sigmas of DDPM's products abar (T,), to seven digits, short enough for JSON."""
     abar = alphas_cumprod.double()
     return tuple(float(f"{sigma:.7g}") for sigma in ((1 - abar) / abar).sqrt().tolist())
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """What the drawing knows of a sampler."""
+    """What a plan needs of a sampler."""
 
     evaluations: int = 1  # of the model in every step but the last
-    opening: int = 0  # evaluations more in the first step (PLMS)
+    opening: int = 0  # additional evaluations in the first step (PLMS)
     schedule: str = "Uniform"  # what "Automatic" stands for
-    drops_penultimate: bool = False  # makes one sigma more and leaves out the last but one
-    timesteps: bool = False  # walks along training timesteps (DDIM), not along sigmas
+    drops_penultimate: bool = False  # takes one more sigma and leaves out the last but one
+    timesteps: bool = False  # steps along training timesteps (DDIM), not along sigmas
     ends_at_zero: bool = False  # of those: evaluates at the lowest timestep too (UniPC)
-    own_steps: bool = False  # takes steps of its own; the drawing shows the schedule's
+    own_steps: bool = False  # chooses steps of its own; the plan counts the schedule's
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ SCHEDULES: Mapping[str, Callable[[int, Model], Tensor]] = {
     "DDIM": ddim,
     "KL Optimal": kl_optimal,
 }
-"""By the names of the hosts; another is drawn as Uniform."""
+"""By the names of the hosts; any other counts as Uniform."""
 
 
 def _ramp(count: int) -> Tensor:

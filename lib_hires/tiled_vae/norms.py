@@ -1,6 +1,6 @@
 """Group norms that take the whole image's moments while they see one tile of it.
 
-A VAE's group norms take mean and variance over all that they are shown, so a tile with more sky
+A VAE's group norms take mean and variance over their whole input, so a tile with more sky
 than its neighbour comes out in other colours. What a later norm sees depends on every earlier one,
 so exact moments would cost a pass over the tiles for each norm. Two passes come close here: see
 `whole_moments`.
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ Taken = dict[nn.GroupNorm, Moments]
 def norms_take(
     norms: Sequence[nn.GroupNorm], moments: Callable[[nn.GroupNorm, Tensor], Moments]
 ) -> Iterator[None]:
-    """Inside the block the norms take what `moments(norm, its input)` says."""
+    """Inside the block the norms take what `moments(norm, its input)` returns."""
 
     def normed(norm: nn.GroupNorm, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return moments(norm, inputs[0]).apply(norm, inputs[0]).to(output.dtype)
@@ -92,40 +93,50 @@ def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
 def whole_moments(
     norms: Sequence[nn.GroupNorm],
     tiles: Sequence[Tile],
-    show_tile: Callable[[Tile], object],
-    show_small: Callable[[], object],
+    run_tile: Callable[[Tile], object],
+    run_small: Callable[[], object],
 ) -> Taken:
     """What the norms would take if the whole image went through them at once, nearly.
 
-    show_tile, show_small: bring one tile, and the whole image in small, past every norm once.
-    First the norms take the small image's moments. Then all tiles are shown, which tells the
-    whole's moments under those. To put these in their place corrects every norm, but moves what the
-    later ones see; how, the small image tells, as it is shown again.
+    run_tile, run_small: run one tile, and the whole image in small, through every norm once.
+    First the norms take the small image's moments. A pass over all tiles then gives the whole's
+    moments under those. To put these in their place corrects every norm, but moves what the later
+    ones see; by how much, a second run of the small image shows.
     """
-    held: Taken = {}  # what the norms take
-    small: Taken = {}  # the small image's own, while they take that
-    seen: Taken = {}  # the whole image's own, while they take that
-
-    def show_and_correct() -> None:
-        before = dict(small)  # a host may compute the small image twice over
-
-        def corrected(norm: nn.GroupNorm, x: Tensor) -> Moments:
-            small[norm] = Moments.of(norm, x)
-            held[norm] = seen[norm].moved(before[norm], small[norm]) if seen else small[norm]
-            return held[norm]
-
-        with norms_take(norms, corrected):
-            show_small()
-
-    show_and_correct()
+    correction = _Correction(norms, run_small)
+    correction.update({})
     for _ in range(PASSES):
-        seen = _joined(_tile_moments(norms, tile, show_tile, held) for tile in tiles)
-        show_and_correct()
-    return held
+        taken = (_tile_moments(norms, tile, run_tile, correction.held) for tile in tiles)
+        correction.update(_joined(taken))
+    return correction.held
+
+
+class _Correction:
+    """The moments that the norms take, corrected from one pass over the tiles to the next."""
+
+    def __init__(self, norms: Sequence[nn.GroupNorm], run_small: Callable[[], object]) -> None:
+        self.held: Taken = {}  # what the norms take
+        self._small: Taken = {}  # the small image's own, while they take that
+        self._norms = norms
+        self._run_small = run_small
+
+    def update(self, whole: Taken) -> None:
+        """Run the small image with the norms taking `whole`, moved as the small image's move.
+
+        whole: the whole image's own moments under those held; at first none.
+        """
+        before = dict(self._small)  # a host may compute the small image twice over
+        with norms_take(self._norms, partial(self._corrected, whole, before)):
+            self._run_small()
+
+    def _corrected(self, whole: Taken, before: Taken, norm: nn.GroupNorm, x: Tensor) -> Moments:
+        small = self._small[norm] = Moments.of(norm, x)
+        self.held[norm] = whole[norm].moved(before[norm], small) if whole else small
+        return self.held[norm]
 
 
 def _tile_moments(
-    norms: Sequence[nn.GroupNorm], tile: Tile, show_tile: Callable[[Tile], object], held: Taken
+    norms: Sequence[nn.GroupNorm], tile: Tile, run_tile: Callable[[Tile], object], held: Taken
 ) -> Taken:
     """Of a tile's own part; a host that computes it twice over counts once."""
     own: Taken = {}
@@ -135,7 +146,7 @@ def _tile_moments(
         return held[norm]
 
     with norms_take(norms, note):
-        show_tile(tile)
+        run_tile(tile)
     return own
 
 

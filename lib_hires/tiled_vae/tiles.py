@@ -1,4 +1,4 @@
-"""Tiles of an image that are computed with what lies around them and kept without it."""
+"""Tiles of an image that are computed with a halo of their surroundings and kept without it."""
 
 from __future__ import annotations
 

@@ -36,16 +36,16 @@ def test_pfsa_is_the_explicit_softmax(shape, temperature, deviation):
     torch.testing.assert_close(pfsa(z, temperature), expected, atol=1e-4 * deviation, rtol=1e-4)
 
 
-def test_pfsa_asks_of_attention_what_torch_2_0_knows(monkeypatch):
-    attention, asked = torch.nn.functional.scaled_dot_product_attention, []
+def test_pfsa_calls_attention_as_torch_2_0_allows(monkeypatch):
+    attention, queried = torch.nn.functional.scaled_dot_product_attention, []
 
     def of_2_0(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False):
-        asked.append(query.shape)
+        queried.append(query.shape)
         return attention(query, key, value, attn_mask, dropout_p, is_causal)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", of_2_0)
     torch.testing.assert_close(pfsa(noise(1, 4, 6, 5)), explicit(noise(1, 4, 6, 5), 2))
-    assert asked
+    assert queried
 
 
 def test_pfsa_of_one_position_and_of_a_constant_is_itself():
@@ -125,10 +125,10 @@ def test_vp_space_mixes_the_state_of_a_timestep_sampler(sigma):
 
 @pytest.mark.parametrize("space", ["VE", "VP"])
 def test_sigma_may_be_a_tensor(space):
-    told, read = noise(2, 4, 6, 5), noise(2, 4, 6, 5)
-    mix_into_state_(told, 0.3, AttentiveGuidance(space=space), torch.tensor([1.7]))
+    given, read = noise(2, 4, 6, 5), noise(2, 4, 6, 5)
+    mix_into_state_(given, 0.3, AttentiveGuidance(space=space), torch.tensor([1.7]))
     mix_into_state_(read, 0.3, AttentiveGuidance(space=space), 1.7)
-    torch.testing.assert_close(told, read)
+    torch.testing.assert_close(given, read)
 
 
 def test_a_half_precision_state_stays_one():

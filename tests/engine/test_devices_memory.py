@@ -24,7 +24,7 @@ from lib_hires.devices import is_out_of_memory
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
     ],
 )
-def test_every_device_s_words_for_too_little_memory_are_known(error: Exception) -> None:
+def test_every_device_s_out_of_memory_message_is_known(error: Exception) -> None:
     assert is_out_of_memory(error)
 
 

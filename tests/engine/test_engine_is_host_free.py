@@ -1,4 +1,4 @@
-"""The engine imports torch and the standard library, whatever host it will run in."""
+"""The engine imports torch, safetensors and the standard library, whatever host it runs in."""
 
 import ast
 import subprocess
@@ -14,6 +14,7 @@ SIDES = {"webui", "standalone"}
 ENGINE = sorted(
     f for f in (ROOT / "lib_hires").rglob("*.py") if f.relative_to(ROOT).parts[1] not in SIDES
 )
+LIBRARIES = ("torch", "safetensors")  # which every host has
 HOSTS = ("modules", "gradio", "diffusers", "transformers", "k_diffusion")
 
 BLOCKED_IMPORT = """
@@ -58,7 +59,7 @@ def test_every_module_imports_where_no_host_can_be():
 
 
 @pytest.mark.parametrize("path", ENGINE, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_imports_name_torch_and_the_standard_library_only(path):
+def test_imports_name_the_engines_libraries_only(path):
     """Also those inside functions, which an import alone does not run."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -68,5 +69,5 @@ def test_imports_name_torch_and_the_standard_library_only(path):
             assert node.level == 0, "imports are absolute"
             names.append(node.module)
     for name in names:
-        assert name.split(".")[0] in {*sys.stdlib_module_names, "torch", "lib_hires"}, name
+        assert name.split(".")[0] in {*sys.stdlib_module_names, *LIBRARIES, "lib_hires"}, name
         assert not name.startswith(("lib_hires.webui", "lib_hires.standalone")), name

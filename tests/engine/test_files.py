@@ -42,7 +42,7 @@ def test_two_write_the_same_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_many_ask_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
+def test_many_check_at_once_whether_a_folder_can_be_written(tmp_path: Path) -> None:
     """As the processes of one launch do."""
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: writable_folder(tmp_path / "out"), range(400)))

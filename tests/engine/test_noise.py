@@ -43,7 +43,7 @@ def test_matched_time_has_the_reduced_noise_ratio(name, gain, ve, vp):
     close(scale, family.signal(tau) / family.signal(t), 1e-4)
 
 
-def test_ve_asks_at_sigma_over_m_unscaled(ve):
+def test_ve_matches_sigma_over_m_unscaled(ve):
     tau, scale = ve.matched(TIMES["ve"], 1 / 2)
     close(tau, TIMES["ve"] / 2)
     assert torch.equal(scale, torch.ones(4))
@@ -108,7 +108,7 @@ def test_times_below_the_smallest_are_clamped(ve, vp):
     assert ve.timestep(torch.tensor([1e-9, 0.0])).tolist() == [0, 0]
 
 
-def test_times_above_the_largest_are_told_the_largest_at_its_noise(ve):
+def test_times_above_the_largest_become_the_largest_at_its_noise(ve):
     largest = ve.sigmas[-1]
     t = largest * torch.tensor([0.5, 1, 2, 4])
     tau, scale = ve.matched(t, 1.0)
@@ -159,9 +159,9 @@ def test_stage_0_has_the_noise_of_manual_seed():
     with torch.random.fork_rng():
         torch.manual_seed(1234)
         expected = torch.randn(4, 8, 8), torch.randn(4, 8, 8)
-    streams = generators([1234])
-    assert torch.equal(draw(streams, (4, 8, 8))[0], expected[0])
-    assert torch.equal(draw(streams, (4, 8, 8))[0], expected[1])
+    sources = generators([1234])
+    assert torch.equal(draw(sources, (4, 8, 8))[0], expected[0])
+    assert torch.equal(draw(sources, (4, 8, 8))[0], expected[1])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1, 2**63 - 1])
@@ -172,7 +172,7 @@ def test_stages_have_noise_of_their_own(seed):
         assert all((one * other).mean().abs() < 0.2 for other in drawn[:i])
 
 
-def test_drawing_leaves_the_global_stream_alone():
+def test_drawing_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     draw(generators([1, 2]), (3, 3))
     assert torch.equal(torch.get_rng_state(), before)

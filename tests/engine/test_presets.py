@@ -11,7 +11,8 @@ from lib_hires.presets import (
     Preset,
     PresetError,
     PresetFile,
-    first_offered,
+    counterpart,
+    offered,
     preset_for,
 )
 from lib_hires.run.plan import run_plan
@@ -47,10 +48,31 @@ def test_names_are_unique_and_every_family_has_both_targets():
         assert any("4x" in name for name in names)
 
 
-def test_what_is_offered_first_follows_the_model():
-    assert first_offered(1024).native == 1024
-    assert first_offered(0) == first_offered(640) == BUILT_IN[0]
-    assert first_offered(256).native == 256
+@pytest.mark.parametrize("native", [256, 512, 768, 1024])
+def test_the_list_begins_with_those_for_the_model(native):
+    listed = offered(native)
+    assert [preset.native == native for preset in listed] == [True] * 5 + [False] * 15
+    assert sorted(listed, key=BUILT_IN.index) == list(BUILT_IN)
+
+
+def test_for_a_model_of_another_side_the_list_is_as_it_was():
+    assert offered(0) == offered(640) == BUILT_IN
+
+
+@pytest.mark.parametrize(
+    ("name", "native", "wanted"),
+    [
+        ("SD 1.5 (512) 4x, refinement with UG", 1024, "SDXL (1024) 4x, refinement with UG"),
+        ("SDXL (1024) 2x, UG alone", 256, "Bundled demo (256) 2x, UG alone"),
+        ("SD 2 (768) 2x, UG alone", 768, "SD 2 (768) 2x, UG alone"),
+        ("SDXL (1024) 2x, UG alone", 0, "SDXL (1024) 2x, UG alone"),
+        ("SDXL (1024) 2x, UG alone", 640, "SDXL (1024) 2x, UG alone"),
+        ("my own", 1024, "my own"),
+        (None, 1024, ""),
+    ],
+)
+def test_a_preset_has_a_counterpart_for_another_model(name, native, wanted):
+    assert counterpart(name, native) == wanted
 
 
 def test_the_first_image_keeps_its_shape():
@@ -66,7 +88,7 @@ def test_a_first_image_of_native_size_is_left_to_the_model():
 
 
 @pytest.mark.parametrize("current", [(0, 512), (512, 0)])
-def test_without_a_shape_there_is_a_sentence(current):
+def test_without_a_shape_there_is_a_message(current):
     with pytest.raises(PresetError, match="give a width and height first"):
         BUILT_IN[0].first_size(current)
 
@@ -112,7 +134,7 @@ def test_any_name_is_kept_printable_or_refused(tmp_path_factory, name):
         '{"\\ud800": {}}',
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_a_sentence_and_stays_as_it_is(file, text):
+def test_a_damaged_file_gives_a_message_and_stays_as_it_is(file, text):
     file.path.parent.mkdir()
     file.path.write_text(text, "latin1")
     for act in (file.values, lambda: file.find("a"), lambda: file.save("a", MINE)):
@@ -123,7 +145,7 @@ def test_a_damaged_file_is_a_sentence_and_stays_as_it_is(file, text):
 
 
 @pytest.mark.parametrize("values", [{"ug_teta": 1}, {"ug_theta": "much"}, {"ug_theta": None}])
-def test_a_preset_of_bad_values_is_a_sentence(file, values):
+def test_a_preset_of_bad_values_gives_a_message(file, values):
     file.path.parent.mkdir()
     file.path.write_text(json.dumps({"bad": values, "good": {}}))
     with pytest.raises(PresetError, match='the preset "bad" cannot be used'):
@@ -139,7 +161,7 @@ def test_presets_that_are_not_there(file):
             act("nothing")
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_gives_a_message(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PresetError, match="cannot be"):
         PresetFile(tmp_path / "file" / "presets.json").save("a", MINE)

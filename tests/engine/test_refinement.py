@@ -92,7 +92,7 @@ def stage(strength=0.2, timestep=None, number=1, size=(32, 24), enlargement="pix
 
 
 def no_time(_):
-    raise AssertionError("AP-LDM asks for no timestep")
+    raise AssertionError("AP-LDM uses no timestep")
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_a_schedule_of_one_step_is_denoised_whole():
 
 @pytest.mark.parametrize("start", [20.0, 10.0, 7.0, 4.0, 0.15, 0.05])
 def test_pivot_starts_at_k_and_goes_on_down_the_schedule(start):
-    asked = []
+    wanted = []
 
     def time_at(timestep):
-        asked.append(timestep)
+        wanted.append(timestep)
         return start
 
     times = stage(timestep=700).times(SCHEDULE, time_at)
-    assert asked == [700]
+    assert wanted == [700]
     assert times[0] == start and times[-1] == 0 and len(times) >= 2
     assert times[1:] == [time for time in SCHEDULE if time < start]
     assert all(a > b for a, b in pairwise(times))
@@ -181,7 +181,7 @@ def test_the_order_of_calls_and_the_sizes():
     assert [result.stage for result in results] == list(STAGES)
 
 
-def test_the_image_is_enlarged_bicubically_and_clamped():
+def test_the_image_is_upsampled_bicubically_and_clamped():
     fakes, latent = Fakes(), noise(2, 4, 4, 4)
     result = next(fakes.run(latent, STAGES[:1]))
     image = Fakes().decode(latent)
@@ -200,7 +200,7 @@ def test_each_stage_begins_with_the_last_ones_latent():
         torch.testing.assert_close(next(again.run(before, [one])).latent, after)
 
 
-def test_latent_enlargement_never_decodes():
+def test_latent_upsampling_never_decodes():
     fakes, latent = Fakes(), noise(2, 4, 4, 4).half()
     one = stage(enlargement="latent", size=(32, 24))
     result = next(fakes.run(latent, [one]))
@@ -212,7 +212,7 @@ def test_latent_enlargement_never_decodes():
 def test_each_stage_is_there_as_soon_as_it_is_finished():
     fakes = Fakes()
     run = fakes.run(noise(1, 4, 4, 4), STAGES)
-    assert fakes.diary == [], "nothing is done before it is asked for"
+    assert fakes.diary == [], "nothing is done before the first stage is wanted"
     next(run)
     assert fakes.diary[-1][:2] == ("denoise", 1)
 

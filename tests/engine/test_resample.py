@@ -29,7 +29,7 @@ def test_whole_scales_are_average_pooling_and_repetition(m_rows, m_columns):
     pooled = F.avg_pool2d(x, (m_rows, m_columns))
     torch.testing.assert_close(reduction.reduce(x), pooled, atol=1e-6, rtol=1e-6)
     repeated = pooled.repeat_interleave(m_rows, -2).repeat_interleave(m_columns, -1)
-    torch.testing.assert_close(reduction.enlarge(pooled), repeated, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(reduction.upsample(pooled), repeated, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("large", "small"), [(5, 2), (7, 3), (10, 4), (9, 8)])
@@ -54,7 +54,7 @@ def test_d_of_u_is_the_identity(shapes):
     large, small = shapes
     reduction = Reduction.between(large, small)
     r = noise(2, 3, *small)
-    torch.testing.assert_close(reduction.reduce(reduction.enlarge(r)), r, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(reduction.reduce(reduction.upsample(r)), r, atol=2e-5, rtol=2e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,7 +68,7 @@ def test_constants_and_means_are_kept(shapes):
     one = torch.ones(1, 1, *large)
     torch.testing.assert_close(reduction.reduce(0.7 * one), 0.7 * torch.ones(1, 1, *small))
     torch.testing.assert_close(
-        reduction.enlarge(0.7 * torch.ones(1, 1, *small)), 0.7 * one, atol=1e-5, rtol=1e-5
+        reduction.upsample(0.7 * torch.ones(1, 1, *small)), 0.7 * one, atol=1e-5, rtol=1e-5
     )
     x = noise(1, 2, *large)
     torch.testing.assert_close(
@@ -82,7 +82,7 @@ def test_u_d_is_an_orthogonal_projection(shapes):
     """U is the smallest right inverse: what it adds is orthogonal to what D cannot see."""
     large, small = shapes
     reduction = Reduction.between(large, small)
-    projection = reduction.enlarge_rows @ reduction.reduce_rows
+    projection = reduction.upsample_rows @ reduction.reduce_rows
     torch.testing.assert_close(projection, projection.T, atol=1e-5, rtol=0)
     torch.testing.assert_close(projection @ projection, projection, atol=1e-5, rtol=0)
 
@@ -107,7 +107,7 @@ def test_noise_gain_is_the_measured_deviation(large, small):
 def test_other_dtypes_are_reduced_in_float32(dtype):
     reduction = Reduction.between((8, 8), (4, 4))
     assert reduction.reduce(torch.ones(1, 1, 8, 8, dtype=dtype)).dtype == torch.float32
-    assert reduction.enlarge(torch.ones(1, 1, 4, 4, dtype=dtype)).dtype == torch.float32
+    assert reduction.upsample(torch.ones(1, 1, 4, 4, dtype=dtype)).dtype == torch.float32
 
 
 def test_on_a_device_it_is_the_same():
@@ -148,9 +148,9 @@ def test_bicubic_is_the_cubic_convolution():
 def test_a_host_s_autocast_does_not_lower_the_precision():
     reduction = Reduction.between((16, 16), (8, 8))
     x = 30 * noise(1, 4, 16, 16)
-    plain = reduction.enlarge(reduction.reduce(x))
+    plain = reduction.upsample(reduction.reduce(x))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(reduction.enlarge(reduction.reduce(x)), plain)
+        assert torch.equal(reduction.upsample(reduction.reduce(x)), plain)
 
 
 def test_area_means_make_nothing_on_the_cpu_but_once():

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib_hires import settings as declared
+from lib_hires.controls import control
 from lib_hires.settings import (
     GROUPS,
     AttentiveGuidance,
@@ -14,6 +16,7 @@ from lib_hires.settings import (
     SettingsError,
     UpsampleGuidance,
     declarations,
+    label_of,
     markdown_table,
 )
 
@@ -59,27 +62,42 @@ def test_positional_order_is_pinned():
     assert len(declarations()) == len(NAMES), "append the new control to NAMES"
 
 
+def test_a_later_control_has_the_last_position_whatever_its_group(monkeypatch):
+    @dataclasses.dataclass(frozen=True)
+    class Later(UpsampleGuidance):
+        fresh: float = control(0.5, "Fresh", "A new one.", minimum=0, maximum=1, since=99)
+
+    monkeypatch.setitem(declared._GROUP_TYPES, "ug", Later)
+    assert [name for name, *_ in declared._rows()] == [*NAMES, "ug_fresh"]
+
+
 def test_every_field_appears_on_every_surface():
     fields = [
         f"{group.prefix}_{item.name.rstrip('_')}" if item.name != "enabled" else group.prefix
         for group in (UpsampleGuidance, AttentiveGuidance, ProgressiveRefinement)
         for item in dataclasses.fields(group)
     ]
-    assert fields == NAMES
+    assert sorted(fields) == sorted(NAMES)
     assert list(Settings().values()) == NAMES
     rows = markdown_table().splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == NAMES
+    assert [row.split("`")[1] for row in rows] == fields, "the table goes group by group"
     assert all(row.count("|") == 6 for row in rows)
 
 
 def test_every_declaration_is_complete_and_its_default_is_taken():
     for row in declarations():
         assert row.group in GROUPS
-        assert row.control.label and row.control.help.endswith(".")
+        assert 0 < len(row.control.title) <= 32 and row.control.help.endswith(".")
         assert row.kind in (bool, int, float, str, tuple)
         if row.kind in (int, float):
             assert row.control.minimum < row.control.maximum < math.inf
         assert Settings.from_values({row.name: row.default}) == Settings()
+
+
+def test_titles_differ_for_a_host_keeps_defaults_by_them():
+    titles = [row.control.title for row in declarations() if row.name not in GROUPS]
+    assert len(set(titles)) == len(titles)
+    assert label_of("refine_eta2") == "Denoising strengths"
 
 
 def test_defaults_are_the_papers():
@@ -261,7 +279,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), JSON, max_size=4))
-def test_any_json_is_read_or_refused_in_one_sentence(values):
+def test_any_json_is_read_or_refused_with_a_message(values):
     try:
         chosen = Settings.from_values(values)
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""The large prediction in windows: which there are, how they are blended, what each is told."""
+"""Evaluation in windows: where they lie, how they are blended, what conditioning each receives."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def windowed(predict, window=(8, 8), overlap=0.5, blend="Hann", **options) -> Wi
 
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize(("size", "window"), [((16, 16), (8, 8)), ((21, 50), (8, 12))])
-def test_windows_cover_the_image_and_share_what_was_asked(size, window, overlap) -> None:
+def test_windows_cover_the_image_and_overlap_enough(size, window, overlap) -> None:
     seen = torch.zeros(size)
-    places = corners(size, window, overlap)
-    for top, left in places:
+    found = corners(size, window, overlap)
+    for top, left in found:
         part = seen[top : top + window[0], left : left + window[1]]
         assert part.shape == window
         part += 1
     assert seen.min() > 0
     for axis in (0, 1):
-        starts = sorted({place[axis] for place in places})
+        starts = sorted({corner[axis] for corner in found})
         assert starts[0] == 0
         assert starts[-1] == size[axis] - window[axis]
         stride = max(1, math.floor(window[axis] * (1 - overlap)))
@@ -60,7 +60,7 @@ def test_weights_are_those_of_hann_and_never_nothing() -> None:
 
 
 @pytest.mark.parametrize("blend", ["Hann", "average"])
-def test_a_model_that_sees_one_place_at_a_time_answers_as_a_whole(blend: str) -> None:
+def test_a_model_that_sees_single_positions_predicts_as_at_full_size(blend: str) -> None:
     x, t = noise(2, 4, 21, 34), torch.tensor([0.5, 2.0])
     predict = lambda x, t: (x * t[:, None, None, None]).sin()  # noqa: E731
     assert torch.allclose(windowed(predict, blend=blend)(x, t), predict(x, t), atol=1e-6)
@@ -69,7 +69,7 @@ def test_a_model_that_sees_one_place_at_a_time_answers_as_a_whole(blend: str) ->
 @pytest.mark.parametrize("blend", ["Hann", "average"])
 def test_each_place_is_the_weighted_mean_of_the_windows_that_see_it(blend: str) -> None:
     x, t = noise(2, 3, 12, 14), torch.tensor([0.5, 2.0])
-    answer = windowed(mean_of, (8, 6), 0.5, blend)(x, t)
+    prediction = windowed(mean_of, (8, 6), 0.5, blend)(x, t)
     weights, tops, lefts = blending((8, 6), blend).double(), (0, 4), (0, 3, 5, 8)
     for image, row, column in ((0, 0, 0), (0, 6, 5), (1, 7, 13), (1, 11, 8)):
         above = below = 0.0
@@ -80,7 +80,7 @@ def test_each_place_is_the_weighted_mean_of_the_windows_that_see_it(blend: str) 
                     weight = weights[row - top, column - left]
                     value = x[image, 1, row, column] - t[image] * seen.mean()
                     above, below = above + weight * value, below + weight
-        assert torch.allclose(answer[image, 1, row, column].double(), above / below, atol=1e-5)
+        assert torch.allclose(prediction[image, 1, row, column].double(), above / below, atol=1e-5)
 
 
 def test_an_image_of_a_batch_is_the_one_made_alone() -> None:
@@ -91,23 +91,23 @@ def test_an_image_of_a_batch_is_the_one_made_alone() -> None:
         assert torch.equal(together[image : image + 1], alone)
 
 
-def test_a_image_of_the_windows_size_is_asked_as_a_whole() -> None:
-    x, told = noise(2, 4, 8, 8), {}
+def test_an_image_of_the_windows_size_is_evaluated_at_full_size() -> None:
+    x, received = noise(2, 4, 8, 8), {}
 
-    def predict(asked: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
-        assert asked is x
-        told.update(cond)
-        return mean_of(asked, t)
+    def predict(whole: Tensor, t: Tensor, **cond: Tensor) -> Tensor:
+        assert whole is x
+        received.update(cond)
+        return mean_of(whole, t)
 
     hint = noise(2, 3, 8, 8)
     assert torch.equal(windowed(predict)(x, torch.ones(2), hint=hint), mean_of(x, torch.ones(2)))
-    assert told["hint"] is hint
+    assert received["hint"] is hint
 
 
-def test_conditioning_is_cut_and_repeated_with_the_windows() -> None:
+def test_conditioning_is_cropped_and_repeated_with_the_windows() -> None:
     x, t = noise(2, 4, 16, 16), torch.ones(2)
     table, context = noise(5), noise(2, 7, 3, seed=1)
-    # Beside every place of the image stands the place's own noise, and each image has its text.
+    # The hint of every position is the noise there, and each image has its text.
     cond = {"c_concat": [x.clone()], "c_crossattn": (context,), "scale": 3, "table": table}
     rows = []
 
@@ -126,15 +126,15 @@ def test_conditioning_is_cut_and_repeated_with_the_windows() -> None:
 
 
 def test_conditioning_that_is_more_than_a_image_is_fitted_to_the_window() -> None:
-    def told_of_the_size(cond, size):
-        return {**cond, "told": torch.full((len(cond["told"]), 2), float(size[0]))}
+    def with_the_size(cond, size):
+        return {**cond, "received": torch.full((len(cond["received"]), 2), float(size[0]))}
 
-    def predict(parts: Tensor, t: Tensor, *, told: Tensor) -> Tensor:
-        assert torch.equal(told, torch.full((len(parts), 2), 8.0))
+    def predict(parts: Tensor, t: Tensor, *, received: Tensor) -> Tensor:
+        assert torch.equal(received, torch.full((len(parts), 2), 8.0))
         return parts
 
-    x, told = noise(1, 4, 16, 16), torch.zeros(1, 2)
-    windowed(predict, fit_cond=told_of_the_size)(x, torch.ones(1), told=told)
+    x, received = noise(1, 4, 16, 16), torch.zeros(1, 2)
+    windowed(predict, fit_cond=with_the_size)(x, torch.ones(1), received=received)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +146,11 @@ def test_conditioning_that_is_more_than_a_image_is_fitted_to_the_window() -> Non
         RuntimeError("There is not enough GPU video memory available!"),
     ],
 )
-def test_fewer_windows_are_asked_at_once_where_memory_ends(error: RuntimeError) -> None:
-    asked = []
+def test_fewer_windows_are_evaluated_at_once_where_memory_ends(error: RuntimeError) -> None:
+    batches = []
 
     def predict(parts: Tensor, t: Tensor) -> Tensor:
-        asked.append(len(parts))
+        batches.append(len(parts))
         if len(parts) > 1:
             raise error
         return mean_of(parts, t)
@@ -158,28 +158,28 @@ def test_fewer_windows_are_asked_at_once_where_memory_ends(error: RuntimeError) 
     x, t = noise(1, 4, 16, 16), torch.ones(1)
     model = windowed(predict)
     assert torch.equal(model(x, t), windowed(mean_of)(x, t))
-    assert asked[:3] == [4, 2, 1]
-    asked.clear()
+    assert batches[:3] == [4, 2, 1]
+    batches.clear()
     model(x, t)
-    assert asked == [1] * 9  # it is remembered
+    assert batches == [1] * 9  # it is remembered
 
 
-@pytest.mark.parametrize("sentence", ["out of memory", "another error"])
-def test_other_errors_and_a_window_too_large_for_memory_are_raised(sentence: str) -> None:
-    asked = []
+@pytest.mark.parametrize("message", ["out of memory", "another error"])
+def test_other_errors_and_a_window_too_large_for_memory_are_raised(message: str) -> None:
+    batches = []
 
     def predict(parts: Tensor, t: Tensor) -> Tensor:
-        asked.append(len(parts))
-        raise RuntimeError(sentence)
+        batches.append(len(parts))
+        raise RuntimeError(message)
 
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(RuntimeError, match=message):
         windowed(predict)(noise(1, 4, 16, 16), torch.ones(1))
-    assert asked == ([4, 2, 1] if sentence == "out of memory" else [4])
+    assert batches == ([4, 2, 1] if message == "out of memory" else [4])
 
 
 @pytest.mark.parametrize("blend", ["Hann", "average"])
-def test_guidance_asks_about_the_small_image_as_a_whole(blend: str) -> None:
-    """And at theta = 1 the coarse part of the image is the small answer, as without windows."""
+def test_the_native_evaluation_has_no_windows(blend: str) -> None:
+    """And at theta = 1 the coarse part is the native prediction, as without windows."""
     reduction, sizes = Reduction.between((16, 24), (8, 12)), []
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -200,5 +200,5 @@ def test_guidance_asks_about_the_small_image_as_a_whole(blend: str) -> None:
     small = mean_of(reduction.reduce(x), t / 2)
     assert torch.allclose(reduction.reduce(denoised), small, atol=1e-5)
     large = windowed(mean_of, (8, 12), 0.5, blend)(x, t)
-    change = reduction.enlarge(small - reduction.reduce(large))
+    change = reduction.upsample(small - reduction.reduce(large))
     assert torch.allclose(denoised, large + change, atol=1e-5)

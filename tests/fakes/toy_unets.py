@@ -41,7 +41,7 @@ def toy_blocks() -> tuple[list[Block], list[Block], Block]:
     return down, up, middle
 
 
-def enlarged(x: Tensor, size: torch.Size) -> Tensor:
+def upsampled(x: Tensor, size: torch.Size) -> Tensor:
     return nn.functional.interpolate(x, size=size)
 
 
@@ -63,7 +63,7 @@ class ToyLdm(nn.Module):
         x = self.middle_block(x, timesteps, context)
         for module in self.output_blocks:
             skip = kept.pop()
-            x = module(torch.cat([enlarged(x, skip.shape[-2:]), skip], dim=1), timesteps, context)
+            x = module(torch.cat([upsampled(x, skip.shape[-2:]), skip], dim=1), timesteps, context)
         return x
 
 
@@ -93,5 +93,5 @@ class ToyDiffusers(nn.Module):
         for level in self.up_blocks:
             for module in level.resnets:
                 skip = kept.pop()
-                x = module(torch.cat([enlarged(x, skip.shape[-2:]), skip], dim=1), time)
+                x = module(torch.cat([upsampled(x, skip.shape[-2:]), skip], dim=1), time)
         return x

@@ -25,7 +25,7 @@ NATIVE_SIDES = {"width": 128, "height": 128}
 @pytest.mark.usefixtures("any_shape")
 def test_a_feature_upsampler_wants_the_whole_image(webui):
     made = webui.paint(UPSAMPLED | WINDOWS, **NATIVE_SIDES)
-    assert "the feature upsampler was left out. mine serves whole images only" in made.info
+    assert "the feature upsampler was left out. mine works at full size only" in made.info
     without = webui.paint(UPSAMPLED | WINDOWS | {"refine_upsampler": "None"}, **NATIVE_SIDES)
     assert made.pixels == without.pixels
 

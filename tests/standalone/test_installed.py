@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BUILD = "import setuptools.build_meta as build; build.build_wheel('dist')"
-LOOK = "import lib_hires.standalone.app.page as app; print(app.__file__); print(app.head())"
+LOOK = "import lib_hires.standalone.app.serve as app; print(app.__file__); print(app.head())"
 
 
 def test_the_page_has_its_script_and_style(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ VOCABULARY = ["!", *LETTERS, *(f"{c}</w>" for c in LETTERS), "re", "red</w>"]
 VOCABULARY += ["<|startoftext|>", "<|endoftext|>"]
 TOKENS = 16  # of a prompt; 77 in SD
 WIDTH = 64  # of the text encoders, and one attention head
+KINDS = (("sd1", "eps"), ("sd2", "v"), ("sdxl", "eps"))
+"""The families, and what the tiny model of each predicts."""
 SCALE = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 
 

@@ -29,3 +29,12 @@ def host():
 
     yield Host()
     assert scripts.errors == []
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The host's data folder, empty."""
+    from modules import paths_internal
+
+    paths_internal.data_path = str(tmp_path)
+    return tmp_path

@@ -1,51 +1,75 @@
-"""The live drawing's element on the WebUI's page."""
+"""The drawing's numbers in the response to a change on the WebUI's page."""
 
 from __future__ import annotations
 
 import html
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
-
-from lib_hires.run.drawing import tables
-from lib_hires.run.schedules import Model, Sampler, Sampling
-from lib_hires.settings import Settings, declarations
+from host_page import Tab
 
 
-@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
-def test_the_drawing_knows_the_model_the_samplers_and_every_control_of_its_tab(host, tab):
-    import gradio as gr
-    from host import load_extension
-    from modules import sd_samplers
-
-    from lib_hires.webui.page.drawing import Drawing
-
-    script = load_extension().HiResGuidance()
-    script.is_img2img = tab == "img2img"
-    with gr.Blocks():
-        components = script.ui(script.is_img2img)
-        text = Drawing(tab, script.elem_id).element()
-    facts = json.loads(html.unescape(re.search(r'data-facts="([^"]*)"', text)[1]))
-
-    assert list(facts["controls"]) == [row.name for row in declarations()]
-    assert list(facts["controls"].values()) == [component.elem_id for component in components]
-    assert set(facts["samplers"]) == set(sd_samplers.all_samplers_map)
-    assert ("strength" in facts["host"]) == (tab == "img2img")
-    known = facts["model"]
-    model = Model(**known | {"native": tuple(known["native"])})
-    sampler = Sampler(**facts["samplers"]["DPM++ 2M"])
-    twice = (2 * model.native[0], 2 * model.native[1])
-    made = tables(Settings.from_values({"ug": True}), Sampling(twice, 20, sampler), model)
-    assert made["small_evaluations"] == 20
+def drawn(tab):
+    """The plan and the facts of the page, as the pressed button brings them."""
+    tab.press("plan_update")
+    found = dict(re.findall(r'data-(\w+)="([^"]*)"', tab["drawing"].value))
+    return tuple(json.loads(html.unescape(found[name])) for name in ("plan", "page"))
 
 
-def test_no_model_means_no_drawing(host, monkeypatch):
-    import gradio as gr
+@pytest.fixture(params=["txt2img", "img2img"])
+def tab(request, host, data):
+    return Tab(request.param)
+
+
+def test_the_response_carries_the_plan_and_the_page(tab):
     from modules import shared
 
-    from lib_hires.webui.page.drawing import Drawing
+    shared.loaded.sd_model.sd_checkpoint_info = SimpleNamespace(title="mine [0123]")
+    tab["ug"].value, tab["steps"].value = True, 10
+    tab["batch_size"].value, tab["batch_count"].value = 2, 3
+    plan, page = drawn(tab)
+    steps = 10 if tab.name == "txt2img" else 6
+    (first,) = plan["passes"]
+    assert first["native"] == [64, 64]
+    assert first["weights"] == [1] * steps
+    assert plan["plain_pixels"] == 2 * 3 * steps * 128**2
+    assert page == {
+        "model": "mine [0123]",
+        "native": 64,
+        "generate": f"{tab.name}_generate",
+        "stop": f"{tab.name}_interrupt {tab.name}_interrupting {tab.name}_skip",
+        "time": f"html_log_{tab.name}",
+    }
 
-    monkeypatch.setattr(shared.loaded, "sd_model", None)
-    with gr.Blocks():
-        assert Drawing("txt2img", str).element() == ""
+
+def test_hires_fix_is_drawn(host, data):
+    tab = Tab("txt2img")
+    tab["ug"].value = tab["refine"].value = tab["hr-checkbox"].value = True
+    plan, _ = drawn(tab)
+    assert [part["name"] for part in plan["passes"]] == ["first pass", "Hires. fix", "stage 1"]
+    assert [part["size"] for part in plan["passes"]] == [[n, n] for n in (128, 256, 512)]
+
+
+def test_nothing_is_drawn_where_there_is_nothing_to_draw(tab):
+    from modules import shared
+
+    assert drawn(tab)[0] is None
+    tab["refine"].value, tab["refine_eta2"].value = True, "0.1, x"
+    assert drawn(tab)[0] is None
+    tab["refine_eta2"].value = "0.1"
+    assert drawn(tab)[0] is not None
+    shared.loaded.sd_model = None
+    plan, page = drawn(tab)
+    assert plan is None and page["native"] == 0
+
+
+def test_what_the_plan_leaves_out_is_noted(tab):
+    tab["ug"].value = True
+    assert drawn(tab)[0]["notes"] == []
+    tab["sampling"].value, tab["scheduler"].value = "DPM adaptive", "Beta"
+    assert drawn(tab)[0]["notes"] == [
+        "DPM adaptive takes steps of its own; drawn are the schedule's",
+        "the schedule Beta is drawn as Uniform",
+    ]

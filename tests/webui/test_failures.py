@@ -81,7 +81,7 @@ def test_a_stage_without_memory_names_what_to_lower(host):
     repair = fail_at(host, 6, raise_out_of_memory)
     made = host.paint(REFINE)
     repair()
-    assert 'Set "Decode in tiles of" to 512' in made.said[0]
+    assert 'Set "VAE tile size" to 512' in made.said[0]
 
 
 def test_a_generation_inside_another_changes_neither():

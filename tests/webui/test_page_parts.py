@@ -1,4 +1,4 @@
-"""The row of presets, the line before the run, the sliders' places and the schema route."""
+"""The row of presets, the line before the run, the sliders' values and the schema route."""
 
 from __future__ import annotations
 
@@ -7,84 +7,12 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from host_page import Tab
 
 from lib_hires.presets import BUILT_IN
 from lib_hires.settings import GROUPS, Settings, declarations
 
 NATIVE = 64  # the stand-in's model
-
-
-class Tab:
-    """One tab of the page, made in the host's order."""
-
-    def __init__(self, name):
-        import gradio as gr
-        from host import load_extension
-
-        from lib_hires.webui.page.tab import HOST_CONTROLS
-
-        self.name, self.made = name, []
-        script = load_extension().HiResGuidance()
-        script.is_img2img = name == "img2img"
-        values = {"width": 128, "height": 128, "steps": 20, "sampling": "Euler"}
-        values |= {"scheduler": "Automatic"}
-        values |= {"denoising_strength": 0.5, "hr-checkbox": False, "hr_scale": 2.0}
-        values |= {"hr_sampler": "Use same sampler", "hr_scheduler": "Use same scheduler"}
-        with gr.Blocks():
-            for control, element in HOST_CONTROLS[name].items():
-                component = gr.Slider(values.get(control, 0), elem_id=element)
-                self._make(script, component)
-            made = gr.Component.__init__
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(gr.Component, "__init__", self._remembering(made))
-                self.arguments = script.ui(script.is_img2img)
-            self._make(script, gr.HTML("", elem_id=f"generation_info_{name}"))
-
-    def _remembering(self, made):
-        def init(component, *args, **kwargs):
-            made(component, *args, **kwargs)
-            self.made.append(component)
-
-        return init
-
-    def _make(self, script, component):
-        self.made.append(component)
-        script.after_component(component)
-
-    def __getitem__(self, item):
-        """A component by the end of its id."""
-        (found,) = [
-            component
-            for component in self.made
-            if component.elem_id in (f"{self.name}_{item}", self.prefix + item, item)
-        ]
-        return found
-
-    @property
-    def prefix(self):
-        return f"script_{self.name}_hires_guidance_"
-
-    def press(self, button):
-        """As the page does it: the inputs' values go in, the outputs take what comes back."""
-        event = self[button].events["click"]
-        answer = event["fn"](*(component.value for component in event.get("inputs", [])))
-        outputs = event["outputs"]
-        answers = [answer] if len(outputs) == 1 else answer
-        for component, new in zip(outputs, answers, strict=True):
-            new = new if isinstance(new, dict) else {"value": new}
-            vars(component).update(new)
-
-    def line(self):
-        self.press("plan_update")
-        return re.sub("<.*?>", "", self["plan"].value)
-
-
-@pytest.fixture
-def data(tmp_path):
-    from modules import paths_internal
-
-    paths_internal.data_path = str(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture(params=["txt2img", "img2img"])
@@ -96,6 +24,15 @@ def test_the_page_parts_are_no_arguments(tab):
     ids = [component.elem_id.removeprefix(tab.prefix) for component in tab.arguments]
     assert ids == [row.name for row in declarations()]
     assert len(tab.made) > len(tab.arguments) + 10
+
+
+def test_everything_is_in_one_accordion(tab):
+    ours = [each for each in tab.made if str(each.elem_id).startswith(tab.prefix)]
+    assert len(ours) > len(tab.arguments)
+    assert {component.inside for component in ours} == {("HiRes Guidance",)}
+    ends = [str(each.elem_id).removeprefix(tab.prefix) for each in ours]
+    order = [ends.index(name) for name in ("preset", "ug", "pfsa", "refine", "plan", "drawing")]
+    assert order == sorted(order)
 
 
 def test_the_host_does_not_keep_the_row_in_its_defaults(tab):
@@ -116,7 +53,7 @@ def test_a_preset_fills_every_control_and_the_size(tab):
 
 
 @pytest.mark.parametrize(("width", "height"), [(None, 512), (512, None), (512, 0)])
-def test_a_preset_without_a_size_to_start_from_is_a_sentence(tab, width, height):
+def test_a_preset_without_a_size_to_start_from_is_a_message(tab, width, height):
     tab["width"].value, tab["height"].value = width, height
     tab.press("preset_apply")
     assert "give a width and height first." in tab["preset_message"].value
@@ -140,7 +77,7 @@ def test_ones_own_preset_goes_round(tab):
     assert tab["preset_message"].value == ""
 
 
-def test_what_goes_wrong_with_presets_is_a_sentence(tab, data):
+def test_what_goes_wrong_with_presets_is_a_message(tab, data):
     tab["preset"].value = BUILT_IN[0].name
     tab.press("preset_save")
     assert "Not saved: " in tab["preset_message"].value
@@ -159,15 +96,49 @@ def test_what_goes_wrong_with_presets_is_a_sentence(tab, data):
     assert tab["refine"].value is True
 
 
-def test_what_is_offered_first_follows_the_model(tab):
+NATIVE_SIDES = {512: "SD 1.5 (512) ", 768: "SD 2 (768) ", 1024: "SDXL (1024) ", 256: "Bundled"}
+
+
+@pytest.mark.parametrize("native", NATIVE_SIDES)
+def test_the_list_begins_with_the_presets_of_the_models_kind(tab, native):
+    from modules import shared
+
+    tab["preset"].value = "SD 2 (768) 4x, refinement with UG"
+    shared.opts.hires_guidance_native_size = native
+    tab.press("preset_refresh")
+    assert tab["preset"].value.startswith(NATIVE_SIDES[native])
+    assert tab["preset"].value.endswith(") 4x, refinement with UG")
+    assert all(name.startswith(NATIVE_SIDES[native]) for name in tab["preset"].choices[:5])
+    assert sorted(tab["preset"].choices) == sorted(preset.name for preset in BUILT_IN)
+
+
+def test_a_page_that_is_made_with_a_loaded_model_begins_with_its_presets(host, data):
     from modules import shared
 
     shared.opts.hires_guidance_native_size = 1024
+    tab = Tab("txt2img")
+    assert tab["preset"].value == tab["preset"].choices[0] == "SDXL (1024) 2x, refinement with UG"
+
+
+def test_without_a_model_the_list_and_the_choice_stay(tab):
+    from modules import shared
+
+    shared.loaded.sd_model = None
+    tab["preset"].value = "SDXL (1024) 2x, UG alone"
+    tab.press("preset_refresh")
+    assert tab["preset"].value == "SDXL (1024) 2x, UG alone"
+    assert tab["preset"].choices == [preset.name for preset in BUILT_IN]
+
+
+def test_before_the_first_image_forges_ui_list_tells_the_kind(tab):
+    from modules import shared
+
+    shared.loaded.sd_model, shared.opts.forge_preset = None, "xl"
     tab.press("preset_refresh")
     assert tab["preset"].value.startswith("SDXL")
-    shared.loaded.sd_model = None
+    shared.opts.forge_preset = "flux"
     tab.press("preset_refresh")
-    assert tab["preset"].value == BUILT_IN[0].name
+    assert tab["preset"].value.startswith("SDXL")
 
 
 def test_the_line_follows_every_control_and_the_hosts(tab):
@@ -221,7 +192,7 @@ def test_the_pass_of_hires_fix_is_in_the_line(host, data):
 
 
 def test_the_line_is_what_happens(host, data):
-    """The stand-in's model counts what it is asked."""
+    """The stand-in's model counts its evaluations."""
     from modules import shared
 
     tab = Tab("txt2img")
@@ -236,21 +207,21 @@ def test_the_line_is_what_happens(host, data):
         assert len(shared.loaded.sd_model.asked) == count
 
 
-def places(slider):
+def values_of(slider):
     """Every value that a slider can be moved to."""
     count = round((slider.maximum - slider.minimum) / slider.step)
     return [slider.minimum + slider.step * k for k in range(count + 1)]
 
 
 @pytest.mark.parametrize("row", declarations(), ids=lambda row: row.name)
-def test_no_place_of_a_slider_is_refused(host, row):
+def test_no_value_of_a_slider_is_refused(host, row):
     from lib_hires.webui.surfaces.arguments import read_arguments
 
     rows = declarations()
     slider = host.runners[0].inputs[1 + rows.index(row)]
     if type(slider).__name__ != "Slider":
         return
-    for value in places(slider):
+    for value in values_of(slider):
         arguments = [other.default for other in rows]
         arguments[rows.index(row)] = row.kind(value)
         settings = read_arguments(arguments)
@@ -268,7 +239,7 @@ def test_by_name_such_values_are_refused(host):
 
 
 @pytest.fixture
-def ask_schema(host, data):
+def fetch_schema(host, data):
     """The route's function, as the host's server calls it."""
     from lib_hires.webui.surfaces.api import add_routes
 
@@ -278,11 +249,11 @@ def ask_schema(host, data):
     return lambda: json.loads(json.dumps(routes["/hires-guidance/schema"](), allow_nan=False))
 
 
-def test_the_schema_is_the_declaration(ask_schema):
-    answer = ask_schema()
-    assert answer["groups"] == GROUPS
-    assert [control["name"] for control in answer["controls"]] == [r.name for r in declarations()]
-    by_name = {control["name"]: control for control in answer["controls"]}
+def test_the_schema_is_the_declaration(fetch_schema):
+    schema = fetch_schema()
+    assert schema["groups"] == GROUPS
+    assert [control["name"] for control in schema["controls"]] == [r.name for r in declarations()]
+    by_name = {control["name"]: control for control in schema["controls"]}
     assert by_name["ug_theta"] == {
         "name": "ug_theta",
         "group": "ug",
@@ -297,32 +268,32 @@ def test_the_schema_is_the_declaration(ask_schema):
         "automatic_at_0": False,
     }
     assert by_name["refine_method"]["choices"] == ["AP-LDM", "Pivot"]
-    for preset in answer["presets"]:
+    for preset in schema["presets"]:
         Settings.from_values(preset["values"])
-    assert len(answer["presets"]) == len(BUILT_IN)
+    assert len(schema["presets"]) == len(BUILT_IN)
 
 
-def test_ones_own_presets_are_in_the_schema(ask_schema, data):
+def test_ones_own_presets_are_in_the_schema(fetch_schema, data):
     from lib_hires.webui.page.presets import preset_file
 
     preset_file().save("mine", Settings.from_values({"ug": True}))
-    answer = ask_schema()
-    assert answer["own_presets"] == {"mine": {"ug": True}}
-    assert answer["own_presets_error"] == ""
+    schema = fetch_schema()
+    assert schema["own_presets"] == {"mine": {"ug": True}}
+    assert schema["own_presets_error"] == ""
     for damaged in ("{", '{"mine": {"ug_theta": NaN}}'):
         (data / "hires-guidance-presets.json").write_text(damaged)
-        answer = ask_schema()
-        assert answer["own_presets"] == {}
-        assert "cannot be read" in answer["own_presets_error"]
+        schema = fetch_schema()
+        assert schema["own_presets"] == {}
+        assert "cannot be read" in schema["own_presets_error"]
 
 
-def test_ones_own_presets_stay_behind_the_hosts_password(ask_schema, monkeypatch):
+def test_ones_own_presets_stay_behind_the_hosts_password(fetch_schema, monkeypatch):
     from modules import shared
 
     from lib_hires.webui.page.presets import preset_file
 
     preset_file().save("mine", Settings.from_values({"ug": True}))
     monkeypatch.setattr(shared.cmd_opts, "api_auth", "user:password")
-    answer = ask_schema()
-    assert "own_presets" not in answer
-    assert len(answer["presets"]) == len(BUILT_IN)
+    schema = fetch_schema()
+    assert "own_presets" not in schema
+    assert len(schema["presets"]) == len(BUILT_IN)

@@ -60,7 +60,7 @@ def test_what_happened_is_what_was_planned(host, sampler, cadence, batch_cond_un
         # Where the window ends between a step's two evaluations, the plan counts both.
         ends_inside = planned.evaluations > 2 * planned.steps and cadence == 1 and sampler in TWICE
         unasked = planned.evaluations - done.evaluations
-        assert unasked == planned.small_evaluations - done.small_evaluations
+        assert unasked == planned.native_evaluations - done.native_evaluations
         assert unasked == 0 or (ends_inside and unasked == 1)
     assert all(part.finished and part.seconds > 0 for part in record.passes)
 

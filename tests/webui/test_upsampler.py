@@ -153,7 +153,7 @@ def test_png_info_keeps_name_and_hash_and_repeats(host, folder):
     assert torch.equal(again.images[0], made.images[0])
     write(folder / "mine.safetensors", zero=True)
     changed = host.paint(infotext=made.parameters, **NATIVE)
-    assert f"{title} is not here any more; mine is another one now" in changed.said[0]
+    assert f"{title} is no longer here; mine is another file now" in changed.said[0]
 
 
 def test_pasting_shows_the_name_of_the_list(host):

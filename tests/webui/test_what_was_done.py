@@ -88,7 +88,7 @@ def test_a_stage_that_fails_in_another_extension_names_it_and_the_remedy(host, e
     (message,) = made.said
     assert "stage 1 failed (ZeroDivisionError" in message
     assert 'The error came from the extension "loractl"' in message
-    assert 'turn it off, or raise "Strengths"' in message
+    assert 'turn it off, or raise "Denoising strengths"' in message
     assert set(made.parameters) == {"HiRes note"}
 
 

@@ -1,4 +1,4 @@
-"""The page's controls, made from the same declarations as everything else, and its drawing."""
+"""The page's controls, made from the same declarations as everything else."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from typing import Any
 import gradio as gr
 
 from lib_hires.presets import Preset
-from lib_hires.run import drawing
-from lib_hires.run.schedules import Sampler
 from lib_hires.settings import GROUPS, NOTHING, Control, Declaration, Settings, declarations
 from lib_hires.sizes import Size
-from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.generate import plan_model
-from lib_hires.standalone.pipeline.request import SAMPLERS, Request
+from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.pipeline.upsamplers import find_upsampler, known_upsamplers
 
 LONG_SLIDER = 200  # steps; a control with more is a number to type
@@ -28,7 +24,7 @@ def element_id(name: str) -> str:
 
 @dataclass(frozen=True)
 class Controls:
-    """The components by name: what to paint, and the settings."""
+    """The components by name: what to generate, and the settings."""
 
     request: dict[str, Any]
     settings: dict[str, Any]
@@ -71,7 +67,7 @@ class Controls:
         return [*self.components, *self.groups.values()]
 
     def read(self, values: Sequence[object]) -> tuple[Request, Settings]:
-        """What the components say. Raises SettingsError."""
+        """The request and settings of the components' values. Raises SettingsError."""
         named = dict(zip([*self.request, *self.settings], values, strict=True))
         known = {name: value for name, value in named.items() if value is not None}
         request = {name: known[name] for name in self.request if name in known}
@@ -116,24 +112,6 @@ class Controls:
             *(settings[name] for name in self.settings),
             *(gr.update(open=settings[group]) for group in self.groups),
         ]
-
-
-def drawing_element(model: LatentModel) -> str:
-    """The HTML that the page's script fills with the drawing for this model."""
-    samplers = {name: Sampler(each.evaluations) for name, each in SAMPLERS.items()}
-    host = {
-        name: element_id(name)
-        for name in ("model", "width", "height", "steps", "sampler", "schedule", "batch")
-    }
-    host |= {"generate": element_id("generate"), "stop": element_id("stop")}
-    facts = drawing.facts(
-        plan_model(model),
-        samplers,
-        element_id=element_id,
-        host=host | {"time": element_id("status")},
-        first_multiple=model.multiple,
-    )
-    return drawing.element(facts)
 
 
 def _rows() -> list[Declaration]:

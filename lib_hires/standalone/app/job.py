@@ -1,4 +1,4 @@
-"""One run in a thread of its own, told as events, which can be stopped between two steps."""
+"""One run in a thread of its own, reported as events, which can be stopped between two steps."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Saved:
 class Ended:
     """Before its time: what was saved until now is the result."""
 
-    sentence: str
+    message: str
     record: RunRecord
 
 
@@ -71,11 +71,11 @@ class Job:
         self._run, self._folder, self._stop = run, folder, stop
         self._events: queue.SimpleQueue[Step | Saved | Ended | None] = queue.SimpleQueue()
         self._preview = _Preview(run.model)
-        self._stage = 0  # the one that is being painted
+        self._stage = 0  # the one that is being made
 
     def events(self) -> Iterator[Step | Saved | Ended]:
-        """Run, and tell of it; closing this iterator stops the run."""
-        thread = threading.Thread(target=self._paint, daemon=True)
+        """Run, and report it; closing this iterator stops the run."""
+        thread = threading.Thread(target=self._generate, daemon=True)
         thread.start()
         try:
             yield from iter(self._events.get, None)
@@ -83,7 +83,7 @@ class Job:
             self._stop.set()
             thread.join()
 
-    def _paint(self) -> None:
+    def _generate(self) -> None:
         try:
             paths: dict[int, Path] = {}
             for painted in self._run.paint(self._after_step):
@@ -94,7 +94,7 @@ class Job:
         except Stopped:
             self._events.put(self._ended(f"stopped in {self._stage_name()}"))
         except Exception as error:
-            self._events.put(self._ended(self._sentence(error)))
+            self._events.put(self._ended(self._message(error)))
         finally:
             self._events.put(None)
 
@@ -109,10 +109,10 @@ class Job:
         record = self._run.record
         return Saved(painted.stage, painted.stages, paths, first, painted.seconds, record)
 
-    def _ended(self, sentence: str) -> Ended:
-        return Ended(sentence, self._run.record)
+    def _ended(self, message: str) -> Ended:
+        return Ended(message, self._run.record)
 
-    def _sentence(self, error: Exception) -> str:
+    def _message(self, error: Exception) -> str:
         try:
             return what_happened(error, self._run, self._stage)
         except Exception:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from lib_hires.settings import NOTHING
+from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.benchmarks.techniques import (
-    ENLARGING,
     FIT_FOR_UPSAMPLERS,
     NATIVE,
     NATIVE_PFSA,
+    TO_LARGE,
     Technique,
     make,
     with_upsampler,
@@ -53,39 +53,44 @@ class Row:
     entries: Sequence[dict[str, Any]]
 
 
-def demo(out: Path, shown_at: Mapping[int, int] = SHOWN_AT, upsampler: str = NOTHING) -> str:
+def demo(
+    out: Path,
+    shown_at: Mapping[int, int] = SHOWN_AT,
+    upsampler: str = NOTHING,
+    sampling: Request | None = None,
+) -> str:
     """Make the images, the contact sheet `demo.png` and `report.json` in `out`.
 
     shown_at: how many of the wishes are made at each scale. upsampler: a feature upsampler, as the
-    control names it; adds rows with it.
+    control names it; adds rows with it. sampling: how, but for prompt, size and seed.
     Returns the sheet's path and a short table for the terminal.
     """
     find_upsampler(upsampler)  # raises before the work starts
     model, judge = load_model(None), load_judge()
-    enlarging = [
-        (scale, technique) for scale in (2, 4) for technique in _enlarging(scale, upsampler)
-    ]
-    plan = [(1, NATIVE), (1, NATIVE_PFSA), *enlarging]
+    to_large = [(scale, technique) for scale in (2, 4) for technique in _to_large(scale, upsampler)]
+    plan = [(1, NATIVE), (1, NATIVE_PFSA), *to_large]
     plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
+    base = sampling or Request()
+    bases = [replace(base, prompt=prompt, seed=seed) for prompt, seed in WISHES]
     total = sum(shown_at[scale] for scale, _ in plan)
     with tqdm(total=total, unit="image", desc="demo") as bar:
         rows = [
-            _row(model, judge, technique, scale, WISHES[: shown_at[scale]], out, bar)
+            _row(model, judge, technique, scale, bases[: shown_at[scale]], out, bar)
             for scale, technique in plan
         ]
     report = [entry for row in rows for entry in row.entries]
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_report(out / "report.json", report, dtype=model.dtype)
     sheet = out / "demo.png"
     captions = [" ".join(prompt.split()[1:3]) for prompt, _ in WISHES]
     contact_sheet(rows, captions).save(sheet)
     return "\n".join([*_table(rows), f"sheet: {sheet}"])
 
 
-def _enlarging(scale: int, upsampler: str) -> tuple[Technique, ...]:
+def _to_large(scale: int, upsampler: str) -> tuple[Technique, ...]:
     if upsampler == NOTHING:
-        return ENLARGING
+        return TO_LARGE
     fit = FIT_FOR_UPSAMPLERS[scale]
-    return ENLARGING + tuple(with_upsampler(technique, upsampler) for technique in fit)
+    return TO_LARGE + tuple(with_upsampler(technique, upsampler) for technique in fit)
 
 
 def _row(
@@ -93,25 +98,24 @@ def _row(
     judge: Judge,
     technique: Technique,
     scale: int,
-    wishes: Sequence[tuple[str, int]],
+    bases: Sequence[Request],
     out: Path,
     bar: Any,
 ) -> Row:
     images, entries = [], []
-    for prompt, seed in wishes:
+    for base in bases:
         bar.set_postfix_str(f"{technique.label} at {scale}x")
-        base = Request(prompt=prompt, seed=seed)
         made = make(technique, model, base, scale)
         (image,) = made.images
         entry = {
-            "file": f"{scale}x-{technique.name}-{seed}.png",
+            "file": f"{scale}x-{technique.name}-{base.seed}.png",
             "technique": technique.name,
             "scale": scale,
-            "prompt": prompt,
+            "prompt": base.prompt,
             "settings": technique.settings_at(scale).changed(),
             "width": image.width,
             "height": image.height,
-            "seed": seed,
+            "seed": base.seed,
             "seconds": round(made.seconds, 3),
             "model_evaluations": made.model_evaluations,
             "objects": inspect([image], judge)[0].objects,

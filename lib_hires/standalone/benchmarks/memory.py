@@ -17,8 +17,8 @@ _STATUS = Path("/proc/self/status")
 def peak_memory(device: torch.device, work: Callable[[], object]) -> int | None:
     """Bytes that `work` takes at its peak, beyond what is held before it.
 
-    On CUDA those that torch allocates there, elsewhere the process's resident memory. That is told
-    by Linux alone: None on other systems, where `work` is not done. To be called in a fresh
+    On CUDA those that torch allocates there, elsewhere the process's resident memory. Linux alone
+    reports that: None on other systems, where `work` is not done. To be called in a fresh
     process, for memory that earlier work has left to be used again is not counted.
     """
     if device.type == "cuda":
@@ -36,7 +36,7 @@ def peak_memory(device: torch.device, work: Callable[[], object]) -> int | None:
 
 
 def peak_alone(device: torch.device, measure: Callable[[], int | None]) -> int | None:
-    """measure(), which asks `peak_memory` about `device`: for the CPU in a fresh process.
+    """measure(), which calls `peak_memory` for `device`: for the CPU in a fresh process.
 
     It goes there by pickle.
     """

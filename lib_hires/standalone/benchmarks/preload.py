@@ -1,10 +1,10 @@
-"""Imports all that painting needs: for the process from which those that paint are forked."""
+"""Imports all that generation needs: for the process from which those that generate are forked."""
 
 import diffusers.loaders.single_file_utils  # noqa: F401
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: F401
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer  # noqa: F401
 
-from lib_hires.standalone.benchmarks.quality import generation as quality_painting  # noqa: F401
+from lib_hires.standalone.benchmarks.quality import generation  # noqa: F401
 from lib_hires.standalone.models.k_diffusion import import_k_diffusion
 
 import_k_diffusion()

@@ -23,7 +23,7 @@ class Technique:
     """One way to an image of `scale` times the native size.
 
     starts_large: the first image already has the final size (naive, UG); otherwise it is native
-    and `lanczos` or refinement enlarges it.
+    and `lanczos` or refinement upsamples it.
     """
 
     name: str
@@ -109,7 +109,7 @@ def with_upsampler(technique: Technique, named: str) -> Technique:
     )
 
 
-# What a user of the WebUI would pick instead: one pass over the enlarged image, unguided.
+# What a user of the WebUI would pick instead: one pass over the upsampled image, unguided.
 HIRES_FIX = tuple(
     Technique(
         f"hires_fix_{space}_{strength}",
@@ -139,15 +139,15 @@ PUBLISHED = (
 
 
 def variant(technique: Technique, changes: Mapping[str, Plain]) -> Technique:
-    """The same with other values of some settings, which its name and label tell."""
+    """The same with other values of some settings, which stand in its name and label."""
     named = {name.partition("_")[2] or name: str(value) for name, value in changes.items()}
     if len(named) < len(changes):  # of two groups alike
         named = {name: str(value) for name, value in changes.items()}
-    told = "_".join(f"{name}={value}" for name, value in named.items())
+    suffix = "_".join(f"{name}={value}" for name, value in named.items())
     values_4x = technique.settings_4x and {**technique.settings_4x, **changes}
     return replace(
         technique,
-        name=f"{technique.name}_{re.sub('[^a-zA-Z0-9_=.-]+', '+', told)}",  # also a folder's name
+        name=f"{technique.name}_{re.sub('[^a-zA-Z0-9_=.-]+', '+', suffix)}",  # also a folder's name
         label=", ".join((technique.label, *(" ".join(each) for each in named.items()))),
         settings={**technique.settings, **changes},
         settings_4x=values_4x,
@@ -194,8 +194,8 @@ FEW_STEPS = tuple(
     for steps in (1, 2)
 )
 
-ENLARGING = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
-STANDARD = (*ENLARGING, UNSHIFTED, *WINDOWS)  # what half an hour of two cores is enough for
+TO_LARGE = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
+STANDARD = (*TO_LARGE, UNSHIFTED, *WINDOWS)  # what half an hour of two cores is enough for
 
 
 def every(scale: int) -> tuple[Technique, ...]:
@@ -206,8 +206,8 @@ def every(scale: int) -> tuple[Technique, ...]:
 
 
 def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, ...]:
-    """The techniques of these names; "every" stands for all, but for those that would paint again
-    from `base` what one before them paints. Raises SettingsError."""
+    """The techniques of these names; "every" stands for all, but for those that would
+    generate from `base` the same images as one before them. Raises SettingsError."""
     known = {technique.name: technique for technique in every(scale)}
     if list(names) == ["every"]:
         first: dict[Hashable, Technique] = {}
@@ -277,9 +277,9 @@ def make(technique: Technique, model: LatentModel, base: Request, scale: int) ->
     """One batch at `scale` times the native size."""
     request, settings = technique.request(base, scale, model), technique.settings_at(scale)
     run = Run(model, request, settings)
-    painted = list(run.paint())[-1]
-    images = [to_pil(image) for image in painted.images]
+    *_, last = run.paint()
+    images = [to_pil(image) for image in last.images]
     if technique.lanczos:
         size = model.native[1] * scale, model.native[0] * scale
         images = [small.resize(size, Image.Resampling.LANCZOS) for small in images]
-    return Made(images, painted.seconds, painted.model_evaluations, run.about())
+    return Made(images, last.seconds, last.model_evaluations, run.about())

@@ -245,5 +245,5 @@ def _benchmark_papers(options: argparse.Namespace) -> int:
         Job(case, options.model, options.steps, options.device, options.dtype)
         for case in chosen(names_in(options.cases))
     ]
-    papers(out, options.ap_ldm, jobs, repeats=options.repeats, say=say)
+    papers(out, options.ap_ldm, jobs, repeats=options.repeats, write=say)
     return 0

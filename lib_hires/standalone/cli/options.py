@@ -1,11 +1,13 @@
-"""What the commands of `hires` share: controls as options, and what is said."""
+"""What the commands of `hires` share: controls as options, and output that cannot raise."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 from lib_hires.settings import Control
 from lib_hires.standalone.pipeline.request import Request
@@ -38,13 +40,48 @@ def names_in(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def slow_dtype(dtype: str, device: str) -> str:
+    """A warning where a CPU has no units for a dtype that the user asks for; else empty."""
+    if dtype == "float32" or device.partition(":")[0] != "cpu":
+        return ""
+    import torch
+
+    from lib_hires.standalone.models.precision import slow_message
+
+    return slow_message(getattr(torch, dtype))
+
+
+def let_print() -> None:
+    """Let the streams write what their encoding lacks as escapes: a path must not end a batch."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def say(text: str) -> None:
-    """What the command is asked for, on stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """The result of a command, on stdout."""
+    _write(sys.stdout, text)
 
 
-def complain(sentence: str, code: int = 2) -> int:
+def write_error(text: str) -> None:
+    """What accompanies the result, on stderr."""
+    _write(sys.stderr, text)
+
+
+def complain(message: str, code: int = 2) -> int:
     """What went wrong, on stderr; returns the exit code."""
-    sys.stderr.write(f"hires: {sentence}\n")
+    write_error(f"hires: {message}")
     return code
+
+
+def _write(stream: TextIO | None, text: str) -> None:
+    """Write a line; a console that is closed, full or knows other letters raises nothing."""
+    if stream is None:  # as under pythonw
+        return
+    with suppress(OSError, ValueError):
+        try:
+            stream.write(text + "\n")
+        except UnicodeEncodeError:
+            encoding = stream.encoding or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()

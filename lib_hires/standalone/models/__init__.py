@@ -5,14 +5,27 @@ All end as the same diffusers and transformers modules. Nothing here reaches for
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
+from lib_hires.devices import is_out_of_memory
 from lib_hires.standalone import bundled
 from lib_hires.standalone.models.folder import load_folder
-from lib_hires.standalone.models.latent import LatentModel, ModelError
+from lib_hires.standalone.models.latent import (
+    AS_STATED,
+    LatentModel,
+    ModelError,
+    Overrides,
+    reason,
+)
 from lib_hires.standalone.models.ldm import load_ldm_file
+from lib_hires.standalone.models.precision import fast_dtype
+
+log = logging.getLogger("hires_guidance")
+
+__all__ = ["LatentModel", "ModelError", "Overrides", "fast_dtype", "load_model", "usable"]
 
 
 def load_model(
@@ -20,12 +33,14 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    overrides: Overrides = AS_STATED,
 ) -> LatentModel:
     """Load a model: None is the bundled one, a file the LDM layout, a folder the diffusers one.
 
     A file's architecture, prediction and native size come from the yaml of the same name beside
-    it; without one the file must have the shapes of SD1, SD2 or SDXL. What can be checked without
-    reading the weights is checked first.
+    it; without one the file must have the shapes of SD1, SD2 or SDXL. Marks in the file for v
+    prediction and zero terminal SNR go before the yaml, and `overrides` before both. What can be
+    checked without reading the weights is checked first.
 
     Raises:
         ModelError: the model is missing, damaged, of an unknown kind, or lacks its tokenizer.
@@ -35,18 +50,15 @@ def load_model(
         raise ModelError(f"{path}: no such model; give a .safetensors file or a diffusers folder")
     device = usable(device)
     load = load_folder if path.is_dir() else load_ldm_file
-    return load(path, device, dtype)
-
-
-def fast_dtype(device: str = "cpu") -> torch.dtype:
-    """The dtype in which a device computes a model fastest.
-
-    Half precision; on a CPU bfloat16, and only where it has units for it.
-    """
-    if device != "cpu":
-        return torch.float16
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return torch.bfloat16 if supported() else torch.float32
+    try:
+        return load(path, device, dtype, overrides)
+    except ModelError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise ModelError(f"{path}: out of memory while loading; try --dtype float16") from error
+        log.debug("%s", path, exc_info=True)
+        raise ModelError(f"{path}: the model {reason(error)}; download it again") from error
 
 
 def usable(device: str | torch.device) -> torch.device:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
+from lib_hires.standalone.models import schedule
 from lib_hires.standalone.models.latent import (
     Family,
     LatentModel,
     ModelError,
+    Overrides,
     Prediction,
     TextEncoder,
     assembled,
@@ -21,57 +25,89 @@ from lib_hires.standalone.models.latent import (
     no_inpainting,
     reason,
 )
+from lib_hires.standalone.models.values import Values
+
+log = logging.getLogger("hires_guidance")
 
 
-def load_folder(path: Path, device: torch.device, dtype: torch.dtype) -> LatentModel:
+VAES = ("AutoencoderKL", "AutoencoderTiny")
+SIDES: dict[Family, int] = {"sd1": 64, "sd2": 64, "sdxl": 128}
+"""Of a native latent, where the U-Net's configuration gives none; 96 for SD2 that predicts v."""
+
+
+def load_folder(
+    path: Path, device: torch.device, dtype: torch.dtype, overrides: Overrides
+) -> LatentModel:
     index = _read_json(path / "model_index.json", "give a diffusers folder or a .safetensors file")
-    parts = _check_folder(path, index)
+    parts = _check_folder(path, index.mapping)
     scheduler = _read_json(path / "scheduler" / "scheduler_config.json", "download it again")
-    prediction = _folder_prediction(path, scheduler)
+    prediction = overrides.prediction or _folder_prediction(path, scheduler)
+    alphas_cumprod = schedule.of_folder(scheduler)
+    if _zero_snr(scheduler) if overrides.zero_snr is None else overrides.zero_snr:
+        alphas_cumprod = schedule.zero_snr(alphas_cumprod)
 
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    import diffusers
 
-    unet = _part(UNet2DConditionModel, path / "unet")
-    vae = _part(AutoencoderKL, path / "vae")
+    unet = _part(diffusers.UNet2DConditionModel, path / "unet")
+    vae = _part(getattr(diffusers, _kind(index.mapping, "vae")), path / "vae")
     encoders = [_folder_encoder(path, part, len(parts)) for part in parts]
-    size = unet.config.sample_size
     acts = [encoder.model.config.hidden_act for encoder in encoders]
     family: Family = "sdxl" if len(parts) == 2 else "sd1" if acts[0] == "quick_gelu" else "sd2"
     return assembled(
         name=path.resolve().name,
         family=family,
         prediction=prediction,
-        sample_size=(size, size) if isinstance(size, int) else tuple(size),
-        alphas_cumprod=DDIMScheduler.from_config(_schedule_only(scheduler)).alphas_cumprod,
+        sample_size=_sample_size(path, family, prediction),
+        alphas_cumprod=alphas_cumprod,
         unet=unet,
         vae=vae,
         encoders=encoders,
         device=device,
         dtype=dtype,
-        zero_empty_negative=family == "sdxl" and index.get("force_zeros_for_empty_prompt", True),
+        zero_empty_negative=family == "sdxl" and index.truth("force_zeros_for_empty_prompt", True),
+        overrides=overrides,
     )
 
 
-def _read_json(path: Path, advice: str) -> dict[str, Any]:
+def _sample_size(path: Path, family: Family, prediction: Prediction) -> tuple[int, int]:
+    unet = _read_json(path / "unet" / "config.json", "download it again")
+    side = 96 if (family, prediction) == ("sd2", "v") else SIDES[family]
+    if unet.given("sample_size") is None:
+        log.warning(
+            "%s: sample_size is not given; taken as %d, the native size of %s",
+            unet.file, side, family.upper(),
+        )  # fmt: skip
+    sizes = unet.wholes("sample_size", [side])
+    if len(sizes) > 2 or min(sizes) < 1:
+        raise unet.error("sample_size", "one side or two", unet.given("sample_size"))
+    return sizes[0], sizes[-1]
+
+
+def _read_json(path: Path, advice: str) -> Values:
     if not path.is_file():
         raise ModelError(f"{path.parent}: has no {path.name}; {advice}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: damaged, not JSON; {advice}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: damaged, not a JSON object; {advice}")
-    return content
+    return Values(path, content)
 
 
-def _check_folder(path: Path, index: dict[str, Any]) -> tuple[str, ...]:
+def _kind(index: Mapping[str, Any], part: str) -> str | None:
+    """The class of a part; None where there is no such part."""
+    kind = index.get(part)
+    return str(kind[1]) if isinstance(kind, list) and kind[1:] and kind[1] else None
+
+
+def _check_folder(path: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the text encoders, once every part is known to be of a kind we load, and there."""
-    kinds = {part: kind[1] for part, kind in index.items() if isinstance(kind, list) and kind[1:]}
-    second = kinds.get("text_encoder_2")
+    second = _kind(index, "text_encoder_2")
     supported = (
-        kinds.get("unet") == "UNet2DConditionModel"
-        and kinds.get("vae") == "AutoencoderKL"
-        and kinds.get("text_encoder") == "CLIPTextModel"
+        _kind(index, "unet") == "UNet2DConditionModel"
+        and _kind(index, "vae") in VAES
+        and _kind(index, "text_encoder") == "CLIPTextModel"
         and second in (None, "CLIPTextModelWithProjection")
     )
     if not supported:
@@ -80,10 +116,19 @@ def _check_folder(path: Path, index: dict[str, Any]) -> tuple[str, ...]:
             "supported; give an SD1, SD2 or SDXL text-to-image model"
         )
     encoders = ("text_encoder", "text_encoder_2") if second else ("text_encoder",)
-    unet = _read_json(path / "unet" / "config.json", "download it again")
-    if unet.get("in_channels", 4) != unet.get("out_channels", 4):
+    configs = {
+        part: _read_json(path / part / "config.json", "download it again")
+        for part in ("unet", "vae", *encoders)
+    }
+    for config in configs.values():
+        if config.given("quantization_config") is not None:
+            given = config.section("quantization_config").given("quant_method") or "unnamed"
+            expected = "none; download the model's weights that are not quantized"
+            raise config.error("quantization_config", expected, given)
+    unet = configs["unet"]
+    if unet.whole("in_channels", 4) != unet.whole("out_channels", 4):
         raise ModelError(no_inpainting(path))
-    if (unet.get("addition_embed_type") == "text_time") != (len(encoders) == 2):
+    if (unet.given("addition_embed_type") == "text_time") != (len(encoders) == 2):
         raise ModelError(f"{path}: an SDXL refiner is not supported; give an SDXL base model")
     for part in ("unet", "vae", *encoders):
         _variant(path / part)
@@ -106,10 +151,10 @@ def _variant(folder: Path) -> str | None:
     )
 
 
-def _folder_prediction(path: Path, scheduler: dict[str, Any]) -> Prediction:
-    kind = scheduler.get("prediction_type", "epsilon")
+def _folder_prediction(path: Path, scheduler: Values) -> Prediction:
+    kind = scheduler.given("prediction_type") or "epsilon"
     predictions: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
-    name = str(scheduler.get("_class_name", ""))
+    name = str(scheduler.given("_class_name") or "")
     if kind not in predictions or name.startswith(("EDM", "Flow")):
         raise ModelError(
             f"{path}: prediction {kind!r} with {name or 'an unnamed scheduler'} is not "
@@ -118,11 +163,8 @@ def _folder_prediction(path: Path, scheduler: dict[str, Any]) -> Prediction:
     return predictions[kind]
 
 
-def _schedule_only(scheduler: dict[str, Any]) -> dict[str, Any]:
-    """The settings that define the noise schedule, which every DDPM scheduler shares."""
-    names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "trained_betas")
-    names += ("rescale_betas_zero_snr",)
-    return {name: scheduler[name] for name in names if name in scheduler}
+def _zero_snr(scheduler: Values) -> bool:
+    return scheduler.truth("rescale_betas_zero_snr", False)
 
 
 def _part(kind: Any, folder: Path) -> Any:
@@ -130,8 +172,12 @@ def _part(kind: Any, folder: Path) -> Any:
         return kind.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, variant=_variant(folder)
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder}: {reason(error)}; download it again") from error
+    except Exception as error:  # whatever a value leads to
+        raise ModelError(
+            f"{folder}: its config.json or weights {reason(error)}; download it again"
+        ) from error
 
 
 def _folder_encoder(path: Path, part: str, count: int) -> TextEncoder:
@@ -141,4 +187,8 @@ def _folder_encoder(path: Path, part: str, count: int) -> TextEncoder:
     tokenizer = load_tokenizer(path / part.replace("text_encoder", "tokenizer"))
     # SDXL takes the last layer but one of both encoders.
     layer = -2 if count == 2 else None
-    return TextEncoder(tokenizer, _part(kind, path / part), tokenizer.pad_token_id, layer)
+    model = _part(kind, path / part)
+    pad = tokenizer.pad_token_id
+    if pad is None:  # CLIP's fill with the end, OpenCLIP's with the first token
+        pad = tokenizer.eos_token_id if model.config.hidden_act == "quick_gelu" else 0
+    return TextEncoder(tokenizer, model, pad, layer)

@@ -23,8 +23,26 @@ Family = Literal["sd1", "sd2", "sdxl"]
 Prediction = Literal["eps", "v"]
 
 
+ALIGNED = 64  # bytes, as torch allocates
+
+
 class ModelError(ValueError):
     """A model that cannot be used; one sentence that names the file and says what to do."""
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What a user knows better than a model's files; None leaves it to them."""
+
+    prediction: Prediction | None = None
+    zero_snr: bool | None = None
+
+    def values(self) -> dict[str, str | bool]:
+        """Those that are given."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+AS_STATED = Overrides()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +71,8 @@ class TextEncoder:
     @property
     def length(self) -> int:
         """Tokens of every prompt, the two special ones included (77 in SD)."""
-        return min(self.tokenizer.model_max_length, self.model.config.max_position_embeddings)
+        positions = int(self.model.config.max_position_embeddings)
+        return min(int(self.tokenizer.model_max_length or positions), positions)
 
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token ids (b, n); a longer prompt is cut, with a warning in the log."""
@@ -95,6 +114,7 @@ class LatentModel:
     dtype: torch.dtype
     # An empty negative prompt is all zeros for SDXL base, as it was trained.
     zero_empty_negative: bool = False
+    overrides: Overrides = AS_STATED
 
     @property
     def latent_channels(self) -> int:
@@ -190,16 +210,19 @@ class LatentModel:
 
     @torch.no_grad()
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """The latent (b, c, h, w), float32, of an image (b, 3, H, W): the posterior's mode."""
-        posterior = self.vae.encode(image.to(self.device, self.vae.dtype), return_dict=False)[0]
-        z = posterior.mode().float()
+        """The latent (b, c, h, w), float32, of an image (b, 3, H, W): the posterior's mode.
+
+        AutoencoderTiny has no posterior and gives the latent itself.
+        """
+        found = self.vae.encode(image.to(self.device, self.vae.dtype), return_dict=False)[0]
+        z = (found if isinstance(found, torch.Tensor) else found.mode()).float()
         scale, shift = self._latent_scale(z)
         return (z - shift) * scale
 
     def _latent_scale(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift with latent = (z - shift)·scale, z being what the VAE sees."""
         config = self.vae.config
-        mean = getattr(config, "latents_mean", None) or [config.shift_factor or 0.0]
+        mean = getattr(config, "latents_mean", None) or [getattr(config, "shift_factor", 0) or 0.0]
         std = getattr(config, "latents_std", None) or [1.0]
         shift = torch.tensor(mean, dtype=like.dtype, device=like.device)[:, None, None]
         deviation = torch.tensor(std, dtype=like.dtype, device=like.device)[:, None, None]
@@ -227,14 +250,27 @@ def assembled(
     device: torch.device,
     dtype: torch.dtype,
     zero_empty_negative: bool,
+    overrides: Overrides = AS_STATED,
 ) -> LatentModel:
     """The parts in evaluation mode, on the device, in the dtype; sample_size in latent units."""
     # SDXL's VAE overflows in float16 and says so; elsewhere the flag is diffusers' default.
     upcast = family == "sdxl" and dtype == torch.float16 and vae.config.force_upcast
+    scaling = getattr(vae.config, "scaling_factor", None)
+    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)) or not scaling > 0:
+        raise ModelError(
+            f"{name}, vae/config.json: scaling_factor: expected a number above 0, got {scaling!r}"
+        )
     for part in (unet, vae, *(encoder.model for encoder in encoders)):
         part.eval().requires_grad_(False)
         part.to(device, torch.float32 if part is vae and upcast else dtype)
+        _align(part)
     vae.to(memory_format=torch.channels_last)  # its wide images decode 1.6 times faster on a CPU
+    for encoder in encoders:
+        if (highest := int(encoder.tokens([""]).max())) >= encoder.model.config.vocab_size:
+            raise ModelError(
+                f"{name}: the tokenizer gives token {highest}, and the text encoder knows "
+                f"{encoder.model.config.vocab_size} tokens; copy the tokenizer again"
+            )
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     return LatentModel(
         name=name,
@@ -249,12 +285,26 @@ def assembled(
         device=device,
         dtype=dtype,
         zero_empty_negative=zero_empty_negative,
+        overrides=overrides,
     )
 
 
+def _align(network: torch.nn.Module) -> None:
+    """Copy the weights that begin between two lines of the cache, as those mapped from a file may:
+    with such ones kernels round otherwise, so that a file and a folder would not be sampled alike.
+    """
+    for weight in network.parameters():
+        if weight.device.type == "cpu" and weight.data_ptr() % ALIGNED:
+            weight.data = weight.data.clone()
+
+
 def reason(error: Exception) -> str:
+    """Why something could not be read, in one line; an error of a kind that users know is quoted
+    without its name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"could not be read ({(lines or [type(error).__name__])[0][:200]})"
+    known = lines and isinstance(error, (OSError, ValueError, RuntimeError))
+    words = lines[:1] if known else [type(error).__name__, *lines[:1]]
+    return f"could not be read ({': '.join(words)[:200]})"
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -262,7 +312,7 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # whatever its files lead to
         raise ModelError(f"{folder}: the tokenizer {reason(error)}; copy it again") from error
 
 

@@ -1,228 +1,385 @@
-"""Load a safetensors file in the original LDM layout (SD1, SD2, SDXL), with or without its yaml.
-
-diffusers' own single-file pipelines reach for the hub; its converters, used here, do not.
-"""
+"""Load a safetensors file with a whole SD1, SD2 or SDXL model, with or without its yaml."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from torch import Tensor
 
+from lib_hires.standalone.models import schedule
+from lib_hires.standalone.models.checkpoint import (
+    Checkpoint,
+    Part,
+    is_edm,
+    marked_prediction,
+    marked_zero_snr,
+)
+from lib_hires.standalone.models.configs import STANDARD_WIDTH, Original
 from lib_hires.standalone.models.latent import (
     Family,
     LatentModel,
     ModelError,
+    Overrides,
     Prediction,
     TextEncoder,
     assembled,
     check_tokenizer,
     load_tokenizer,
     no_inpainting,
+    reason,
+)
+from lib_hires.standalone.models.names import (
+    clip_places,
+    open_clip_places,
+    unet_places,
+    vae_places,
 )
 
-Shapes = dict[str, list[int]]
-State = dict[str, torch.Tensor]
+log = logging.getLogger("hires_guidance")
 
-UNET = "model.diffusion_model."
-VAE = "first_stage_model."
-CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
-XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 CLIP_VOCABULARY = "openai/clip-vit-large-patch14"  # SD1, SD2 and SDXL share it
-
-_VAE_SHAPE = {
-    "z_channels": 4,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 128,
-    "ch_mult": [1, 2, 4, 4],
-    "num_res_blocks": 2,
-}
-_UNET_SHAPE = {"in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": 2}
-_SD1_UNET = {
-    "attention_resolutions": [4, 2, 1],
-    "channel_mult": [1, 2, 4, 4],
-    "num_heads": 8,
-    "context_dim": 768,
-}
-_SD2_UNET = {
-    "attention_resolutions": [4, 2, 1],
-    "channel_mult": [1, 2, 4, 4],
-    "num_head_channels": 64,
-    "use_linear_in_transformer": True,
-    "context_dim": 1024,
-}
-_SDXL_UNET = {
-    "attention_resolutions": [4, 2],
-    "channel_mult": [1, 2, 4],
-    "num_head_channels": 64,
-    "use_linear_in_transformer": True,
-    "transformer_depth": [1, 2, 10],
-    "context_dim": 2048,
-    "num_classes": "sequential",
-    "adm_in_channels": 2816,
-}
-_STANDARD: dict[Family, dict[str, Any]] = {"sd1": _SD1_UNET, "sd2": _SD2_UNET, "sdxl": _SDXL_UNET}
+OPEN_CLIP_DEPTH = 24  # of SD2's text encoder, whose last layer is not used
+SECOND = ("embedders.1.", "text_encoder_2.", "clip_g.")  # in the prefix of SDXL's second encoder
 
 
-def load_ldm_file(path: Path, device: torch.device, dtype: torch.dtype) -> LatentModel:
-    shapes = _read_header(path)
-    family = _family(path, shapes)
-    params = _original_params(path, family, shapes)
-    alphas_cumprod = _alphas_cumprod(path, params)
-    folder = _clip_folder(path, params)
+@dataclass(frozen=True)
+class Layout:
+    """Where the networks lie in a file, and of what family they are."""
 
-    state = load_file(path)
-    unet = _ldm_unet(path, params, family, state)
-    prediction = _ldm_prediction(path, params, family, unet, state)
+    family: Family
+    unet: Part
+    vae: Part
+    encoders: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, file: Checkpoint, yaml: Path) -> Layout:
+        """Raises ModelError where a network is missing or of a kind that is not supported."""
+        unet = _unet(file)
+        starts = file.prefixes("encoder.conv_in.weight", "decoder.conv_in.weight")
+        if not starts:
+            raise ModelError(
+                f"{file.path}: has no VAE (first_stage_model); give a whole checkpoint"
+            )
+        vae = Part(file, _preferred(starts, "first_stage_model.", "vae."), "VAE")
+        encoders = _encoders(file)
+        if not encoders:
+            raise ModelError(f"{file.path}: has no CLIP text encoder; give a whole checkpoint")
+        if len(encoders) > 1:
+            return cls("sdxl", unet, vae, encoders)
+        if {"label_emb.0.0.weight", "add_embedding.linear_1.weight"} & unet.names:
+            if _is_open_clip(encoders[0]) and "embedders.1." not in encoders[0].prefix:
+                raise ModelError(
+                    f"{file.path}: an SDXL refiner is not supported; give an SDXL base model"
+                )
+            raise ModelError(
+                f"{file.path}: has only one of SDXL's two text encoders; give a whole checkpoint"
+            )
+        return cls(_family(encoders[0], yaml), unet, vae, encoders)
+
+
+def load_ldm_file(
+    path: Path, device: torch.device, dtype: torch.dtype, overrides: Overrides
+) -> LatentModel:
+    file, yaml = Checkpoint(path), path.with_suffix(".yaml")
+    layout = Layout.of(file, yaml)
+    original = _original(layout, yaml)
+    stated = _stated_schedule(original)
+    folder = _clip_folder(path, original)
+
+    unet = _filled_unet(layout, original)
+    prediction = overrides.prediction or _prediction(file, original, unet)
+    own = file.tensor("alphas_cumprod") if "alphas_cumprod" in file.shapes else None
+    alphas_cumprod = schedule.of_file(own, stated)
+    marked = marked_zero_snr(file) or original.stated_zero_snr()
+    if marked if overrides.zero_snr is None else overrides.zero_snr:
+        alphas_cumprod = schedule.zero_snr(alphas_cumprod)
+    vae, encoders = _filled_vae(layout, original), _filled_encoders(layout, original, folder)
+    file.log_unused()
     return assembled(
         name=path.stem,
-        family=family,
+        family=layout.family,
         prediction=prediction,
-        sample_size=(_ldm_sample_size(params, family, prediction),) * 2,
+        sample_size=original.sample_size(prediction),
         alphas_cumprod=alphas_cumprod,
         unet=unet,
-        vae=_ldm_vae(path, params, state),
-        encoders=_ldm_encoders(path, params, family, folder, state),
+        vae=vae,
+        encoders=encoders,
         device=device,
         dtype=dtype,
-        zero_empty_negative=family == "sdxl",
+        zero_empty_negative=layout.family == "sdxl",
+        overrides=overrides,
     )
-
-
-def _read_header(path: Path) -> Shapes:
-    """Names and shapes of a safetensors file's tensors, without reading them."""
-    if path.suffix.lower() in {".ckpt", ".pt", ".pth", ".bin"}:
-        raise ModelError(
-            f"{path}: pickled checkpoints can run code when read and are refused; "
-            "convert it to .safetensors"
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{path}: not a safetensors file, or a damaged one ({str(error)[:120]}); "
-            "download or copy it again"
-        ) from error
-
-
-def _family(path: Path, shapes: Shapes) -> Family:
-    first, last = shapes.get(f"{UNET}input_blocks.0.0.weight"), shapes.get(f"{UNET}out.2.weight")
-    if first is None or last is None:
-        raise ModelError(
-            f"{path}: unknown architecture; give a whole SD1, SD2 or SDXL checkpoint in the "
-            "original (LDM) layout"
-        )
-    if first[1] != last[0]:
-        raise ModelError(no_inpainting(path))
-    if "conditioner.embedders.0.model.token_embedding.weight" in shapes:
-        raise ModelError(f"{path}: an SDXL refiner is not supported; give an SDXL base model")
-    if not any(key.startswith(VAE) for key in shapes):
-        raise ModelError(f"{path}: has no VAE (first_stage_model); give a whole checkpoint")
-    families: tuple[tuple[Family, str], ...] = (
-        ("sdxl", XL_OPEN_CLIP),
-        ("sd2", OPEN_CLIP),
-        ("sd1", CLIP),
-    )
-    for family, prefix in families:
-        if any(key.startswith(prefix) for key in shapes):
-            return family
-    raise ModelError(f"{path}: has no CLIP text encoder; give a whole checkpoint")
-
-
-def _original_params(path: Path, family: Family, shapes: Shapes) -> dict[str, Any]:
-    """`model.params` of the file's yaml, or of the family's standard one, in one form."""
-    file = path.with_suffix(".yaml")
-    if file.is_file():
-        params = _yaml_params(file)
-    elif shapes[f"{UNET}input_blocks.0.0.weight"][0] == _UNET_SHAPE["model_channels"]:
-        params = _standard_params(family)
-    else:
-        raise ModelError(
-            f"{path}: not of a standard {family.upper()} shape and has no yaml; "
-            f"put its {file.name} beside it"
-        )
-    return _filled_params(params)
-
-
-def _standard_params(family: Family) -> dict[str, Any]:
-    return {
-        "unet_config": {"params": _UNET_SHAPE | _STANDARD[family]},
-        "first_stage_config": {"params": {"ddconfig": _VAE_SHAPE}},
-        "scale_factor": 0.13025 if family == "sdxl" else 0.18215,
-    }
-
-
-def _filled_params(params: dict[str, Any]) -> dict[str, Any]:
-    """With the U-Net's under one name, and what an LDM yaml may leave out."""
-    given = params.get("unet_config") or params["network_config"]
-    unet = {"transformer_depth": 1, "context_dim": None} | given["params"]
-    return params | {"unet_config": {"params": unet}}
 
 
 def standard_networks(family: Family) -> tuple[Any, Any]:
     """A family's U-Net and VAE as diffusers' modules, of their real size, with fresh weights."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    params = _filled_params(_standard_params(family))
-    unet = UNet2DConditionModel.from_config(_unet_config(params, family, {}))
-    return unet, AutoencoderKL.from_config(_vae_config(params, {}))
+    original = Original.standard(family)
+    unet = UNet2DConditionModel.from_config(original.unet_config())
+    return unet, AutoencoderKL.from_config(original.vae_config())
 
 
-def _yaml_params(file: Path) -> dict[str, Any]:
-    advice = "give the yaml that the model was trained with"
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelError(f"{file}: not readable as yaml; {advice}") from error
-    try:
-        params: dict[str, Any] = content["model"]["params"]
-        unet = (params.get("unet_config") or params["network_config"])["params"]
-        vae = params["first_stage_config"]["params"]["ddconfig"]
-        missing = (_UNET_SHAPE.keys() | {"attention_resolutions", "channel_mult"}) - unet.keys()
-        missing |= _VAE_SHAPE.keys() - vae.keys()
-        if max(unet.get("num_heads", -1), unet.get("num_head_channels", -1)) < 1:
-            missing.add("num_heads")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{file}: not an LDM configuration ({error}); {advice}") from error
-    if missing:
-        raise ModelError(f"{file}: lacks {', '.join(sorted(missing))}; {advice}")
-    if params.get("parameterization", "eps") not in ("eps", "v"):
+# --- what lies where ------------------------------------------------------------------------------
+
+
+def _unet(file: Checkpoint) -> Part:
+    ldm = file.prefixes("input_blocks.0.0.weight", "out.2.weight")
+    diffusers = file.prefixes("time_embedding.linear_1.weight", "conv_in.weight", "conv_out.weight")
+    if not ldm and not diffusers:
         raise ModelError(
-            f"{file}: parameterization: expected eps or v, got {params['parameterization']!r}"
+            f"{file.path}: unknown architecture; give a whole SD1, SD2 or SDXL checkpoint in the "
+            "original (LDM) layout"
         )
-    return params
-
-
-def _alphas_cumprod(path: Path, params: dict[str, Any]) -> torch.Tensor:
-    """Of LDM's "linear" schedule."""
-    schedule = params.get("beta_schedule", "linear")
-    if schedule != "linear":
+    unet = Part(file, _preferred(ldm or diffusers, "model.diffusion_model.", "unet."), "U-Net")
+    first, last = ("input_blocks.0.0.weight", "out.2.weight")
+    if not ldm:
+        first, last = "conv_in.weight", "conv_out.weight"
+    if unet.shape(first)[1] != unet.shape(last)[0]:
+        raise ModelError(no_inpainting(file.path))
+    if is_edm(file):
         raise ModelError(
-            f"{path.with_suffix('.yaml')}: beta_schedule: expected linear, got {schedule!r}"
+            f"{file.path}: a model of EDM's kind is not supported; give one that predicts epsilon "
+            "or v"
         )
-    start, end = float(params.get("linear_start", 0.00085)), float(params.get("linear_end", 0.012))
-    return scaled_linear(start, end, int(params.get("timesteps", 1000)))
+    return unet
 
 
-def scaled_linear(start: float = 0.00085, end: float = 0.012, steps: int = 1000) -> torch.Tensor:
-    """alphas_cumprod (steps,), float64, of SD's schedule: linear in the square root of beta."""
-    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, dim=0)
+def _preferred(prefixes: list[str], *known: str) -> str:
+    """The first known one of the prefixes that were found, or else the shortest."""
+    return next((prefix for prefix in known if prefix in prefixes), prefixes[0])
 
 
-def _clip_folder(path: Path, params: dict[str, Any]) -> Path:
+def _encoders(file: Checkpoint) -> tuple[Part, ...]:
+    """The CLIP text encoders, SDXL's second one last."""
+    prefixes = {
+        start.removesuffix("text_model.")
+        for start in file.prefixes("embeddings.token_embedding.weight")
+    }
+    open_clip = file.prefixes("token_embedding.weight", "positional_embedding")
+    found = sorted(
+        {*prefixes, *open_clip}, key=lambda start: (any(s in start for s in SECOND), start)
+    )
+    return tuple(Part(file, start, "text encoder") for start in found[:2])
+
+
+def _is_open_clip(part: Part) -> bool:
+    return "positional_embedding" in part.names
+
+
+def _family(encoder: Part, yaml: Path) -> Family:
+    """SD1 or SD2, which have one text encoder."""
+    if _is_open_clip(encoder) or encoder.prefix.startswith("cond_stage_model.model."):
+        return "sd2"
+    if _clip_width(encoder) == 1024:
+        return "sd2"
+    if yaml.is_file() and Original.of_file(yaml, "sd2").wants_open_clip:
+        return "sd2"
+    return "sd1"
+
+
+def _clip_root(part: Part) -> str:
+    """`text_model.` or nothing: what a file in transformers' naming begins its names with."""
+    return "text_model." if any(name.startswith("text_model.") for name in part.names) else ""
+
+
+def _clip_width(part: Part) -> int:
+    return part.shape(f"{_clip_root(part)}embeddings.token_embedding.weight")[1]
+
+
+def _original(layout: Layout, yaml: Path) -> Original:
+    """The file's yaml, or the family's standard one."""
+    if yaml.is_file():
+        return Original.of_file(yaml, layout.family)
+    unet = layout.unet
+    first = next(n for n in ("input_blocks.0.0.weight", "conv_in.weight") if n in unet.names)
+    if unet.shape(first)[0] == STANDARD_WIDTH:
+        return Original.standard(layout.family)
+    raise ModelError(
+        f"{unet.checkpoint.path}: not of a standard {layout.family.upper()} shape and has no yaml; "
+        f"put its {yaml.name} beside it"
+    )
+
+
+# --- prediction and schedule ----------------------------------------------------------------------
+
+
+def _stated_schedule(original: Original) -> Tensor:
+    """alphas_cumprod of LDM's "linear" schedule, as the yaml states it."""
+    params = original.params
+    name = params.given("beta_schedule") or "linear"
+    if name != "linear":
+        raise params.error("beta_schedule", "linear", name)
+    start = params.number("linear_start", schedule.START)
+    end = params.number("linear_end", schedule.END)
+    steps = params.whole("timesteps", schedule.STEPS)
+    if not 0 < start <= end < 1:
+        raise params.error("linear_end", "linear_start or more, both between 0 and 1", end)
+    if steps < 2:
+        raise params.error("timesteps", "at least 2", steps)
+    return schedule.scaled_linear(start, end, steps)
+
+
+def _prediction(file: Checkpoint, original: Original, unet: Any) -> Prediction:
+    """The file's mark, then its yaml, then what the weights look like."""
+    marked, stated = marked_prediction(file), original.stated_prediction()
+    if marked == "v":
+        if stated == "eps":
+            log.warning(
+                "%s: marked as predicting v, and sampled so, though its yaml says epsilon "
+                "(--prediction eps follows the yaml)",
+                file.path.name,
+            )
+        return "v"
+    if original.stated:
+        return stated or marked or "eps"
+    if marked:
+        return marked
+    return "v" if original.family == "sd2" and _looks_like_v(unet) else "eps"
+
+
+@torch.no_grad()
+def _looks_like_v(unet: Any) -> bool:
+    """The WebUI's test of an SD2 without a yaml: at t = 999, eps would about return its input."""
+    x = torch.full((1, 4, 8, 8), 0.5)
+    context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5)
+    out = unet.float()(x, 999, context, return_dict=False)[0]
+    return bool((out - x).mean() < -1)
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+
+def _filled_unet(layout: Layout, original: Original) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    config = original.unet_config()
+    attentive = [kind.startswith("CrossAttn") for kind in config["up_block_types"]]
+    places = unet_places(config["layers_per_block"], attentive)
+    return layout.unet.filled(partial(UNet2DConditionModel.from_config, config), places)
+
+
+def _filled_vae(layout: Layout, original: Original) -> Any:
+    from diffusers import AutoencoderKL
+
+    config, vae = original.vae_config(), layout.vae
+    # Some tools leave them out of VAEs where they change nothing.
+    config["use_quant_conv"] = "quant_conv.weight" in vae.names
+    config["use_post_quant_conv"] = "post_quant_conv.weight" in vae.names
+    places = vae_places(len(config["block_out_channels"]))
+    return vae.filled(partial(AutoencoderKL.from_config, config), places)
+
+
+def _filled_encoders(layout: Layout, original: Original, folder: Path) -> list[TextEncoder]:
+    tokenizer = load_tokenizer(folder)
+    pad, (first, *others) = tokenizer.pad_token_id, layout.encoders
+    if pad is None:
+        pad = tokenizer.eos_token_id
+    if layout.family == "sd1":
+        embedder = original.embedder
+        layer = embedder.whole("layer_idx") if embedder.given("layer") == "hidden" else None
+        return [TextEncoder(tokenizer, _clip(first, folder, "quick_gelu"), pad, layer)]
+    if layout.family == "sd2":
+        skip = 0 if original.embedder.given("layer") == "last" else 1
+        return [TextEncoder(tokenizer, _clip(first, None, "gelu", skip=skip), 0)]
+    second = _clip(others[0], None, "gelu", projection=True)
+    return [
+        TextEncoder(tokenizer, _clip(first, folder, "quick_gelu"), pad, -2),
+        TextEncoder(tokenizer, second, 0, -2),
+    ]
+
+
+def _clip(
+    part: Part, folder: Path | None, act: str, *, skip: int = 0, projection: bool = False
+) -> Any:
+    """A transformers CLIP text model, whatever its tensors are called.
+
+    folder: where its config.json may lie. skip: how many of its last layers are not used, in a
+    file that has them. projection: with the one of the pooled text.
+    """
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    kind = CLIPTextModelWithProjection if projection else CLIPTextModel
+    if _is_open_clip(part):
+        config = _open_clip_config(part, act, skip)
+        places = open_clip_places
+    else:
+        config = _clip_config(part, folder, act)
+        if config.num_hidden_layers == OPEN_CLIP_DEPTH:  # else the file leaves them out itself
+            config.num_hidden_layers -= skip
+        places = clip_places
+    model = part.filled(lambda: kind(config), places, exact=not skip)
+    embeddings = model.text_model.embeddings  # its position ids are not among the weights
+    embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1])[None]
+    return model
+
+
+def _clip_config(part: Part, folder: Path | None, act: str) -> Any:
+    """Of the config.json in the folder, or else read off the weights."""
+    from transformers import CLIPTextConfig
+
+    root = _clip_root(part)
+    positions = part.shape(f"{root}embeddings.position_embedding.weight")[0]
+    if folder is not None and (folder / "config.json").is_file():
+        try:
+            config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
+        except Exception as error:  # transformers raises whatever a value leads to
+            raise ModelError(f"{folder / 'config.json'}: {reason(error)}") from error
+        config.max_position_embeddings = positions
+        return config
+    layers = f"{root}encoder.layers."
+    shapes = {
+        "tokens": part.shape(f"{root}embeddings.token_embedding.weight"),
+        "hidden": part.shape(f"{layers}0.mlp.fc1.weight"),
+    }
+    return _read_off(shapes, positions, part.count(layers), act)
+
+
+def _open_clip_config(part: Part, act: str, skip: int) -> Any:
+    block = "transformer.resblocks."
+    shapes = {
+        "tokens": part.shape("token_embedding.weight"),
+        "hidden": part.shape(f"{block}0.mlp.c_fc.weight"),
+    }
+    positions = part.shape("positional_embedding")[0]
+    return _read_off(shapes, positions, part.count(block) - skip, act)
+
+
+def _read_off(shapes: Mapping[str, list[int]], positions: int, layers: int, act: str) -> Any:
+    """A CLIP text configuration by its weights; every CLIP of SD has heads of width 64."""
+    from transformers import CLIPTextConfig
+
+    vocabulary, width = shapes["tokens"]
+    return CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        projection_dim=width,
+        intermediate_size=shapes["hidden"][0],
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        max_position_embeddings=positions,
+        hidden_act=act,
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+    )
+
+
+# --- the tokenizer --------------------------------------------------------------------------------
+
+
+def _clip_folder(path: Path, original: Original) -> Path:
     """The folder of the tokenizer (and the text encoder's config) that the yaml names.
 
     Looked for beside the checkpoint by its last name, then as written, then in the local cache
     of Hugging Face's hub, never on the hub itself.
     """
-    version = str(_embedder(params).get("version", CLIP_VOCABULARY))
+    version = str(original.embedder.given("version") or CLIP_VOCABULARY)
     for folder in (path.parent / Path(version).name, Path(version)):
         if (folder / "vocab.json").is_file():
             check_tokenizer(folder)
@@ -238,11 +395,6 @@ def _clip_folder(path: Path, params: dict[str, Any]) -> Path:
     )
 
 
-def _embedder(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of SD's text embedder, as the yaml gives them."""
-    return (params.get("cond_stage_config") or {}).get("params") or {}
-
-
 def _cached(repository: str, name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -252,184 +404,3 @@ def _cached(repository: str, name: str) -> Path | None:
     except HFValidationError:  # a path, not owner/name
         return None
     return Path(found) if isinstance(found, str) else None
-
-
-def _strip(state: State, prefix: str) -> State:
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _filled(path: Path, build: Any, weights: State, part: str) -> Any:
-    """The module that build() makes, without memory of its own, holding the given weights."""
-    with torch.device("meta"):
-        model = build()
-    try:
-        model.load_state_dict(weights, strict=True, assign=True)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
-        raise ModelError(
-            f"{path}: the {part} does not fit its configuration ({lines[0][:160]}); "
-            f"put the right {path.stem}.yaml and text encoder folder beside it"
-        ) from error
-    return model
-
-
-def _unet_config(params: dict[str, Any], family: Family, state: State) -> dict[str, Any]:
-    """diffusers' configuration of the U-Net that an LDM yaml describes."""
-    from diffusers.loaders import single_file_utils as ldm
-
-    config = ldm.create_unet_diffusers_config_from_ldm({"model": {"params": params}}, state)
-    width = params["unet_config"]["params"].get("num_head_channels", -1)
-    if width > 0:
-        # LDM's heads of a fixed width; diffusers' name for the number of heads is historical.
-        config["attention_head_dim"] = [c // width for c in config["block_out_channels"]]
-    if family == "sdxl":
-        config |= {"class_embed_type": None, "addition_embed_type": "text_time"}
-        config["addition_time_embed_dim"] = 256
-    return dict(config)
-
-
-def _ldm_unet(path: Path, params: dict[str, Any], family: Family, state: State) -> Any:
-    from diffusers import UNet2DConditionModel
-    from diffusers.loaders import single_file_utils as ldm
-
-    config = _unet_config(params, family, state)
-    weights = {key: value for key, value in state.items() if key.startswith(UNET)}
-    weights = ldm.convert_ldm_unet_checkpoint(weights, config)
-    return _filled(path, lambda: UNet2DConditionModel.from_config(config), weights, "U-Net")
-
-
-def _vae_config(params: dict[str, Any], state: State) -> dict[str, Any]:
-    """diffusers' configuration of the VAE that an LDM yaml describes."""
-    from diffusers.loaders import single_file_utils as ldm
-
-    return dict(ldm.create_vae_diffusers_config_from_ldm({"model": {"params": params}}, state))
-
-
-def _ldm_vae(path: Path, params: dict[str, Any], state: State) -> Any:
-    from diffusers import AutoencoderKL
-    from diffusers.loaders import single_file_utils as ldm
-
-    config = _vae_config(params, state)
-    weights = {key: value for key, value in state.items() if key.startswith(VAE)}
-    weights = ldm.convert_ldm_vae_checkpoint(weights, config)
-    return _filled(path, lambda: AutoencoderKL.from_config(config), weights, "VAE")
-
-
-def _ldm_encoders(
-    path: Path, params: dict[str, Any], family: Family, folder: Path, state: State
-) -> list[TextEncoder]:
-    tokenizer = load_tokenizer(folder)
-    pad = tokenizer.pad_token_id
-    if family == "sd1":
-        embedder = _embedder(params)
-        layer = embedder.get("layer_idx") if embedder.get("layer") == "hidden" else None
-        return [TextEncoder(tokenizer, _ldm_clip(path, folder, _strip(state, CLIP)), pad, layer)]
-    if family == "sd2":
-        skip = 0 if _embedder(params).get("layer", "penultimate") == "last" else 1
-        return [TextEncoder(tokenizer, _ldm_open_clip(path, state, OPEN_CLIP, skip), 0)]
-    return [
-        TextEncoder(tokenizer, _ldm_clip(path, folder, _strip(state, XL_CLIP)), pad, -2),
-        TextEncoder(tokenizer, _ldm_open_clip(path, state, XL_OPEN_CLIP, 0), 0, -2),
-    ]
-
-
-def _ldm_clip(path: Path, folder: Path, weights: State) -> Any:
-    """A transformers CLIP text model, its shape from the folder's config.json if it has one."""
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    root = "text_model."  # which some old checkpoints leave out
-    weights = {k if k.startswith(root) else root + k: value for k, value in weights.items()}
-    weights.pop("text_model.embeddings.position_ids", None)
-    if (folder / "config.json").is_file():
-        config = CLIPTextConfig.from_pretrained(folder, local_files_only=True)
-    else:
-        layer = "text_model.encoder.layers."
-        config = _clip_config(
-            weights["text_model.embeddings.token_embedding.weight"],
-            weights["text_model.embeddings.position_embedding.weight"],
-            weights[f"{layer}0.mlp.fc1.weight"],
-            layers=len({k.split(".")[3] for k in weights if k.startswith(layer)}),
-            act="quick_gelu",
-        )
-    return _whole(_filled(path, lambda: CLIPTextModel(config), weights, "text encoder"))
-
-
-def _ldm_open_clip(path: Path, state: State, prefix: str, skip: int) -> Any:
-    """OpenCLIP's text model in transformers' form, without its last `skip` layers."""
-    from diffusers.loaders import single_file_utils as ldm
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-    block = f"{prefix}transformer.resblocks."
-    depth = len({key[len(block) :].split(".")[0] for key in state if key.startswith(block)})
-    config = _clip_config(
-        state[f"{prefix}token_embedding.weight"],
-        state[f"{prefix}positional_embedding"],
-        state[f"{block}0.mlp.c_fc.weight"],
-        layers=depth - skip,
-        act="gelu",
-    )
-    kind = CLIPTextModelWithProjection if prefix == XL_OPEN_CLIP else CLIPTextModel
-    with torch.device("meta"):
-        empty = kind(config)
-    weights = ldm.convert_open_clip_checkpoint(empty, state, prefix=prefix)
-    weights = {key: weights[key] for key in empty.state_dict() if key in weights}
-    return _whole(_filled(path, lambda: kind(config), weights, "text encoder"))
-
-
-def _clip_config(
-    tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor, *, layers: int, act: str
-) -> Any:
-    """A CLIP text configuration read off the weights; every CLIP of SD has heads of width 64."""
-    from transformers import CLIPTextConfig
-
-    width = tokens.shape[1]
-    return CLIPTextConfig(
-        vocab_size=tokens.shape[0],
-        hidden_size=width,
-        projection_dim=width,
-        intermediate_size=hidden.shape[0],
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, width // 64),
-        max_position_embeddings=positions.shape[0],
-        hidden_act=act,
-        bos_token_id=tokens.shape[0] - 2,
-        eos_token_id=tokens.shape[0] - 1,
-    )
-
-
-def _whole(model: Any) -> Any:
-    """Give a text model filled from "meta" its position ids, which are not among the weights."""
-    embeddings = model.text_model.embeddings
-    embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1])[None]
-    return model
-
-
-def _ldm_prediction(
-    path: Path, params: dict[str, Any], family: Family, unet: Any, state: State
-) -> Prediction:
-    if path.with_suffix(".yaml").is_file():
-        denoiser = (params.get("denoiser_config") or {}).get("params") or {}
-        scaling = str((denoiser.get("scaling_config") or {}).get("target", ""))
-        v = params.get("parameterization") == "v" or scaling.endswith("VScaling")
-    elif family == "sd2":
-        v = _looks_like_v(unet)
-    else:
-        v = "v_pred" in state  # a mark that some SDXL checkpoints carry
-    return "v" if v else "eps"
-
-
-@torch.no_grad()
-def _looks_like_v(unet: Any) -> bool:
-    """The WebUI's test of an SD2 without a yaml: at t = 999, eps would about return its input."""
-    x = torch.full((1, 4, 8, 8), 0.5)
-    context = torch.full((1, 2, unet.config.cross_attention_dim), 0.5)
-    out = unet.float()(x, 999, context, return_dict=False)[0]
-    return bool((out - x).mean() < -1)
-
-
-def _ldm_sample_size(params: dict[str, Any], family: Family, prediction: Prediction) -> int:
-    """Side of a native latent. SD2's own v yaml says 64 for a model of 768 pixels."""
-    standard = params["unet_config"]["params"]["model_channels"] == _UNET_SHAPE["model_channels"]
-    if family == "sd2" and prediction == "v" and standard:
-        return 96
-    return int(params.get("image_size", 128 if family == "sdxl" else 64))

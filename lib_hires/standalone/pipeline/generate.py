@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -24,8 +24,8 @@ from lib_hires.run.passes import guided_at, in_windows
 from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
-from lib_hires.settings import Settings, SettingsError
-from lib_hires.sizes import Size, native_size, not_above, snap
+from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
+from lib_hires.sizes import Size, native_size, not_above, small_size, snap
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.request import SAMPLERS, Request
 from lib_hires.standalone.pipeline.sampling import (
@@ -40,6 +40,11 @@ from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.upsampler_file import NamedUpsampler
 
 OnStep = Callable[[int, int, int, Tensor], None]
+Gamma = Callable[[int, int, AttentiveGuidance], float]
+"""gamma(steps done, steps in all, settings): the share of self-attention that is mixed in then."""
+Convert = Callable[[Tensor], Tensor]
+Wrap = Callable[[str, Convert], Convert]
+"""wrap("decode" or "encode", function): the function that a run calls in its place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +57,7 @@ class Painted:
     images: Tensor  # (b, 3, H, W) in [-1, 1], float32
     seconds: float  # since the run began
     model_evaluations: int  # calls of the model since the run began, small ones included
-    small_evaluations: int  # those of them that Upsample Guidance made
+    native_evaluations: int  # those of them that Upsample Guidance made
 
 
 class Run:
@@ -67,10 +72,21 @@ class Run:
         request: Request,
         settings: Settings,
         upsampler: NamedUpsampler | None = None,
+        *,
         tile: int | None = None,
+        stage_sizes: Sequence[Size] | None = None,
+        gamma: Gamma | None = None,
+        wrap: Wrap = lambda _, function: function,
     ) -> None:
-        """upsampler: in the place of the one that the settings name. tile: of decoding and
-        encoding, in pixels, 0 for none, in the place of the settings', which are refinement's."""
+        """The options are for measurements.
+
+        upsampler: in the place of the one that the settings name. tile: of decoding and encoding,
+        in pixels, 0 for none, in the place of the settings', which are refinement's. stage_sizes:
+        (height, width) in pixels of each stage, in the place of those planned. gamma: the schedule
+        of Attentive Guidance, in the place of `gamma_at`. wrap: gets decoding and encoding, tiles
+        included, for example to time them.
+        """
+        request = request.drawn()
         self.model, self.request, self.settings = model, request, settings
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
@@ -78,12 +94,19 @@ class Run:
             self.stages = plan(
                 settings.refine, self.first, multiple=model.multiple, factor=model.factor
             )
+            if stage_sizes is not None:
+                sized = zip(self.stages, stage_sizes, strict=True)
+                self.stages = tuple(replace(stage, size=size) for stage, size in sized)
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
-            reason = not_above(self.first, model.native)
-            raise SettingsError(f"ug: {reason}, so there is nothing to guide")
+            raise SettingsError(_nothing_to_guide(settings, self.first, model.native))
         if tile is None:
             tile = settings.refine.tile if settings.refine.enabled else 0
         self._tile = tile
+        self._gamma = gamma
+        self._wrapped = {
+            "decode": wrap("decode", self._decode),
+            "encode": wrap("encode", self._encode),
+        }
         self.upsampler = self._checked(upsampler) if self.stages else None
         self.denoiser = model.denoiser()
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
@@ -131,6 +154,7 @@ class Run:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "request": self.request.values(),
             "settings": self.settings.changed(),
+            **self.model.overrides.values(),
         }
 
     @torch.no_grad()
@@ -148,7 +172,7 @@ class Run:
         def painted(stage: int, latent: Tensor) -> Painted:
             images = decode(latent).clamp(-1, 1)
             seconds = time.perf_counter() - started
-            counts = record.evaluations, record.small_evaluations
+            counts = record.evaluations, record.native_evaluations
             return Painted(stage, len(self.stages), latent, images, seconds, *counts)
 
         with record.taking("text", self.first):
@@ -189,15 +213,25 @@ class Run:
         )
         return small and Reduction.between(latent, small, self.settings.ug.enlargement == "bicubic")
 
+    def gamma(self, done: int, steps: int) -> float:
+        """The share of self-attention that is mixed in after `done` of `steps` steps."""
+        return (self._gamma or gamma_at)(done, steps, self.settings.pfsa)
+
     def decode(self, latent: Tensor) -> Tensor:
         """The model's, in the tiles of the settings. Raises FloatingPointError."""
+        return self._wrapped["decode"](latent)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The model's, in the tiles of the settings."""
+        return self._wrapped["encode"](image)
+
+    def _decode(self, latent: Tensor) -> Tensor:
         images = self._in_tiles(self.model.decode, latent, decode=True)
         if not torch.isfinite(images).all():
             raise FloatingPointError("decoding gave values that are not numbers")
         return images
 
-    def encode(self, image: Tensor) -> Tensor:
-        """The model's, in the tiles of the settings."""
+    def _encode(self, image: Tensor) -> Tensor:
         return self._in_tiles(self.model.encode, image, decode=False)
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
@@ -290,7 +324,7 @@ class Painter:
 
         def mix(state: Tensor, done: int) -> None:
             if done:
-                gamma = gamma_at(done, steps, settings.pfsa)
+                gamma = self._run.gamma(done, steps)
                 record.mixed_steps += gamma > 0
                 mix_into_state_(state, gamma, settings.pfsa, levels[done])
 
@@ -331,13 +365,23 @@ class _Remembering:
         return self._last[1]
 
 
+def _nothing_to_guide(settings: Settings, first: Size, native: Size) -> str:
+    """Why Upsample Guidance has nothing to do in the first image."""
+    if settings.ug.scale and small_size(first, native) is not None:
+        return (
+            f"ug_scale: at {settings.ug.scale:g} the native evaluation is about as large as the "
+            "image, so there is nothing to guide; give more, or 0 to find it from the native size"
+        )
+    return f"ug: {not_above(first, native)}, so there is nothing to guide"
+
+
 def plan_model(model: LatentModel) -> Model:
     """What a plan must know of a model."""
     sigmas = sigmas_of(model.alphas_cumprod)
     return Model(sigmas, model.native, model.factor, model.multiple, model.latent_channels)
 
 
-def first_size(request: Request, settings: Settings, model: LatentModel) -> Size:
+def first_size(request: Request, settings: Settings, model: LatentModel | Model) -> Size:
     """The first image's (height, width) in pixels, rounded to what the model takes.
 
     Without a wish it has the native area, in the shape of refinement's target where that is given.

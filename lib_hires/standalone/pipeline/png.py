@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,13 @@ def save(image: Image.Image, path: Path, about: dict[str, Any]) -> None:
 def read_about(path: Path) -> dict[str, Any]:
     """What `save` wrote. Raises SettingsError where there is no such file or nothing in it.
 
-    No pixel is decoded, so an image may be larger than Pillow's limit for those.
+    The text may lie anywhere that PNG allows, as other programs move it. Pixels are decoded only
+    to find it behind them, and without Pillow's limit for those.
     """
     try:
         with PngImagePlugin.PngImageFile(path) as image:
+            if KEY not in image.info:
+                image.load()
             about = json.loads(image.info[KEY])
             if isinstance(about, dict):
                 return about
@@ -45,7 +49,7 @@ def read_about(path: Path) -> dict[str, Any]:
         raise SettingsError(f"--from: there is no file {path}") from None
     except SyntaxError:  # as Pillow says that it is none
         raise SettingsError(f"--from: {path} is not a PNG image") from None
-    except (KeyError, OSError, TypeError, ValueError, RecursionError):
+    except (KeyError, OSError, TypeError, ValueError, RecursionError, MemoryError, EOFError):
         pass
     raise SettingsError(f"--from: {path} holds no settings of ours")
 
@@ -78,7 +82,6 @@ def writable_folder(path: Path) -> Path:
 
 
 def next_number(folder: Path) -> int:
-    """One more than the largest number that an image's name in the folder starts with."""
-    starts = [file.name[:5] for file in folder.glob("*.png")]
-    numbers = [int(start) for start in starts if start.isascii() and start.isdecimal()]
-    return max(numbers, default=0) + 1
+    """One more than the largest number with which a name like 00007-1.png in the folder starts."""
+    starts = (re.match(r"([0-9]{5,12})-", file.name) for file in folder.glob("*.png"))
+    return max((int(start[1]) for start in starts if start), default=0) + 1

@@ -1,19 +1,20 @@
-"""What to paint: prompt, size, sampler, seed. Imports nothing heavy."""
+"""What to generate: prompt, size, sampler, seed. Imports nothing heavy."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+import secrets
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from lib_hires.presets import preset_for
-from lib_hires.settings import Declared, Settings, SettingsError, control
+from lib_hires.settings import Declared, Settings, SettingsError, control, meant_hint
 from lib_hires.sizes import Size
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """One of k-diffusion's sampling functions and what it asks of its caller."""
+    """One of k-diffusion's sampling functions and what it needs from its caller."""
 
     function: str
     evaluations: int = 1  # of the model, in every step but the last
@@ -36,12 +37,22 @@ SAMPLERS = {
     "DPM++ 3M SDE": Sampler("sample_dpmpp_3m_sde", noise="brownian"),
 }
 
+WEBUI_NAMES = {
+    "negative_prompt": "negative",
+    "sampler_name": "sampler",
+    "sampler_index": "sampler",
+    "scheduler": "schedule",
+    "cfg_scale": "cfg",
+    "batch_size": "batch",
+}
+"""What A1111's WebUI calls the controls of a request that have another name here."""
+
 SCHEDULES = ("Karras", "Exponential", "Uniform", "SGM Uniform")
 
 
 @dataclass(frozen=True)
 class Request(Declared):
-    """What to paint, beside the guidance."""
+    """What to generate, beside the guidance."""
 
     prompt: str = control("", "Prompt", "What to show.")
     negative: str = control("", "Negative prompt", "What not to show.")
@@ -69,7 +80,9 @@ class Request(Declared):
     cfg: float = control(
         5.0, "CFG scale", "Classifier-free guidance; 1 is none.", minimum=1, maximum=100, step=0.5
     )
-    seed: int = control(0, "Seed", "Of the first image.", minimum=0, maximum=2**32 - 1)
+    seed: int = control(
+        0, "Seed", "Of the first image. -1: a random one.", minimum=-1, maximum=2**32 - 1
+    )
     batch: int = control(
         1, "Batch", "Images at once, their seeds counting up.", minimum=1, maximum=1000
     )
@@ -78,6 +91,10 @@ class Request(Declared):
     def seeds(self) -> list[int]:
         """One seed per image of the batch."""
         return [self.seed + image for image in range(self.batch)]
+
+    def drawn(self) -> Request:
+        """With a seed that repeats it, where it is random until now."""
+        return self if self.seed >= 0 else replace(self, seed=secrets.randbelow(2**32))
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Request:
@@ -90,6 +107,12 @@ class Request(Declared):
     def values(self) -> dict[str, Any]:
         """Plain values, as from_values takes them."""
         return asdict(self)
+
+
+def name_hint(name: str, known: Iterable[str]) -> str:
+    """The end of a message that refuses a name: the one that may have been meant."""
+    own = WEBUI_NAMES.get(name)
+    return f"; did you mean {own}?" if own else meant_hint(name, known)
 
 
 def fitted(

@@ -3,10 +3,9 @@
 Its U-Net learns where the guided sampling of its teacher ends, from whole trajectories of that
 sampling (Luhman and Luhman 2021, arXiv 2101.02388) and at each of their states: the consistency
 function of Song et al. 2023 (arXiv 2303.01469), with the guidance inside as in latent consistency
-models (Luo et al. 2023, arXiv 2310.04378). The training of the latter two, where the answer at one
-state is the target for the state before, came after half an hour to answers that agree and leave
-noise in. The model is for measuring what the techniques do for models of few steps, and is not
-bundled.
+models (Luo et al. 2023, arXiv 2310.04378). Their own training, where the prediction at one state is
+the target for the state before, gave after half an hour predictions that agree but are noisy. The
+model is for measuring what the techniques do for models of few steps, and is not bundled.
 """
 
 from __future__ import annotations
@@ -23,18 +22,19 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
-from lib_hires.standalone.training.bundled import (
-    Latents,
-    Progress,
-    StageConfig,
+from lib_hires.standalone.models.precision import fast_autocast
+from lib_hires.standalone.training.autoencoder import load_vae
+from lib_hires.standalone.training.diffusion import (
     TokenCache,
-    load_vae,
-    run_stage,
     scales,
     show_samples,
     trained_model,
 )
+from lib_hires.standalone.training.latents import Latents
+from lib_hires.standalone.training.loop import Progress, averaged
+from lib_hires.standalone.training.stages import StageConfig, run_stage
 from lib_hires.standalone.world import model as demo
+from lib_hires.standalone.world.layout import export, normalise_latents
 
 NAME = f"{demo.NAME}-lcm"
 DDIM_STEPS = 10  # of the teacher, from the noisiest time to 0
@@ -64,9 +64,9 @@ def train(work: Path, out: Path, config: FewStepsConfig | None = None) -> Path:
 
     def loss_of(_: Progress) -> Tensor:
         x, t, context, end = lesson.states()
-        return pseudo_huber(denoised(answering(student, context), x, t), end)
+        return pseudo_huber(denoised(velocity_of(student, context), x, t), end)
 
-    average = lesson.taught("few-steps", config, student, loss_of)
+    average = lesson.teach("few-steps", config, student, loss_of)
     return lesson.export(out, average, NAME)
 
 
@@ -96,7 +96,7 @@ class Lesson:
     @torch.no_grad()
     def embed(self, captions: Sequence[str]) -> Tensor:
         """Contexts (b, 77, 128)."""
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_autocast():
             return self._text(self._tokens(captions)).last_hidden_state
 
     def states(self) -> tuple[Tensor, ...]:
@@ -116,7 +116,7 @@ class Lesson:
                 digest.update(weights.numpy().tobytes())
         return self._work / f"{stage}-{digest.hexdigest()[:8]}.pt"
 
-    def taught(
+    def teach(
         self,
         stage: str,
         config: FewStepsConfig,
@@ -124,14 +124,15 @@ class Lesson:
         loss_of: Callable[[Progress], Tensor],
         **beside: tuple[nn.Module, float],
     ) -> nn.Module:
-        """The average of the student on its way; beside: what else is trained, and its rate."""
+        """Train the student; returns its average. beside: what else is trained, and its rate."""
         learning = {"unet": (student, config.rate), **beside}
-        average = copy.deepcopy(self.teacher)
-        average.load_state_dict(student.state_dict())
+        start = copy.deepcopy(self.teacher)  # with the attention that is fast without gradients
+        start.load_state_dict(student.state_dict())
+        average = averaged(start, config.ema)
 
         def look(step: int) -> None:
             path = self._work / "samples" / f"{stage}-{step:06d}.png"
-            given = (average, self._text, self._vae, self._data, self._tokenizer)
+            given = (average.module, self._text, self._vae, self._data, self._tokenizer)
             show_samples(*given, path, sampler=sample)
 
         run_stage(
@@ -140,13 +141,13 @@ class Lesson:
             parts={name: part for name, (part, _) in learning.items()}, averages={"unet": average},
             rng=self._rng, loss_of=loss_of, look=look,
         )  # fmt: skip
-        return average
+        return average.module
 
     def export(self, out: Path, unet: nn.Module, name: str) -> Path:
         """Write `out`/NAME.safetensors, with what belongs beside it."""
         vae = copy.deepcopy(self._vae)
-        demo.normalise_latents(vae, self._data.mean.flatten(), self._data.deviation.flatten())
-        return demo.export(out, vae=vae, unet=unet, text_encoder=self._text, name=name)
+        normalise_latents(vae, self._data.mean.flatten(), self._data.deviation.flatten())
+        return export(out, vae=vae, unet=unet, text_encoder=self._text, name=name)
 
 
 class Trajectories:
@@ -194,15 +195,15 @@ class Trajectories:
 
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""velocity(x, t) -> v, float32: a U-Net's answer for x (b, c, h, w) at timesteps t (b,)."""
+"""velocity(x, t) -> v, float32: a U-Net's prediction for x (b, c, h, w) at timesteps t (b,)."""
 
 
-def answering(unet: nn.Module, context: Tensor) -> Velocity:
+def velocity_of(unet: nn.Module, context: Tensor) -> Velocity:
     """The U-Net's v for these captions."""
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_autocast():
             return unet(x, t, context).sample.float()
 
     return velocity
@@ -210,7 +211,7 @@ def answering(unet: nn.Module, context: Tensor) -> Velocity:
 
 def guided(unet: nn.Module, context: Tensor, empty: Tensor, cfg: float) -> Velocity:
     """The U-Net's v under classifier-free guidance."""
-    both = answering(unet, torch.cat([empty, context]))
+    both = velocity_of(unet, torch.cat([empty, context]))
 
     def velocity(x: Tensor, t: Tensor) -> Tensor:
         uncond, cond = both(torch.cat([x] * 2), torch.cat([t] * 2)).chunk(2)
@@ -226,9 +227,9 @@ def ddim_step(velocity: Velocity, x: Tensor, late: Tensor, early: Tensor) -> Ten
 
 
 def denoised(velocity: Velocity, x: Tensor, t: Tensor) -> Tensor:
-    """x0 (b, c, h, w) as a v-prediction says it; the student's is its consistency function.
+    """x0 (b, c, h, w) of a v prediction; the student's is its consistency function.
 
-    The published c_skip and c_out are 0 and 1 to seven digits at every time that is asked for.
+    The published c_skip and c_out are 0 and 1 to seven digits at every time that is used.
     """
     a, s = scales(t)
     return a * x - s * velocity(x, t)
@@ -243,15 +244,15 @@ def pseudo_huber(x: Tensor, target: Tensor) -> Tensor:
 def sample(
     unet: nn.Module, context: Tensor, empty: Tensor, noise: Tensor, *, steps: int = 4
 ) -> Tensor:
-    """Normalised latents by multistep consistency sampling, for looks while training.
+    """Normalised latents by multistep consistency sampling, to look at while training.
 
-    `context`: (b, 77, 128); `empty` is not asked about; `noise`: (b, 4, h, w) of unit variance.
+    `context`: (b, 77, 128); `empty` is not used; `noise`: (b, 4, h, w) of unit variance.
     """
-    velocity, x = answering(unet, context), noise
-    stream = torch.Generator().manual_seed(8)
+    velocity, x = velocity_of(unet, context), noise
+    generator = torch.Generator().manual_seed(8)
     times = torch.linspace(demo.TRAINING_STEPS - 1, 0, steps + 1).round().long()
     for now, then in pairwise(times):
         x0 = denoised(velocity, x, now.expand(len(x)))
         a, s = scales(then.expand(len(x)))
-        x = a * x0 + s * torch.randn(x.shape, generator=stream)
+        x = a * x0 + s * torch.randn(x.shape, generator=generator)
     return x0

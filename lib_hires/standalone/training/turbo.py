@@ -17,14 +17,16 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lib_hires.standalone.training.bundled import Progress, load, scales
+from lib_hires.standalone.models.precision import fast_autocast
+from lib_hires.standalone.training.diffusion import scales
 from lib_hires.standalone.training.few_steps import (
     FewStepsConfig,
     Lesson,
-    answering,
     denoised,
     pseudo_huber,
+    velocity_of,
 )
+from lib_hires.standalone.training.loop import Progress, load
 from lib_hires.standalone.world import model as demo
 
 NAME = f"{demo.NAME}-turbo"
@@ -60,7 +62,7 @@ def train(work: Path, out: Path, config: TurboConfig | None = None) -> Path:
 
     def loss_of(_: Progress) -> Tensor:
         x, t, context, end = lesson.states()
-        made = denoised(answering(student, context), x, t)
+        made = denoised(velocity_of(student, context), x, t)
         made_features = features(lesson.teacher, made, context)
         with torch.no_grad():
             true_features = features(lesson.teacher, *lesson.scenes(len(made)))
@@ -68,10 +70,10 @@ def train(work: Path, out: Path, config: TurboConfig | None = None) -> Path:
         return (
             pseudo_huber(made, end)
             - config.pleasing * pleasing
-            + told_apart(critic, true_features, made_features)
+            + hinge_loss(critic, true_features, made_features)
         )
 
-    average = lesson.taught("turbo", config, student, loss_of, critic=(critic, config.critic_rate))
+    average = lesson.teach("turbo", config, student, loss_of, critic=(critic, config.critic_rate))
     return lesson.export(out, average, NAME)
 
 
@@ -98,15 +100,15 @@ class Critic(nn.Module):
 
 
 def features(unet: UNet2DConditionModel, x0: Tensor, context: Tensor) -> list[Tensor]:
-    """What each of the U-Net's levels on the way down sees in x0 (b, c, h, w), noised anew.
+    """Features of x0 (b, c, h, w), noised anew, at each of the U-Net's levels on the way down.
 
-    The level's first block tells, its attention included: still at the level's full size.
+    Of each level the first block, its attention included: still at the level's full size.
     """
     t = torch.randint(NOISIEST, (len(x0),))
     a, s = scales(t)
     x = (a * x0 + s * torch.randn_like(x0)).contiguous(memory_format=torch.channels_last)
     seen = []
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with fast_autocast():
         embedded = unet.time_embedding(unet.time_proj(t))
         x = unet.conv_in(x)
         for level in unet.down_blocks:
@@ -117,7 +119,7 @@ def features(unet: UNet2DConditionModel, x0: Tensor, context: Tensor) -> list[Te
     return seen
 
 
-def told_apart(critic: Critic, true: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
+def hinge_loss(critic: Critic, true: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
     """The critic's hinge loss, by which nothing but the critic learns."""
     marks = critic([each.detach() for each in made])
     return (1 - critic(true)).relu().mean() + (1 + marks).relu().mean()

@@ -15,7 +15,7 @@ class UpsamplerTraining(Declared):
     scale: float = control(
         2.0,
         "Scale",
-        "The large images' sides over the model's native ones; a stage enlarges at most to 2.",
+        "The large images' sides over the model's native ones; a stage upsamples at most to 2.",
         minimum=1.15,
         maximum=2,
         step=0.05,
@@ -62,7 +62,10 @@ class UpsamplerTraining(Declared):
         step=0.05,
     )
     mixed_precision: str = control(
-        "bf16", "Mixed precision", "accelerate's autocast.", choices=("no", "bf16", "fp16")
+        "auto",
+        "Mixed precision",
+        "accelerate's autocast. auto: bf16, on a CPU only where it is fast.",
+        choices=("auto", "no", "bf16", "fp16"),
     )
     checkpointing: bool = control(
         False, "Checkpointing", "Compute activations again in the backward pass, to save memory."

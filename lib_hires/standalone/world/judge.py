@@ -39,18 +39,6 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Score:
-    """Shares, in [0, 1], of `n` images: with exactly one object, of the wanted class, of the
-    wanted colour, and with all three as wanted."""
-
-    n: int
-    one_object: float
-    class_accuracy: float
-    colour_accuracy: float
-    all_right: float
-
-
-@dataclass(frozen=True)
 class Sight:
     """The network's maps for a batch, on a grid of a quarter of the image's side."""
 
@@ -97,8 +85,8 @@ class Judge(nn.Module):
         fine = self.stem(x)
         quarter = self.quarter(fine)
         eighth = self.eighth(quarter)
-        coarse = _enlarge(self.from_sixteenth(self.sixteenth(eighth)), eighth)
-        coarse = _enlarge(coarse + self.from_eighth(eighth), quarter)
+        coarse = _upsampled(self.from_sixteenth(self.sixteenth(eighth)), eighth)
+        coarse = _upsampled(coarse + self.from_eighth(eighth), quarter)
         return fine, self.merge(quarter + coarse)
 
     def forward(self, x: Tensor) -> Sight:
@@ -125,13 +113,13 @@ class Judge(nn.Module):
     def features(self, images: Tensor, side: int | None = SIDE) -> Tensor:
         """Features (b, d) for a Frechet distance, of fine detail and of content.
 
-        The logarithm of the contrast that each filter of the first layer finds tells blur, grain
-        and grids; the means of the last maps tell what there is. d = 72.
+        The logarithm of the contrast that each filter of the first layer finds shows blur, grain
+        and grids; the means of the last maps show the content. d = 72.
 
         Args:
             images: (b, 3, H, W) in [-1, 1].
             side: reduce the images to about side x side first; None looks at every pixel, which
-                crops need: reduced, a blurred crop cannot be told from a sharp one.
+                crops need: reduced, a blurred crop looks like a sharp one.
         """
         pixels = images.shape[-2] * images.shape[-1]
         fine, merged = self.trunk(reduce_area(images, side or math.sqrt(pixels)))
@@ -160,27 +148,6 @@ def load_judge(path: Path = bundled.JUDGE) -> Judge:
     except Exception as error:
         raise ValueError(f"judge: expected the judge's weights in {path}, got {error}") from error
     return judge.eval().requires_grad_(False)
-
-
-def score(
-    images: Tensor | Sequence[Image.Image], wanted: Sequence[tuple[str, str]], judge: Judge
-) -> Score:
-    """How many images show what was asked for.
-
-    Args:
-        images: (b, 3, H, W) in [-1, 1], or PIL images, of equal size.
-        wanted: one (kind, colour) per image.
-    """
-    verdicts = inspect(images, judge)
-    if not verdicts or len(verdicts) != len(wanted):
-        raise ValueError(f"wanted: expected one per image ({len(verdicts)}), got {len(wanted)}")
-    hits = np.array(
-        [
-            (v.objects == 1, v.kind == kind, v.colour == colour)
-            for v, (kind, colour) in zip(verdicts, wanted, strict=True)
-        ]
-    )
-    return Score(len(hits), *map(float, hits.mean(0)), all_right=float(hits.all(1).mean()))
 
 
 def inspect(images: Tensor | Sequence[Image.Image], judge: Judge, batch: int = 16) -> list[Verdict]:
@@ -225,7 +192,7 @@ def _layer(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def _enlarge(x: Tensor, like: Tensor) -> Tensor:
+def _upsampled(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="bilinear")
 
 

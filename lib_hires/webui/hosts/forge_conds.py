@@ -73,7 +73,7 @@ the tensor with a mark for each row."""
 
 
 def options_in_windows(options: Mapping[str, Any], rows: int, made_of: int) -> dict[str, Any]:
-    """A call's options, made of `rows` rows for one of `made_of` rows: the same rows of each of some
+    """A call's options of `rows` rows, made for `made_of` rows: the same rows of each of some
     windows, one after another. Extensions know cond's rows from uncond's by them."""
     windows, made = made_of // rows, dict(options)
     made |= {name: options[name] * windows for name in PER_PART if name in options}

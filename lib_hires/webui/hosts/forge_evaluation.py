@@ -91,7 +91,7 @@ class GuidedEvaluation:
             self._guide = self._new_guide(self._evaluate_native)
         _uncond, _cond, scale, _options, seed = rest
         self._begun = Evaluation(x, sigma, scale, seed)
-        return model, *self._guide.asked(x, sigma), *rest
+        return model, *self._guide.model_input(x, sigma), *rest
 
     def sampler_post_cfg(self, arguments: dict[str, Any]) -> Tensor:
         """One of `AFTER`: the host's combined prediction, guided."""

@@ -76,10 +76,10 @@ def _component(row: Declaration, element_id: str) -> Any:
 
 
 def add_options() -> None:
-    """The native size, for models whose own answer is wrong."""
+    """The native size, for models that state a wrong one."""
     option = shared.OptionInfo(
         0,
-        "Native size of the model in pixels, 0 to ask the model",
+        "Native size of the model in pixels, 0 for the model's own",
         gr.Slider,
         {"minimum": 0, "maximum": 4096, "step": 64},
         section=("hires_guidance", "HiRes Guidance"),

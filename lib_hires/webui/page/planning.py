@@ -9,17 +9,19 @@ from modules import sd_samplers, shared
 from modules.processing import StableDiffusionProcessingTxt2Img
 from modules.sd_samplers_common import setup_img2img_steps
 
+from lib_hires.run.drawing import drawing
 from lib_hires.run.plan import RunPlan, TailPass, run_plan
-from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
+from lib_hires.run.schedules import SCHEDULES, Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.model import ModelSizes
+from lib_hires.webui.hosts.model import ModelSizes, chosen_native, loaded_model
 from lib_hires.webui.hosts.protocol import FACTOR
 from lib_hires.webui.sampling.attentive import WITHOUT_STEPS
 
 SAME_SAMPLER, SAME_SCHEDULE = "Use same sampler", "Use same scheduler"
 ALONG_TIMESTEPS = ("DDIM", "DDIM CFG++", "PLMS", "UniPC")
+FORGE_PRESETS = {"sd": 512, "xl": 1024}  # native sides of what Forge's list "UI" is set to
 
 
 def page_plan(settings: Settings, host: Mapping[str, Any], sd_model: Any) -> RunPlan:
@@ -34,6 +36,46 @@ def page_plan(settings: Settings, host: Mapping[str, Any], sd_model: Any) -> Run
     )
     second = _second_pass(host) if host.get("hr-checkbox") else None
     return run_plan(settings, sampling, model_of(sd_model), second)
+
+
+def page_drawing(
+    plan: RunPlan, settings: Settings, host: Mapping[str, Any], sd_model: Any
+) -> dict[str, Any]:
+    """The drawing's numbers of that plan."""
+    return drawing(
+        plan,
+        settings,
+        model_of(sd_model),
+        batch=max(1, int(host.get("batch_size") or 1)),
+        batches=max(1, int(host.get("batch_count") or 1)),
+        notes=_notes(host),
+    )
+
+
+def _notes(host: Mapping[str, Any]) -> list[str]:
+    """What the plan leaves out."""
+    pairs = [(host["sampling"], host["scheduler"])]
+    if host.get("hr-checkbox"):
+        pairs.append((host["hr_sampler"], host["hr_scheduler"]))
+    notes = []
+    for name, schedule in pairs:
+        sampler = sampler_of(name)
+        if sampler.own_steps:
+            notes.append(f"{name} takes steps of its own; drawn are the schedule's")
+        if schedule not in (*SCHEDULES, "Automatic", SAME_SCHEDULE) and not sampler.timesteps:
+            notes.append(f"the schedule {schedule} is drawn as Uniform")
+    return list(dict.fromkeys(notes))
+
+
+def native_side() -> int:
+    """The native side in pixels of the loaded model, 0 if it is not known.
+
+    Forge loads a model with the first image; until then its list "UI" stands for the kind.
+    """
+    model = loaded_model()
+    if model is not None:
+        return ModelSizes.of(model).native
+    return chosen_native() or FORGE_PRESETS.get(getattr(shared.opts, "forge_preset", ""), 0)
 
 
 def model_of(sd_model: Any) -> Model:

@@ -1,4 +1,4 @@
-"""The row of presets above the accordions. Its components are no script arguments."""
+"""The row of presets above the techniques. Its components are no script arguments."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from lib_hires.presets import BUILT_IN, PresetError, first_offered
+from lib_hires.presets import BUILT_IN, PresetError, counterpart, offered
 from lib_hires.settings import SettingsError
-from lib_hires.webui.hosts.model import ModelSizes, loaded_model
 from lib_hires.webui.page.plan_line import UNQUEUED, status
+from lib_hires.webui.page.planning import native_side
 from lib_hires.webui.page.tab import Tab
 from lib_hires.webui.surfaces.arguments import read_arguments
 from lib_hires.webui.surfaces.user_files import preset_file
@@ -22,9 +22,9 @@ class PresetRow:
     def __init__(self, element_id: Callable[[str], str]) -> None:
         with gr.Row(elem_id=element_id("presets"), elem_classes=["hires-guidance-presets"]):
             self._name = gr.Dropdown(
-                [preset.name for preset in BUILT_IN],
-                value=BUILT_IN[0].name,
-                label="HiRes Guidance preset",
+                built_in(),
+                value=counterpart(BUILT_IN[0].name, native_side()),
+                label="Preset",
                 allow_custom_value=True,
                 elem_id=element_id("preset"),
             )
@@ -46,7 +46,7 @@ class PresetRow:
         """Attach the buttons' events."""
         listed = [self._name, self._message]
         sides, controls = [tab.host["width"], tab.host["height"]], tab.controls.values()
-        self._refresh.click(offer, outputs=listed, **UNQUEUED)
+        self._refresh.click(offer, inputs=[self._name], outputs=listed, **UNQUEUED)
         self._name.focus(choices, outputs=[self._name], **UNQUEUED)
         self._apply.click(
             apply,
@@ -60,11 +60,14 @@ class PresetRow:
         )
 
 
-def offer() -> tuple[Any, str]:
-    """The list, with what fits the loaded model chosen."""
-    model = loaded_model()
-    native = ModelSizes.of(model).native if model is not None else 0
-    return _listed(first_offered(native).name)
+def built_in() -> list[str]:
+    """The built-in presets' names, those for the loaded model first."""
+    return [preset.name for preset in offered(native_side())]
+
+
+def offer(name: object) -> tuple[Any, str]:
+    """The list for the loaded model, and of the chosen preset its counterpart."""
+    return _listed(counterpart(name, native_side()))
 
 
 def choices() -> Any:
@@ -93,19 +96,19 @@ def save(name: str, *arguments: object) -> tuple[Any, str]:
 
 
 def delete(name: str | None) -> tuple[Any, str]:
-    """name: None where the user has thought better of it."""
+    """name: None where the user has not confirmed."""
     if name is None:
         return gr.update(), ""
     try:
         preset_file().delete(name)
     except PresetError as error:
         return gr.update(), status(f"Not deleted: {error}.")
-    return _listed(BUILT_IN[0].name, f'Deleted "{name}".')
+    return _listed(built_in()[0], f'Deleted "{name}".')
 
 
 def _listed(chosen: str | None = None, message: str = "") -> tuple[Any, str]:
     """All presets, the built-in ones first."""
-    names = [preset.name for preset in BUILT_IN]
+    names = built_in()
     try:
         names += preset_file().values()
     except PresetError as error:

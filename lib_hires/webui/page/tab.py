@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-_BOTH = "width", "height", "steps", "sampling", "scheduler", "denoising_strength"
+_BOTH = (
+    *("width", "height", "steps", "sampling", "scheduler", "denoising_strength"),
+    *("batch_size", "batch_count"),
+)
 _HIRES_FIX = "hr-checkbox", "hr_scale", "hr_resize_x", "hr_resize_y", "hires_steps"
 
 HOST_CONTROLS = {
@@ -12,7 +15,7 @@ HOST_CONTROLS = {
     | {name: name for name in ("hr_sampler", "hr_scheduler")},
     "img2img": {name: f"img2img_{name}" for name in _BOTH},
 }
-"""What a run's sizes and steps depend on: the element's id by our name for it."""
+"""What a run's plan depends on: the element's id by our name for it."""
 
 _NAMES = {element: name for tab in HOST_CONTROLS.values() for name, element in tab.items()}
 

@@ -15,7 +15,7 @@ from lib_hires.devices import is_out_of_memory
 from lib_hires.feature_upsampler import UpsamplerError
 from lib_hires.refinement import Stage, plan, refine
 from lib_hires.run.passes import in_windows
-from lib_hires.settings import Settings, SettingsError, declarations
+from lib_hires.settings import Settings, SettingsError, label_of
 from lib_hires.sizes import Size, shown
 from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.hosts import host_of
@@ -219,22 +219,17 @@ def _stages_done(number: int, count: int) -> str:
 
 def _remedy(error: Exception) -> str:
     if is_out_of_memory(error):
-        return f'Set "{_label("refine_tile")}" to 512, or lower "{_label("refine_factor")}".'
+        return f'Set "{label_of("refine_tile")}" to 512, or lower "{label_of("refine_factor")}".'
     if isinstance(error, FloatingPointError):
-        return f'Lower "{_label("refine_eta2")}", or start the WebUI with --no-half.'
+        return f'Lower "{label_of("refine_eta2")}", or start the WebUI with --no-half.'
     name = extension_of(error)
     if name:
         return (
             f'The error came from the extension "{name}", which may not be made for a second run '
-            f'of fewer steps or another size: turn it off, or raise "{_label("refine_eta2")}" so '
+            f'of fewer steps or another size: turn it off, or raise "{label_of("refine_eta2")}" so '
             "that a stage has more steps."
         )
     return "The log has the details."
-
-
-def _label(name: str) -> str:
-    """A control's label on the page."""
-    return next(row.control.label for row in declarations() if row.name == name)
 
 
 def _pixels(samples: Any) -> Size:

@@ -22,18 +22,18 @@ def planned(size=(512, 512), steps=20, per_step=1, strength=None, second=None, *
 def test_all_off_is_the_plain_run():
     plan = planned()
     assert plan.relative_evaluations == plan.relative_pixels == 1
-    assert plan.sentence() == (
+    assert plan.summary() == (
         "First pass 512x512 in 20 steps: 20 model evaluations, as in the plain run."
     )
 
 
-def test_guidance_alone_asks_at_every_step():
+def test_guidance_alone_evaluates_natively_at_every_step():
     plan = planned((1024, 1024), ug=True)
     (first,) = plan.passes
     assert (first.small, first.guided_steps, first.evaluations) == ((512, 512), 20, 40)
     assert plan.relative_evaluations == 2
     assert plan.relative_pixels == 1.25
-    assert plan.sentence() == (
+    assert plan.summary() == (
         "First pass 1024x1024 in 20 steps (20 guided at 512x512): 40 model evaluations, "
         "2 times the plain run's (1.25 times by pixels)."
     )
@@ -42,9 +42,9 @@ def test_guidance_alone_asks_at_every_step():
 @pytest.mark.parametrize(
     ("per_step", "cadence", "small"), [(1, 1, 20), (1, 3, 7), (2, 1, 39), (2, 3, 7)]
 )
-def test_the_questions_of_a_cadence(per_step, cadence, small):
+def test_the_native_evaluations_of_a_cadence(per_step, cadence, small):
     plan = planned((1024, 1024), per_step=per_step, ug=True, ug_cadence=cadence)
-    assert plan.passes[0].small_evaluations == small
+    assert plan.passes[0].native_evaluations == small
     assert plan.plain_evaluations == 20 * per_step - (per_step - 1)  # Heun ends on Euler's step
 
 
@@ -55,7 +55,7 @@ def test_the_share_of_the_run_ends_the_guidance():
 
 def test_stages_have_their_sizes_and_steps():
     plan = planned(refine=True, refine_factor=4, refine_eta2="0.2, 0.4", ug=True)
-    sizes = [(part.sentence().split(" in ")[0], part.steps, part.small) for part in plan.passes]
+    sizes = [(part.summary().split(" in ")[0], part.steps, part.small) for part in plan.passes]
     assert sizes == [
         ("first pass 512x512", 20, None),
         ("stage 1 1472x1472", 4, (512, 512)),
@@ -76,10 +76,10 @@ def test_the_target_is_rounded_before_the_run():
     assert plan.passes[-1].size == (648, 648)
 
 
-def test_at_the_native_size_guidance_does_nothing_and_says_so():
+def test_at_the_native_size_guidance_does_nothing_and_the_line_explains_it():
     plan = planned(ug=True)
     assert plan.evaluations == 20
-    assert plan.sentence().endswith(
+    assert plan.summary().endswith(
         " Upsample Guidance does nothing here, because 512x512 is not clearly above the model's "
         "native 512x512 (sides 1.15 times as long)."
     )
@@ -155,7 +155,7 @@ def test_a_run_of_one_step(sampler, strength, steps):
     sampling = Sampling((512, 512), 1, sampler, strength=strength)
     plan = run_plan(Settings(), sampling, SD1)
     assert (plan.passes[0].steps, plan.evaluations) == (steps, steps)
-    assert plan.sentence().endswith(", as in the plain run.")
+    assert plan.summary().endswith(", as in the plain run.")
     values = {"ug": True, "pfsa": True, "refine": True}
     plan = run_plan(Settings.from_values(values), sampling, SD1)
     assert [part.steps for part in plan.passes] == [steps] * 2
@@ -167,7 +167,7 @@ def test_what_cannot_be_compared_is_not():
     sampling = Sampling((512, 512), 1, Sampler(timesteps=True))
     values = {"ug": True, "refine": True, "refine_method": "Pivot"}
     plan = run_plan(Settings.from_values(values), sampling, SD1)
-    assert plan.sentence() == (
+    assert plan.summary() == (
         "First pass 512x512 in 0 steps, then stage 1 1024x1024 in 1 step "
         "(1 guided at 512x512): 2 model evaluations."
     )
@@ -197,8 +197,8 @@ def test_every_plan_adds_up(height, width, steps, per_step, strength, values):
     plan = planned((8 * height, 8 * width), steps, per_step, strength, **values)
     for part in plan.passes:
         assert 0 <= part.guided_steps <= part.steps
-        assert part.evaluations - part.small_evaluations == per_step * (part.steps - 1) + 1
+        assert part.evaluations - part.native_evaluations == per_step * (part.steps - 1) + 1
         assert all(side % 8 == 0 for side in part.size)
     assert plan.relative_evaluations >= 1
     assert math.isfinite(plan.relative_pixels)
-    assert plan.sentence().endswith(".")
+    assert plan.summary().endswith(".")

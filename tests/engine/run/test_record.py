@@ -1,4 +1,4 @@
-"""The record of a run: what it counts, and the words for it."""
+"""The record of a run: what it counts, and its messages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def clock_of(*readings: float) -> Callable[[], float]:
 
 
 def sample(part: PassRecord, steps: int, guided: int, branches: int = 1) -> None:
-    """Heun's order: a step is told of between its two evaluations; every other step asks."""
+    """Heun's order: a step ends between its two evaluations; every other one is native."""
     for step in range(steps):
         for evaluation in range(1 if step == steps - 1 else 2):
             part.begin_evaluation()
             for _ in range(branches if step < guided else 0):
-                part.guide(asked=evaluation == 0 and step % 2 == 0)
+                part.guide(native=evaluation == 0 and step % 2 == 0)
             if evaluation == 0:
                 part.finish_step()
 
@@ -36,10 +36,10 @@ def test_a_step_is_guided_once_whatever_its_evaluations(branches: int) -> None:
     part = PassRecord("text", 0, (256, 384))
     sample(part, steps=5, guided=3, branches=branches)
     assert (part.steps, part.guided_steps) == (5, 3)
-    assert (part.evaluations, part.small_evaluations) == (11, 2)
+    assert (part.evaluations, part.native_evaluations) == (11, 2)
 
 
-def test_the_words_of_a_whole_run() -> None:
+def test_the_messages_of_a_whole_run() -> None:
     peaks = iter([100, 2**30, 3 * 2**30])
     record = RunRecord(clock_of(10, 11.26, 20, 23.5), lambda: next(peaks))
     with record.taking("text", (256, 384)) as part:
@@ -56,10 +56,10 @@ def test_the_words_of_a_whole_run() -> None:
         "(2 at the native size), 1.3 s",
         "stage 1 768x512: 1 step, 1 model evaluation, 3.5 s",
     ]
-    assert (record.evaluations, record.small_evaluations) == (12, 2)
+    assert (record.evaluations, record.native_evaluations) == (12, 2)
 
 
-def test_batches_are_added_up_and_a_stopped_one_is_said() -> None:
+def test_batches_are_added_up_and_a_stopped_one_is_named() -> None:
     record = RunRecord(clock_of(0, 1, 1, 3, 3, 4, 4, 4.5))
     for batch in range(2):
         with record.taking("text", (64, 64)) as part:
@@ -79,31 +79,31 @@ def test_batches_are_added_up_and_a_stopped_one_is_said() -> None:
     )
 
 
-def test_without_guidance_the_steps_alone_are_said() -> None:
+def test_without_guidance_the_steps_alone_are_named() -> None:
     record = RunRecord(clock_of(0, 1))
     with record.taking("text", (64, 64)) as part:
         sample(part, steps=2, guided=0)
     assert record.summary() == "2 steps; first pass in 1.0 s"
 
 
-def test_nothing_is_said_of_nothing() -> None:
+def test_no_pass_gives_no_message() -> None:
     record = RunRecord(clock_of())
     assert (record.summary(), record.lines()) == ("", [])
 
 
-@pytest.mark.parametrize(("earlier", "now", "told"), [(None, None, None), (5, 5, None), (5, 7, 7)])
-def test_a_peak_that_an_earlier_run_may_have_made_is_not_told(
-    earlier: int | None, now: int | None, told: int | None
+@pytest.mark.parametrize(("earlier", "now", "known"), [(None, None, None), (5, 5, None), (5, 7, 7)])
+def test_a_peak_that_an_earlier_run_may_have_made_is_unknown(
+    earlier: int | None, now: int | None, known: int | None
 ) -> None:
     peaks = iter([earlier, now])
     record = RunRecord(clock_of(0, 1), lambda: next(peaks))
     assert record.peak_memory is None
     with record.taking("text", (64, 64)):
         pass
-    assert record.peak_memory == told
+    assert record.peak_memory == known
 
 
-def test_the_processor_does_not_tell_its_memory() -> None:
+def test_the_memory_of_the_processor_is_unknown() -> None:
     forget_peak(torch.device("cpu"))
     assert held_at_most(torch.device("cpu")) is None
 

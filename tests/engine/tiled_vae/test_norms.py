@@ -1,4 +1,4 @@
-"""Group norms that take moments which they are told, and the whole image's from its tiles."""
+"""Group norms that take given moments, and the whole image's from its tiles."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_own_moments_are_what_a_norm_takes(affine: bool, dtype: torch.dtype) -> 
 
 def test_another_threads_norms_take_their_own() -> None:
     norm, x = norm_of(), uneven(2, 6, 9, 12)
-    own, told = norm(x), Moments.of(norm, 2 * x)
-    with norms_take([norm], lambda *_: told), ThreadPoolExecutor(1) as other:
+    own, given = norm(x), Moments.of(norm, 2 * x)
+    with norms_take([norm], lambda *_: given), ThreadPoolExecutor(1) as other:
         assert torch.equal(other.submit(norm, x).result(), own)
         assert not torch.allclose(norm(x), own)
 
@@ -56,7 +56,7 @@ def test_joined_moments_are_those_of_all_values() -> None:
 
 
 def test_moments_move_as_those_of_a_sample_do() -> None:
-    """All values are scaled and shifted; a sample of them tells how."""
+    """All values are scaled and shifted; a sample of them shows how."""
     norm, x = norm_of(), uneven(2, 6, 16, 16)
     sample = x[..., ::3, ::3]
     moved = Moments.of(norm, x).moved(Moments.of(norm, sample), Moments.of(norm, sample * 3 - 40))
@@ -122,16 +122,16 @@ def test_a_host_that_computes_the_small_image_twice_changes_nothing() -> None:
     tiles, small = tiles_over((48, 64), side=16, halo=1), x[..., ::4, ::4]
     shown = []
 
-    def show_twice() -> None:
+    def run_twice() -> None:
         shown.append(None)
         network(small * float("nan") if len(shown) == 2 else small)
         network(small)
 
-    def show_tile(tile: Tile) -> Tensor:
+    def run_tile(tile: Tile) -> Tensor:
         return network(tile.read(x, 1))
 
-    once = whole_moments(norms, tiles, show_tile, lambda: network(small))
-    twice = whole_moments(norms, tiles, show_tile, show_twice)
+    once = whole_moments(norms, tiles, run_tile, lambda: network(small))
+    twice = whole_moments(norms, tiles, run_tile, run_twice)
     for norm in norms:
         assert torch.equal(once[norm].mean, twice[norm].mean)
         assert torch.isfinite(twice[norm].mean).all()

@@ -165,7 +165,7 @@ def test_a_host_may_change_the_precision_when_it_sees_nan() -> None:
 
 
 @both
-def test_another_network_is_asked_for_the_whole(decode: bool) -> None:
+def test_another_network_gets_the_whole(decode: bool) -> None:
     """As where a host is set to decode or encode by an approximation."""
     vae, x = ToyVae(), random_input(decode)
     other = nn.Upsample(scale_factor=2) if decode else nn.AvgPool2d(FACTOR)

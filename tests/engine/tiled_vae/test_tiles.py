@@ -46,7 +46,7 @@ def blurred(x):
     return F.avg_pool2d(x, 5, 1, 2, count_include_pad=False)
 
 
-def enlarged(x):
+def upsampled(x):
     return F.interpolate(blurred(x), scale_factor=3, mode="nearest")
 
 
@@ -58,8 +58,8 @@ def reduced(x):
 def test_with_a_halo_as_wide_as_a_function_looks_tiles_are_exact(size):
     tiles = tiles_over(size, side=8, halo=2)
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    large = assembled(tiles, lambda tile: enlarged(tile.read(x, 1)), size, 3)
-    torch.testing.assert_close(large, enlarged(x))
+    large = assembled(tiles, lambda tile: upsampled(tile.read(x, 1)), size, 3)
+    torch.testing.assert_close(large, upsampled(x))
     pixels = torch.randn(1, 2, 3 * size[0], 3 * size[1])
     small = assembled(tiles, lambda tile: reduced(tile.read(pixels, 3)), size, 1)
     torch.testing.assert_close(small, reduced(pixels))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Component:
     def __init__(self, value: Any = None, **kwargs: Any) -> None:
         assert Blocks.open, "components are made inside Blocks"
         self.value = value
+        self.inside = tuple(Accordion.open)
         self.events: dict[str, dict[str, Any]] = {}
         self.label = kwargs.get("label")
         self.arguments = kwargs
@@ -56,6 +57,22 @@ class Row:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+class Accordion(Row):
+    """Knows whether the components being made are inside it."""
+
+    open: ClassVar[list[str]] = []
+
+    def __init__(self, label: str, **_: Any) -> None:
+        self.label = label
+
+    def __enter__(self) -> Accordion:
+        Accordion.open.append(self.label)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Accordion.open.pop()
 
 
 class Textbox(Component):

@@ -29,14 +29,15 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_stages_with_attention_give_equal_images(sdxl: Path, tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     job = Job(Case("4x", 4, (0.25, 0.5)), sdxl, steps=4, gamma=0.3, first=16)
-    papers(tmp_path, STAND_IN, [job], repeats=1, say=said.append)
+    papers(tmp_path, STAND_IN, [job], repeats=1, write=lines.append)
     (row,) = json.loads((tmp_path / "report.json").read_text())
     assert row["worst"] <= 1 and row["mean"] < 0.01
     assert row["evaluations"] == [7, 7]
+    assert row["made_with"]["dtype"] == "float32"
     assert min(row["ratio"], row["processor ratio"], *row["seconds"]) > 0
-    assert len(said) == 2 and said[1].startswith("4x") and said[1].endswith("7/7")
+    assert len(lines) == 2 and lines[1].startswith("4x") and lines[1].endswith("7/7")
     ours, theirs = ((tmp_path / f"4x-{side}.png").stat().st_size for side in ("ours", "theirs"))
     assert min(ours, theirs) > 0
 
@@ -44,12 +45,12 @@ def test_two_stages_with_attention_give_equal_images(sdxl: Path, tmp_path: Path)
 def test_another_share_of_attention_gives_another_image(sdxl: Path) -> None:
     job = Job(Case("2x", 2, (0.25,)), sdxl, steps=4, first=16)
     mixed = Job(Case("2x", 2, (0.25,)), sdxl, steps=4, gamma=0.3, first=16)
-    paintings = [benchmark_papers.paint_ours(each) for each in (job, mixed)]
-    row = benchmark_papers._row(job, paintings[:1], paintings[1:], paintings[1])
+    generated = [benchmark_papers.generate_ours(each) for each in (job, mixed)]
+    row = benchmark_papers._row(job, generated[:1], generated[1:], generated[1])
     assert row["worst"] > 1
 
 
-def test_what_is_not_as_expected_is_said(
+def test_what_is_not_as_expected_is_refused(
     sdxl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--ap-ldm", str(tmp_path), "--model", str(sdxl), "--out", str(tmp_path / "out")]
@@ -58,7 +59,7 @@ def test_what_is_not_as_expected_is_said(
     assert main(["benchmark", "papers", *options, "--cases", "3x"]) == 2
     assert "cases: expected some of 2x, 4x, tiles, got '3x'" in capsys.readouterr().err
     with pytest.raises(ModelError, match="begins with 1024x1024"):
-        benchmark_papers.paint_ours(Job(benchmark_papers.CASES[0], sdxl))
+        benchmark_papers.generate_ours(Job(benchmark_papers.CASES[0], sdxl))
 
 
 def test_the_folder_may_be_the_repository(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from lib_hires.resample import bicubic
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
+from lib_hires.standalone.models import Overrides, load_model
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Painted, Painter, Run
 from lib_hires.standalone.pipeline.request import SAMPLERS, Request
@@ -84,7 +86,7 @@ def test_the_plan_counts_what_is_made(
     plan, made = run.planned(), list(run.paint())
     assert [part.steps for part in plan.passes] == run.steps
     assert plan.evaluations == made[-1].model_evaluations
-    assert sum(part.small_evaluations for part in plan.passes) == made[-1].small_evaluations
+    assert sum(part.native_evaluations for part in plan.passes) == made[-1].native_evaluations
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_model_evaluations(
     tiny_model: LatentModel, settings: dict[str, Any], all_calls: int, small_calls: int
 ) -> None:
     (done,) = paint(tiny_model, LARGE | {"steps": 6, "sampler": "Euler"}, **settings)
-    assert (done.model_evaluations, done.small_evaluations) == (all_calls, small_calls)
+    assert (done.model_evaluations, done.native_evaluations) == (all_calls, small_calls)
 
 
 def test_the_small_call_runs_at_the_native_size(tiny_model: LatentModel) -> None:
@@ -120,7 +122,7 @@ def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: Late
         tiny_model, {"steps": 10}, refine=True, refine_eta2="0.2, 0.4", refine_factor=4, ug=True
     )
     assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (48, 48), (64, 64)]
-    assert [stage.small_evaluations for stage in done] == [0, 2, 6]
+    assert [stage.native_evaluations for stage in done] == [0, 2, 6]
     assert [stage.model_evaluations for stage in done] == [10, 14, 22]
     unguided = paint(
         tiny_model,
@@ -131,7 +133,7 @@ def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: Late
         ug=True,
         refine_guided=False,
     )
-    assert [stage.small_evaluations for stage in unguided] == [0, 0, 0]
+    assert [stage.native_evaluations for stage in unguided] == [0, 0, 0]
 
 
 def test_pfsa_acts_on_the_first_image_only(
@@ -162,6 +164,31 @@ def test_an_error_leaves_no_trace(tiny_model: LatentModel) -> None:
     assert torch.equal(before, image(tiny_model, LARGE, **settings))
 
 
+def test_a_measurement_gives_its_own_sizes_schedule_and_clock(tiny_model: LatentModel) -> None:
+    settings = Settings.from_values({"refine": True, "refine_eta2": "0.3, 0.3", "pfsa": True})
+    request = Request(prompt="a red house", steps=4)
+    calls: list[tuple[str, tuple[int, ...]]] = []
+
+    def wrap(name: str, function: Any) -> Any:
+        return lambda x: calls.append((name, tuple(x.shape[-2:]))) or function(x)
+
+    def gamma(done: int, steps: int, pfsa: Any) -> float:
+        assert steps == 4 and pfsa is settings.pfsa
+        return 0.5 if done == 2 else 0.0
+
+    options: dict[str, Any] = {"stage_sizes": [(20, 20), (28, 28)], "gamma": gamma, "wrap": wrap}
+    run = Run(tiny_model, request, settings, **options)
+    done = list(run.paint())
+    assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (20, 20), (28, 28)]
+    assert calls == [
+        ("decode", (8, 8)), ("encode", (20, 20)), ("decode", (10, 10)),
+        ("encode", (28, 28)), ("decode", (14, 14)),
+    ]  # fmt: skip
+    assert run.record.passes[0].mixed_steps == 1
+    with pytest.raises(ValueError, match="zip"):
+        Run(tiny_model, request, settings, stage_sizes=[(20, 20)])
+
+
 def test_pivot_starts_at_its_timestep(tiny_model: LatentModel) -> None:
     run = Run(
         tiny_model,
@@ -182,6 +209,35 @@ def test_tiles_give_a_image_of_the_same_size(tiny_model: LatentModel) -> None:
 def test_refuses_ug_where_there_is_nothing_to_guide(tiny_model: LatentModel) -> None:
     with pytest.raises(SettingsError, match="not clearly above the model's native 16x16"):
         Run(tiny_model, Request(), Settings.from_values({"ug": True}))
+
+
+def test_a_scale_that_leaves_nothing_to_guide_is_named(tiny_model: LatentModel) -> None:
+    with pytest.raises(SettingsError, match="^ug_scale: at 1 the native evaluation is about as"):
+        Run(tiny_model, Request(**LARGE), Settings.from_values({"ug": True, "ug_scale": 1}))
+
+
+def test_a_schedule_of_pure_noise_is_guided_at_matched_levels(tiny_folder: Path) -> None:
+    """Zero terminal SNR: sigma_max 4096, from which the shifted start goes twice as high."""
+    model = load_model(tiny_folder, overrides=Overrides(prediction="v", zero_snr=True))
+    levels: list[tuple[int, float]] = []
+
+    def before(_: Any, args: Any) -> None:
+        levels.append((args[0].shape[-1], float(args[1].flatten()[0])))
+
+    settings = Settings.from_values({"ug": True})
+    run = Run(model, Request(prompt="x", steps=6, **LARGE), settings)
+    with model.unet.register_forward_pre_hook(before):
+        (made,) = run.paint()
+    assert torch.isfinite(made.images).all() and torch.isfinite(made.latent).all()
+    large = [level for side, level in levels if side == 16]
+    native = [level for side, level in levels if side == 8]
+    assert (len(large), len(native)) == (6, 6)
+    assert large[0] == native[0] == 999
+    # D halves the noise: the native evaluation is at half of sigma, a lower timestep.
+    sigma = model.denoiser().t_to_sigma
+    for one, other in zip(large[1:], native[1:], strict=True):
+        ratio = float(sigma(torch.tensor(one)) / sigma(torch.tensor(other)))
+        assert ratio == pytest.approx(2, rel=0.02) or one == other == 0
 
 
 @pytest.mark.parametrize(

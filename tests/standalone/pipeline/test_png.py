@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,32 @@ def test_numbers_go_on_from_the_largest_whatever_else_is_there(tmp_path: Path) -
     for name in ("00007-1.png", "\u00b2" * 5 + ".png", "\u0669" * 5 + ".png", "x.png"):
         (tmp_path / name).touch()
     assert next_number(tmp_path) == 8
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(kind + content).to_bytes(4, "big")
+    return len(content).to_bytes(4, "big") + kind + content + check
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt", "iTXt compressed"])
+def test_settings_are_found_wherever_png_allows(kind: str, after: bool, tmp_path: Path) -> None:
+    text, key = json.dumps(RUN).encode(), KEY.encode() + b"\0"
+    content = {
+        "tEXt": key + text,
+        "zTXt": key + b"\0" + zlib.compress(text),
+        "iTXt": key + b"\0\0\0\0" + text,
+        "iTXt compressed": key + b"\1\0\0\0" + zlib.compress(text),
+    }[kind]
+    path = tmp_path / "image.png"
+    Image.new("RGB", (8, 8)).save(path)
+    plain = path.read_bytes()
+    place = plain.index(b"IEND" if after else b"IDAT") - 4
+    path.write_bytes(plain[:place] + chunk(kind[:4].encode(), content) + plain[place:])
+    assert read_run(path) == RUN
+
+
+def test_numbers_go_on_beyond_five_digits(tmp_path: Path) -> None:
+    for name in ("99999-1.png", "100000-2-stage-0.png", "0123456789abcdef-3.png"):
+        (tmp_path / name).touch()
+    assert next_number(tmp_path) == 100001

@@ -15,16 +15,17 @@ from lib_hires.standalone.bundled import FOLDER
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.training import few_steps as train_few_steps
 from lib_hires.standalone.training import turbo as train_turbo
-from lib_hires.standalone.training.bundled import STAGES, scales
+from lib_hires.standalone.training.bundled import STAGES
+from lib_hires.standalone.training.diffusion import scales
 from lib_hires.standalone.training.few_steps import (
     FewStepsConfig,
     Trajectories,
-    answering,
     ddim_step,
     denoised,
     guided,
     sample,
     train,
+    velocity_of,
 )
 from lib_hires.standalone.training.turbo import TurboConfig
 from lib_hires.standalone.world import model as demo
@@ -40,7 +41,7 @@ SCHEDULE = {
 
 
 def velocity(x: Tensor, t: Tensor) -> Tensor:
-    """Some answer that depends on both."""
+    """Some prediction that depends on both."""
     return x.flip(-1) * (1 + t.view(-1, 1, 1, 1) / 1000)
 
 
@@ -59,7 +60,7 @@ def test_the_teachers_step_is_ddim(x: Tensor, late: int) -> None:
 
 
 @pytest.mark.parametrize("t", [999, 249, 99])
-def test_the_students_answer_is_the_published_consistency_function(x: Tensor, t: int) -> None:
+def test_the_students_prediction_is_the_published_consistency_function(x: Tensor, t: int) -> None:
     scheduler = LCMScheduler(**SCHEDULE)
     scheduler.set_timesteps(1, original_inference_steps=1)
     scheduler.timesteps, scheduler._step_index = torch.tensor([t]), 0
@@ -69,24 +70,24 @@ def test_the_students_answer_is_the_published_consistency_function(x: Tensor, t:
 
 
 class Network(torch.nn.Module):
-    """A U-Net's stand-in whose answer is the mean of its caption."""
+    """A U-Net's stand-in whose prediction is the mean of its caption."""
 
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> object:
-        answer = torch.zeros_like(x) + context.mean((1, 2)).view(-1, 1, 1, 1)
-        return SimpleNamespace(sample=answer)
+        prediction = torch.zeros_like(x) + context.mean((1, 2)).view(-1, 1, 1, 1)
+        return SimpleNamespace(sample=prediction)
 
 
 def test_the_teacher_is_guided(x: Tensor) -> None:
     context, empty = torch.full((1, 2, 3), 2.0), torch.full((1, 2, 3), 0.5)
-    answer = guided(Network(), context, empty, 5.0)(x, torch.tensor([3]))
-    torch.testing.assert_close(answer, torch.full_like(x, 0.5 + 5 * 1.5))
-    alone = answering(Network(), context)(x, torch.tensor([3]))
+    velocity = guided(Network(), context, empty, 5.0)(x, torch.tensor([3]))
+    torch.testing.assert_close(velocity, torch.full_like(x, 0.5 + 5 * 1.5))
+    alone = velocity_of(Network(), context)(x, torch.tensor([3]))
     torch.testing.assert_close(alone, torch.full_like(x, 2.0))
 
 
 @pytest.mark.parametrize(("draws", "steps"), [((0.0,), 10), ((1.0, 3), 3)])
 def test_every_state_stands_beside_the_end_of_its_own_trajectory(draws, steps: int) -> None:
-    """Of a teacher that always says its caption's image, DDIM keeps the noise as it is."""
+    """Of a teacher that always predicts its caption's image, DDIM keeps the noise as it is."""
     images = {"": 0.0, "a": 0.1, "b": -0.2}
 
     class Knowing(torch.nn.Module):
@@ -111,17 +112,17 @@ def test_every_state_stands_beside_the_end_of_its_own_trajectory(draws, steps: i
     assert noise.std() > 0.9
 
 
-def test_samples_are_asked_for_in_few_steps(x: Tensor) -> None:
-    asked = []
+def test_a_sample_is_evaluated_at_few_times(x: Tensor) -> None:
+    times = []
 
     class Counting(Network):
         def forward(self, x: Tensor, t: Tensor, context: Tensor) -> object:
-            asked.append(int(t[0]))
+            times.append(int(t[0]))
             return super().forward(x, t, context)
 
     context = torch.zeros(1, 2, 3)
     assert sample(Counting(), context, context, x).shape == x.shape
-    assert asked == [999, 749, 500, 250]
+    assert times == [999, 749, 500, 250]
 
 
 def test_each_step_of_a_sample_has_noise_of_its_own() -> None:

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training import few_steps as train_few_steps
 from lib_hires.standalone.training import turbo as train_turbo
-from lib_hires.standalone.training.bundled import StageConfig, run_stage, scales
+from lib_hires.standalone.training.diffusion import scales
 from lib_hires.standalone.training.few_steps import FewStepsConfig, train
+from lib_hires.standalone.training.stages import StageConfig, run_stage
 from lib_hires.standalone.training.turbo import TurboConfig
 from lib_hires.standalone.world import model as demo
 
 
+@pytest.mark.slow
 def test_a_turbo_model_begins_as_the_model_of_few_steps(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +59,7 @@ def test_the_critic_marks_every_position_and_learns_to_tell_apart() -> None:
     losses = []
     optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
     for _ in range(40):
-        losses.append(train_turbo.told_apart(critic, true, made))
+        losses.append(train_turbo.hinge_loss(critic, true, made))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -68,7 +71,7 @@ def test_the_critic_marks_every_position_and_learns_to_tell_apart() -> None:
 def test_the_critic_and_the_student_learn_from_losses_of_their_own() -> None:
     critic = train_turbo.Critic([32, 32])
     true, made = some_features(1), [each.requires_grad_() for each in some_features(2)]
-    train_turbo.told_apart(critic, true, made).backward()
+    train_turbo.hinge_loss(critic, true, made).backward()
     assert all(each.grad is None for each in made)
     assert all(weight.grad is not None for weight in critic.parameters())
     critic.zero_grad()
@@ -91,7 +94,7 @@ def test_the_critic_sees_what_the_unet_sees_on_its_way_down(
         last.register_forward_hook(
             lambda *given: seen.append(given[-1][0] if isinstance(given[-1], tuple) else given[-1])
         )
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad(), fast_autocast():
         unet(noised.contiguous(memory_format=torch.channels_last), t, context)
     expected = [each.float() for each in seen]
     monkeypatch.setattr(torch, "randint", lambda *_: t)

@@ -16,19 +16,19 @@ from launched import in_two_processes
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib_hires.feature_upsampler import FeatureUpsampler, default_layers
-from lib_hires.settings import Settings, SettingsError
-from lib_hires.standalone.benchmarks.techniques import FIT_FOR_UPSAMPLERS
-from lib_hires.standalone.cli import main
+from lib_hires.settings import SettingsError
+from lib_hires.standalone.models import precision
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import read_about
-from lib_hires.standalone.pipeline.request import Request
-from lib_hires.standalone.training import upsampler as module
-from lib_hires.standalone.training.upsampler import info_for, train_upsampler, weights_hash
+from lib_hires.standalone.training.loop import Progress
+from lib_hires.standalone.training.upsampler import (
+    precision_of,
+    train_upsampler,
+    weights_hash,
+)
+from lib_hires.standalone.training.upsampler.data import ImageFolder, drawn
+from lib_hires.standalone.training.upsampler.steps import Steps
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
-from lib_hires.standalone.training.upsampler_data import ImageFolder, drawn
-from lib_hires.upsampler_file import NamedUpsampler, read_upsampler, write_upsampler
+from lib_hires.upsampler_file import read_upsampler
 
 TINY = {"steps": 6, "batch": 4, "rate": 0.02, "warmup": 2, "samples": 0, "save_every": 3}
 TINY |= {"mixed_precision": "no"}
@@ -90,33 +90,23 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], rounded: bool = Fals
     np.testing.assert_allclose(*losses, atol=1e-5 if rounded else 0)
 
 
-def trained_for(model: LatentModel, scale: float = 2.0) -> NamedUpsampler:
-    """An upsampler for the tiny model whose weights are all random."""
-    torch.manual_seed(1)
-    weights = FeatureUpsampler(info_for(model, UpsamplerTraining(scale=scale), "0" * 64))
-    weights.requires_grad_(False)
-    for weight in weights.parameters():
-        weight.copy_(torch.randn(weight.shape))
-    return NamedUpsampler("mine", "0123456789", weights)
-
-
 # --- training -------------------------------------------------------------------------------------
 
 
 def test_training_lowers_the_loss_and_leaves_file_record_and_plot(train, tiny_folder, folder):
-    result = train("long", steps=20, batch=8, samples=1, validate_every=20)
+    result = train("long", steps=12, batch=6, samples=1, validate_every=12)
     (_, before), (_, after) = result["validation"]
     assert after < before
-    assert len(result["loss"]) == 20
+    assert len(result["loss"]) == 12
     folder = folder / "long"
     upsampler, _ = read_upsampler(folder / "tiny.safetensors")
     info = upsampler.info
-    assert (info.family, info.base, info.steps, info.scale) == ("sd1", "tiny", 20, 2.0)
+    assert (info.family, info.base, info.steps, info.scale) == ("sd1", "tiny", 12, 2.0)
     assert info.base_hash == weights_hash(tiny_folder)
     with Image.open(folder / "tiny.png") as plot:
         assert plot.width > 500
     names = sorted(path.name for path in (folder / "samples").iterdir())
-    assert names == ["0000000.png", "0000020.png"]
+    assert names == ["0000000.png", "0000012.png"]
     with Image.open(folder / "samples" / names[1]) as sheet:
         pixels = np.asarray(sheet).astype(int)
     assert pixels.shape == (64, 32, 3)
@@ -146,27 +136,26 @@ def test_a_cache_is_filled_once_and_changes_nothing(train, plain, tmp_path, monk
 
 
 def test_a_resumed_training_is_the_one_without_a_stop(train, plain, monkeypatch) -> None:
-    steps = []
-    step = module._Training._step
+    compute = Steps.compute
 
-    def interrupted(self: Any, part: int) -> float:
-        if len(steps) == 4:  # one step after the checkpoint
+    def interrupted(self: Steps, progress: Progress) -> Any:
+        if progress.step == 4:  # one step after the checkpoint
             raise KeyboardInterrupt
-        steps.append(1)
-        return step(self, part)
+        return compute(self, progress)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module._Training, "_step", interrupted)
+        patch.setattr(Steps, "compute", interrupted)
         train("stopped")
     assert_same(plain, train("stopped"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(plain, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     """With accelerate's launcher and gradients averaged by torch's own process group."""
     out = tmp_path / "two" / "tiny.safetensors"
     files = {"model": tiny_folder, "data": data, "out": out, "work": out.parent}
-    said = in_two_processes("train-upsampler", **TINY, **files)
-    assert said.count("6 steps") == 1
+    output = in_two_processes("train-upsampler", **TINY, **files)
+    assert output.count("6 steps") == 1
     two = record(out)
     assert (plain["processes"], two["processes"]) == (1, 2)
     assert_same(plain, two, rounded=True)
@@ -177,6 +166,24 @@ def test_mixed_precision_trains(train, plain) -> None:
     for (_, loss), (_, exact) in zip(mixed["validation"], plain["validation"], strict=True):
         assert loss != exact
         assert loss == pytest.approx(exact, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "slow", "expected"),
+    [
+        ("auto", "cuda", True, "bf16"),
+        ("auto", "cpu", False, "bf16"),
+        ("auto", "cpu", True, "no"),
+        ("bf16", "cpu", True, "bf16"),
+        ("no", "cpu", True, "no"),
+    ],
+)
+def test_half_precision_on_a_cpu_is_chosen_where_it_is_fast(
+    wanted: str, device: str, slow: bool, expected: str, monkeypatch, caplog
+) -> None:
+    monkeypatch.setattr(precision, "_processor", lambda: () if slow else ("avx512_bf16",))
+    assert precision_of(UpsamplerTraining(mixed_precision=wanted), device) == expected
+    assert ("bfloat16 is slow here" in caplog.text) == ((wanted, device) == ("bf16", "cpu"))
 
 
 def test_timesteps_are_uniform_in_1_to_k_and_steps_differ() -> None:
@@ -200,7 +207,7 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         ({"batch": 5, "accumulation": 2}, "batch: expected a multiple of 2"),
         ({"layers": "0,9"}, "layers: expected some of 0 to 3, got '0,9'"),
@@ -210,10 +217,10 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
         ({"scale": 3}, "scale: expected a number from 1.15 to 2, got 3"),
     ],
 )
-def test_bad_options_are_refused(train, options: dict[str, Any], sentence: str) -> None:
+def test_bad_options_are_refused(train, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError) as refused:
         train("bad", **options)
-    assert str(refused.value).startswith(sentence)
+    assert str(refused.value).startswith(message)
 
 
 def test_another_models_data_must_be_given(tiny_folder: Path, tmp_path: Path) -> None:
@@ -227,8 +234,11 @@ def test_a_checkpoint_of_another_upsampler_or_damaged_is_refused(train, plain, f
     with pytest.raises(SettingsError, match="of another upsampler; give another --work"):
         train("plain", width=4)
     (folder / "damaged").mkdir()
-    (folder / "damaged" / "checkpoint.safetensors").write_bytes(b"damaged")
+    (folder / "damaged" / "checkpoint.pt").write_bytes(b"damaged")
     with pytest.raises(SettingsError, match="damaged, remove it to begin anew"):
+        train("damaged")
+    (folder / "damaged" / "checkpoint.safetensors").touch()
+    with pytest.raises(SettingsError, match="checkpoint.safetensors: of version 0.1"):
         train("damaged")
 
 
@@ -244,9 +254,17 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path, caplog) -> None
     assert "1 smaller than 32x32, left out" in caplog.text
     with pytest.raises(SettingsError, match="has no image of at least 64x64"):
         ImageFolder(tmp_path, (64, 64))
-    (tmp_path / "c.png").write_bytes(b"no image")
-    with pytest.raises(SettingsError, match=r"c.png is not an image that can be read"):
+    (tmp_path / "a.txt").write_bytes("a red h\xf6use".encode("cp1252"))
+    with pytest.raises(SettingsError, match=r"--data: .*a.txt is not UTF-8 text"):
         ImageFolder(tmp_path, (32, 32))
+    (tmp_path / "a.txt").write_text("a red house")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "c.jpg")
+    whole = (tmp_path / "c.jpg").read_bytes()
+    for content in (b"no image", whole[: len(whole) // 2]):
+        (tmp_path / "c.jpg").write_bytes(content)
+        with pytest.raises(SettingsError, match=r"--data: .*c.jpg is not an image that can be rea"):
+            ImageFolder(tmp_path, (32, 32))
 
 
 def test_images_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> None:
@@ -263,116 +281,7 @@ def test_images_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> Non
 
 def test_a_changed_caption_makes_the_cache_another(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, tmp_path / "copy")
-    folder = ImageFolder(tmp_path / "copy", (32, 32))
-    before = folder.identity()
-    assert folder.identity() == before
+    before = ImageFolder(tmp_path / "copy", (32, 32)).identity()
+    assert ImageFolder(tmp_path / "copy", (32, 32)).identity() == before
     (tmp_path / "copy" / "3.txt").write_text("a blue car\n")
-    assert folder.identity() != before
-
-
-# --- in runs --------------------------------------------------------------------------------------
-
-REFINED = {"refine": True, "refine_eta2": "0.5"}
-
-
-def images(
-    model: LatentModel, upsampler: NamedUpsampler | None, batch: int = 1, **settings: Any
-) -> tuple[torch.Tensor, Any]:
-    request = Request(prompt="a red house", steps=4, seed=5, batch=batch)
-    run = Run(model, request, Settings.from_values(REFINED | settings), upsampler)
-    *_, last = run.paint()
-    return last.images, last
-
-
-def hooks(unet: Any) -> int:
-    return sum(len(part._forward_pre_hooks) for part in unet.modules())
-
-
-@pytest.mark.parametrize("settings", [{}, {"ug": True}, {"refine_method": "Pivot"}], ids=str)
-def test_untrained_it_changes_no_bit_of_a_image(tiny_model: LatentModel, settings) -> None:
-    info = info_for(tiny_model, UpsamplerTraining(), "0" * 64)
-    untrained = NamedUpsampler("untrained", "0", FeatureUpsampler(info).requires_grad_(False))
-    plain, _ = images(tiny_model, None, **settings)
-    assert torch.equal(images(tiny_model, untrained, **settings)[0], plain)
-    assert not torch.equal(images(tiny_model, trained_for(tiny_model), **settings)[0], plain)
-
-
-def test_it_costs_one_call_a_stage_and_leaves_no_hook(tiny_model: LatentModel) -> None:
-    _, plain = images(tiny_model, None, ug=True)
-    _, with_it = images(tiny_model, trained_for(tiny_model), ug=True)
-    assert with_it.model_evaluations == plain.model_evaluations + 1
-    assert with_it.small_evaluations == plain.small_evaluations
-    assert hooks(tiny_model.unet) == 0
-
-
-def test_an_image_of_a_batch_is_the_image_alone(tiny_model: LatentModel) -> None:
-    upsampler = trained_for(tiny_model)
-    batch, _ = images(tiny_model, upsampler, batch=2, ug=True)
-    alone, _ = images(tiny_model, upsampler, ug=True)
-    torch.testing.assert_close(batch[:1], alone, rtol=0, atol=1e-4)
-
-
-def test_it_serves_the_stages_that_fit_and_no_other(tiny_model: LatentModel) -> None:
-    upsampler = trained_for(tiny_model)
-    _, plain = images(tiny_model, None, refine_factor=4, refine_method="Pivot")
-    _, both = images(tiny_model, upsampler, refine_factor=4, refine_method="Pivot")
-    assert both.model_evaluations == plain.model_evaluations + 2
-    with pytest.raises(SettingsError, match=r"trained for stages of 2 times .* none from 16x16 to"):
-        images(tiny_model, upsampler, refine_factor=4)
-    _, unrefined = images(tiny_model, None, refine=False)
-    assert images(tiny_model, upsampler, refine=False)[1].model_evaluations == (
-        unrefined.model_evaluations
-    )
-
-
-def test_techniques_with_an_upsampler_have_stages_that_fit(tiny_model: LatentModel) -> None:
-    upsampler = trained_for(tiny_model)
-    for scale, techniques in FIT_FOR_UPSAMPLERS.items():
-        for technique in techniques:
-            request = technique.request(Request(prompt="a red house"), scale, tiny_model)
-            Run(tiny_model, request, technique.settings_at(scale), upsampler)
-
-
-def test_an_upsampler_of_another_model_is_refused(tiny_model: LatentModel) -> None:
-    config = UpsamplerTraining(layers=",".join(map(str, default_layers(tiny_model.unet))))
-    info = info_for(tiny_model, config, "0" * 64)
-    other = FeatureUpsampler(type(info)(**(vars(info) | {"family": "sdxl"})))
-    sentence = r"refine_upsampler: other was trained on tiny \(sdxl, features of"
-    with pytest.raises(SettingsError, match=sentence):
-        images(tiny_model, NamedUpsampler("other", "0", other))
-
-
-def test_images_keep_its_name_and_hash_and_repeat(
-    tiny_model: LatentModel, tiny_folder: Path, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    file = tmp_path / "mine.safetensors"
-    weights = trained_for(tiny_model).weights
-    write_upsampler(file, weights, weights.info)
-
-    def hires(*options: str | Path) -> tuple[int, str, str]:
-        common = ["generate", "--model", tiny_folder, "--out", tmp_path / "out", "--steps", "4"]
-        code = main([str(word) for word in (*common, *options)])
-        captured = capsys.readouterr()
-        return code, captured.out.strip(), captured.err
-
-    refined = ("a red house", "--refine", "--refine-eta2", "0.5")
-    code, first, _ = hires(*refined, "--refine-upsampler", file)
-    assert code == 0
-    short_hash = read_upsampler(file)[1]
-    assert read_about(Path(first))["settings"]["refine_upsampler"] == f"mine [{short_hash}]"
-    _, plain, _ = hires(*refined)
-    monkeypatch.chdir(tmp_path)
-    code, again, _ = hires("--from", first)
-    assert code == 0
-    pixels = [np.asarray(Image.open(path)) for path in (first, again, plain)]
-    assert np.array_equal(pixels[0], pixels[1])
-    assert not np.array_equal(pixels[0], pixels[2])
-
-    write_upsampler(file, FeatureUpsampler(weights.info), weights.info)
-    code, out, said = hires("--from", first)
-    assert (code, out) == (2, "")
-    assert f"mine [{short_hash}] is not here any more; mine is another one now" in said
-    assert hires("--from", first, "--no-refine")[0] == 0
-    assert hires("--from", first, "--refine-upsampler", file)[0] == 0
-    code, _, said = hires(*refined, "--refine-upsampler", tmp_path / "nowhere.safetensors")
-    assert (code, "nowhere.safetensors: could not be read (No such" in said) == (2, True)
+    assert ImageFolder(tmp_path / "copy", (32, 32)).identity() != before

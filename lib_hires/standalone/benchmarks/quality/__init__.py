@@ -1,12 +1,11 @@
-"""`hires benchmark quality`: what the images of each technique show, beside true images.
+"""`hires benchmark quality`: the images of each technique, measured beside true images.
 
-Every image is first painted into a file of its own, by several processes side by side; then all
-are measured. Called again with the same folder it paints only what is missing.
+Every image is first generated into a file of its own, by several processes side by side; then all
+are measured. Called again with the same folder it generates only what is missing.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,14 +20,14 @@ from lib_hires.settings import SettingsError
 from lib_hires.sizes import Size
 from lib_hires.standalone.benchmarks.demo import Row, contact_sheet, reduced
 from lib_hires.standalone.benchmarks.quality.generation import (
-    Painting,
+    Sample,
     Subject,
     check,
     claim,
     costs,
+    generate_missing,
     measure_memory,
     memory_of,
-    paint_missing,
 )
 from lib_hires.standalone.benchmarks.quality.measures import (
     Look,
@@ -38,6 +37,7 @@ from lib_hires.standalone.benchmarks.quality.measures import (
     row,
 )
 from lib_hires.standalone.benchmarks.quality.report import markdown, page, plot, table
+from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.benchmarks.techniques import NATIVE, STANDARD, Technique
 from lib_hires.standalone.pipeline.request import Request
 
@@ -58,7 +58,7 @@ def quality(
 ) -> str:
     """Measure every technique on `images` images at `scale` times the native size.
 
-    workers: processes that paint, 0 for one a core. Writes the images, report.json (one row per
+    workers: processes that generate, 0 for one a core. Writes the images, report.json (one row per
     technique), the same as report.md, samples.png, quality.png and index.html into `out`; returns
     the table. Raises SettingsError for fewer than 2 images, from which no distance can be
     computed, for a technique that the model cannot run, and for a folder with images of another
@@ -66,20 +66,20 @@ def quality(
     """
     if images < 2:
         raise SettingsError(f"--pictures: expected at least 2, got {images}")
-    plan = [Painting(NATIVE, 1, first_seed)]
-    plan += [Painting(technique, scale, first_seed) for technique in techniques]
+    plan = [Sample(NATIVE, 1, first_seed)]
+    plan += [Sample(technique, scale, first_seed) for technique in techniques]
     native = check(subject, plan)
     claim(out, subject, plan)
     seeds = range(first_seed, first_seed + images)
-    paintings = [replace(each, seed=seed) for seed in seeds for each in plan]
-    paint_missing(out, subject, paintings, workers or os.cpu_count() or 1)
+    samples = [replace(each, seed=seed) for seed in seeds for each in plan]
+    generate_missing(out, subject, samples, workers or os.cpu_count() or 1)
     measure_memory(out, subject, plan)
 
     files = [[replace(each, seed=seed).path(out) for seed in seeds] for each in plan]
-    report, samples = _measured(out, plan, files, measurer, native, subject.sampling)
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    report, shown = _measured(out, plan, files, measurer, native, subject.sampling)
+    write_report(out / "report.json", report, dtype=subject.dtype, device=subject.device)
     (out / "report.md").write_text(markdown(report))
-    contact_sheet(samples, captions=()).save(out / "samples.png")
+    contact_sheet(shown, captions=()).save(out / "samples.png")
     plot(report, out / "quality.png")
     page(report, files, out / "index.html", measurer.notes)
     sampling = subject.sampling
@@ -92,7 +92,7 @@ def quality(
 
 def _measured(
     out: Path,
-    plan: Sequence[Painting],
+    plan: Sequence[Sample],
     files: Sequence[Sequence[Path]],
     measurer: Measurer,
     native: Size,
@@ -104,7 +104,7 @@ def _measured(
     crop, size = min(native), (native[1] * scale, native[0] * scale)
     true = looks(((None, image) for image in measurer.true_images(*size)), measurer, crop)
     others = looks(measurer.other_true_images(count, *size), measurer, crop)
-    report, samples = [], []
+    report, shown = [], []
     if others:
         report.append({"technique": "true", "scale": scale} | row(others, true, measurer.names))
     for each, paths in tqdm(list(zip(plan, files, strict=True)), desc="measuring", leave=False):
@@ -114,9 +114,9 @@ def _measured(
             measures |= dict.fromkeys(only_of_the_size(measurer.names))
         sampled = each.technique.sampled(sampling)
         report.append(_line(each, sampled, measures, taken, memory_of(out, each)))
-        samples.append(Row(each.technique, each.scale, *_shown(paths[:SHOWN], seen, taken)))
+        shown.append(Row(each.technique, each.scale, *_shown(paths[:SHOWN], seen, taken)))
     empty = dict.fromkeys(report[-1])
-    return [empty | line for line in report], samples
+    return [empty | line for line in report], shown
 
 
 def _opened(paths: Sequence[Path]) -> Iterator[tuple[int, Image.Image]]:
@@ -129,7 +129,7 @@ def _opened(paths: Sequence[Path]) -> Iterator[tuple[int, Image.Image]]:
 def _shown(
     paths: Sequence[Path], seen: Sequence[Look], taken: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Image.Image], list[dict[str, Any]]]:
-    """The images of a row of the sheet, the first at full size, and what it says of them."""
+    """The images of a row of the sheet, the first at full size, and its text about them."""
     images = [Image.open(path).convert("RGB") for path in paths[:1]]
     for path in paths[1:]:
         with Image.open(path) as image:
@@ -139,7 +139,7 @@ def _shown(
 
 
 def _line(
-    painting: Painting,
+    sample: Sample,
     sampled: Request,
     measures: dict[str, Any],
     taken: Sequence[dict[str, Any]],
@@ -147,8 +147,8 @@ def _line(
 ) -> dict[str, Any]:
     """A technique's row of the report."""
     return {
-        "technique": painting.technique.name,
-        "scale": painting.scale,
+        "technique": sample.technique.name,
+        "scale": sample.scale,
         **measures,
         "seconds_per_picture": _middle(taken, "seconds", 2),
         "model_evaluations": _middle(taken, "model_evaluations", 1),
@@ -157,11 +157,11 @@ def _line(
         "schedule": sampled.schedule,
         "steps": sampled.steps,
         "cfg": sampled.cfg,
-        "settings": painting.technique.settings_at(painting.scale).changed(),
+        "settings": sample.technique.settings_at(sample.scale).changed(),
     }
 
 
 def _middle(taken: Sequence[dict[str, Any]], name: str, digits: int) -> float | None:
-    """The median, which little other work does not move; None where an image does not tell."""
+    """The median, which little other work does not move; None where an image has no such number."""
     values = [cost[name] for cost in taken]
     return None if None in values else round(float(np.median(values)), digits)

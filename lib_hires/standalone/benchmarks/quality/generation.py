@@ -1,6 +1,7 @@
-"""The quality benchmark's images: each is painted once into a file of its own.
+"""The quality benchmark's images: each is generated once, into a file of its own.
 
-Several processes paint side by side. Called again with the same folder they paint what is missing.
+Several processes work side by side. Called again with the same folder they generate what is
+missing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from lib_hires.standalone.world.scenes import Scene, random_scene
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that paints and what it is asked for; can be sent to other processes."""
+    """The model that is measured, and its prompts; can be sent to other processes."""
 
     model: Path | None = None  # None: the bundled one
     prompts: tuple[str, ...] = ()  # cycled over the seeds; none: captions of the bundled world
@@ -47,12 +48,12 @@ class Subject:
         return load_model(self.model, device=self.device, dtype=self.dtype)
 
     def request(self, seed: int) -> Request:
-        """What is asked for with a seed, whatever the technique."""
+        """The request of a seed, whatever the technique."""
         cycled = self.prompts and self.prompts[seed % len(self.prompts)]
         return replace(self.sampling, prompt=cycled or scene_of(seed).caption, seed=seed)
 
     def note(self) -> dict[str, Any]:
-        """What tells its images from those of another."""
+        """What distinguishes its images from those of another."""
         note = {
             "dtype": str(self.dtype),
             "version": version("hires-guidance"),
@@ -89,8 +90,8 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 @dataclass(frozen=True)
-class Painting:
-    """One image that is to be painted."""
+class Sample:
+    """One image that is to be generated."""
 
     technique: Technique
     scale: int
@@ -100,17 +101,17 @@ class Painting:
         return out / "pictures" / f"{self.scale}x-{self.technique.name}" / f"{self.seed}.png"
 
 
-def check(subject: Subject, plan: Sequence[Painting]) -> tuple[int, int]:
-    """Load the model and see that it can paint all of these; returns its native (height, width).
+def check(subject: Subject, plan: Sequence[Sample]) -> tuple[int, int]:
+    """The model's native (height, width), after checking that it can generate all of these.
 
-    The CPU does for that, so that the processes that paint have the device alone. Raises
+    It is loaded on the CPU, so that the processes that generate have the device alone. Raises
     ModelError, also for a device that is not there, and SettingsError with the technique's name.
     """
     usable(subject.device)
     model = replace(subject, device="cpu").load()
-    for painting in plan:
-        technique, scale = painting.technique, painting.scale
-        request = technique.request(subject.request(painting.seed), scale, model)
+    for sample in plan:
+        technique, scale = sample.technique, sample.scale
+        request = technique.request(subject.request(sample.seed), scale, model)
         try:
             Run(model, request, technique.settings_at(scale))
         except SettingsError as error:
@@ -118,7 +119,7 @@ def check(subject: Subject, plan: Sequence[Painting]) -> tuple[int, int]:
     return model.native
 
 
-def claim(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
+def claim(out: Path, subject: Subject, plan: Sequence[Sample]) -> None:
     """Note in each technique's folder how its images are made.
 
     Raises SettingsError, before anything is written, where one holds images made otherwise, or
@@ -126,14 +127,14 @@ def claim(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
     """
     note = subject.note()
     notes = {}
-    for painting in plan:
-        technique = painting.technique
+    for sample in plan:
+        technique = sample.technique
         made = {
-            "settings": technique.settings_at(painting.scale).values(),
+            "settings": technique.settings_at(sample.scale).values(),
             "request": technique.sampled(subject.sampling).values(),
             **note,
         }
-        path = painting.path(out).with_name("made.json")
+        path = sample.path(out).with_name("made.json")
         if path in notes:
             raise SettingsError(f"--techniques: {technique.name} is there twice")
         if path.exists() and _as_written_now(json.loads(path.read_text())) != made:
@@ -152,69 +153,67 @@ def _as_written_now(made: dict[str, Any]) -> dict[str, Any]:
     return made | {"settings": Settings.from_values(made["settings"]).values()}
 
 
-def paint_missing(out: Path, subject: Subject, paintings: Sequence[Painting], workers: int) -> None:
-    """Paint what has no file yet, in `workers` processes that share the machine's cores."""
-    missing = [painting for painting in paintings if not painting.path(out).exists()]
+def generate_missing(out: Path, subject: Subject, samples: Sequence[Sample], workers: int) -> None:
+    """Generate what has no file yet, in `workers` processes that share the machine's cores."""
+    missing = [sample for sample in samples if not sample.path(out).exists()]
     if not missing:
         return
-    Random(0).shuffle(missing)  # so that every process paints images of every technique
+    Random(0).shuffle(missing)  # so that every process makes images of every technique
     workers = min(workers, len(missing))
     threads = max(1, (os.cpu_count() or 1) // workers)
     # Small images gain more from a process a core than from a core more a process.
     with (
         ProcessPoolExecutor(workers, mp_context=fresh_processes()) as pool,
-        tqdm(total=len(missing), desc="painting", unit="image") as bar,
+        tqdm(total=len(missing), desc="generating", unit="image") as bar,
     ):
         shares = [missing[number::workers] for number in range(workers)]
-        jobs = [pool.submit(paint, out, subject, share, threads) for share in shares]
+        jobs = [pool.submit(generate, out, subject, share, threads) for share in shares]
         while wait(jobs, timeout=1).not_done:
-            bar.n = sum(painting.path(out).exists() for painting in missing)
+            bar.n = sum(sample.path(out).exists() for sample in missing)
             bar.refresh()
         for job in jobs:
             job.result()
 
 
-def paint(out: Path, subject: Subject, paintings: Sequence[Painting], threads: int) -> None:
-    """Paint the images one after another; to be called in a process of its own."""
+def generate(out: Path, subject: Subject, samples: Sequence[Sample], threads: int) -> None:
+    """Generate the images one after another; to be called in a process of its own."""
     torch.set_num_threads(threads)
     model = subject.load()
-    for painting in paintings:
-        made = make(painting.technique, model, subject.request(painting.seed), painting.scale)
+    for sample in samples:
+        made = make(sample.technique, model, subject.request(sample.seed), sample.scale)
         took = {"seconds": made.seconds, "model_evaluations": made.model_evaluations}
-        save(made.images[0], painting.path(out), made.about | took)
+        save(made.images[0], sample.path(out), made.about | took)
 
 
 def costs(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What painting each image took: seconds and model evaluations."""
+    """What each image took: seconds and model evaluations."""
     for path in paths:
         about = read_about(path)
         yield {name: about.get(name) for name in ("seconds", "model_evaluations")}
 
 
-def measure_memory(out: Path, subject: Subject, plan: Sequence[Painting]) -> None:
-    """Paint one more image of each technique, in a fresh process, and note its peak memory.
+def measure_memory(out: Path, subject: Subject, plan: Sequence[Sample]) -> None:
+    """Generate one more image of each technique, in a fresh process, and note its peak memory.
 
     Where that was noted before it stays.
     """
-    missing = [painting for painting in plan if not _memory_note(out, painting).exists()]
-    for painting in tqdm(missing, desc="memory", unit="technique", leave=False):
-        peak = in_fresh_process(_peak_of, subject, painting)
-        _memory_note(out, painting).write_text(json.dumps({"peak_memory": peak}) + "\n")
+    missing = [sample for sample in plan if not _memory_note(out, sample).exists()]
+    for sample in tqdm(missing, desc="memory", unit="technique", leave=False):
+        peak = in_fresh_process(_peak_of, subject, sample)
+        _memory_note(out, sample).write_text(json.dumps({"peak_memory": peak}) + "\n")
 
 
-def _peak_of(subject: Subject, painting: Painting) -> int | None:
+def _peak_of(subject: Subject, sample: Sample) -> int | None:
     """Bytes beyond those of the loaded model; to be called in a process of its own."""
-    model, request = subject.load(), subject.request(painting.seed)
-    return peak_memory(
-        model.device, lambda: make(painting.technique, model, request, painting.scale)
-    )
+    model, request = subject.load(), subject.request(sample.seed)
+    return peak_memory(model.device, lambda: make(sample.technique, model, request, sample.scale))
 
 
-def memory_of(out: Path, painting: Painting) -> int | None:
-    """The bytes that `measure_memory` has noted; None where the system did not tell."""
-    noted: int | None = json.loads(_memory_note(out, painting).read_text())["peak_memory"]
+def memory_of(out: Path, sample: Sample) -> int | None:
+    """The bytes that `measure_memory` has noted; None where the system does not report it."""
+    noted: int | None = json.loads(_memory_note(out, sample).read_text())["peak_memory"]
     return noted
 
 
-def _memory_note(out: Path, painting: Painting) -> Path:
-    return painting.path(out).with_name("memory.json")
+def _memory_note(out: Path, sample: Sample) -> Path:
+    return sample.path(out).with_name("memory.json")

@@ -27,7 +27,7 @@ from lib_hires.standalone.world.judge import to_tensor
 
 CROPS = 2  # native-size crops of each image
 
-Mark = float | bool | None  # bool: one of a share; None: cannot be told on this machine
+Mark = float | bool | None  # bool: one of a share; None: cannot be measured on this machine
 
 
 @dataclass(frozen=True)
@@ -44,21 +44,21 @@ class Measurer(Protocol):
     """Who looks at the images."""
 
     names: Names
-    notes: Sequence[str]  # sentences on what cannot be measured, and why
+    notes: Sequence[str]  # messages on what cannot be measured, and why
 
     def true_images(self, width: int, height: int) -> Iterator[Image.Image]:
-        """Those that the painted ones are compared with, of that size in pixels."""
+        """Those that the generated ones are compared with, of that size in pixels."""
 
     def other_true_images(
         self, count: int, width: int, height: int
     ) -> Iterator[tuple[int, Image.Image]]:
-        """As many more with their seeds, to say how near one can come; or none."""
+        """As many more with their seeds, to show how near one can come; or none."""
 
     def features(self, images: Tensor, crops: bool) -> Tensor | None:
         """(b, d) of images (b, 3, H, W) in [-1, 1]; crops: pieces at full detail."""
 
     def marks(self, image: Tensor, seed: int) -> dict[str, Mark]:
-        """How well an image (1, 3, H, W) fits what its seed asked for."""
+        """How well an image (1, 3, H, W) fits the prompt of its seed."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Look:
 def looks(
     images: Iterable[tuple[int | None, Image.Image]], measurer: Measurer, crop: int
 ) -> list[Look]:
-    """Look at images one after another, each with its seed where it was asked for.
+    """Look at images one after another, each with its seed where it has a prompt.
 
     crop: the side, in pixels, of the crops.
     """
@@ -88,22 +88,22 @@ def looks(
     return seen
 
 
-def row(painted: Sequence[Look], true: Sequence[Look], names: Names) -> dict[str, Any]:
+def row(generated: Sequence[Look], true: Sequence[Look], names: Names) -> dict[str, Any]:
     """A technique's measures; of each `x`, `x_error` is the standard error by bootstrap.
 
-    Shares have the interval of 95 % `x_95` instead: redrawing a share of 100 % tells nothing.
+    Shares have the interval of 95 % `x_95` instead: a share of 100 % redrawn has no spread.
     """
-    measures: dict[str, Any] = {"n": len(painted)}
-    for name in painted[0].marks:
-        measures |= _mark(name, [look.marks[name] for look in painted])
+    measures: dict[str, Any] = {"n": len(generated)}
+    for name in generated[0].marks:
+        measures |= _mark(name, [look.marks[name] for look in generated])
     for look, frechet, kernel in (
         ("whole", names.frechet, names.kernel),
         ("crops", names.frechet_crops, names.kernel_crops),
     ):
-        samples = _features(painted, look), _features(true, look)
+        samples = _features(generated, look), _features(true, look)
         measures |= _measured(frechet, _frechet, *samples, digits=2)
         measures |= _measured(kernel, _kernel, *samples, digits=4)
-    details = (np.array([look.detail for look in seen]) for seen in (painted, true))
+    details = (np.array([look.detail for look in seen]) for seen in (generated, true))
     return measures | _measured("detail", lambda a, b: float(a.mean() / b.mean()), *details)
 
 

@@ -1,7 +1,7 @@
 """Measuring any model's images: a folder of references, Inception's features and CLIP's score.
 
-Nothing is downloaded. Where a network's weights are missing, its columns stay empty and a sentence
-says how to get them.
+Nothing is downloaded. Where a network's weights are missing, its columns stay empty and a message
+describes how to get them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,16 +26,17 @@ from lib_hires.standalone.benchmarks.quality.generation import Subject
 from lib_hires.standalone.benchmarks.quality.measures import Mark, Names
 from lib_hires.standalone.models import usable
 from lib_hires.standalone.pipeline.batch import read_lines
+from lib_hires.standalone.pipeline.images import image_size, images_in, read_image
 from lib_hires.standalone.pipeline.request import Request
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+OPTION = "--references"  # which names the folder in messages
 INCEPTION_FOLDER = Path("/tmp")  # where clean-fid keeps its weights
 INCEPTION_FILE = "inception-2015-12-05.pt"  # as clean-fid names them
 CLIP = "openai/clip-vit-large-patch14"
 
 
 class WeightsMissing(Exception):
-    """A network that is not on this machine; one sentence that says how to get it."""
+    """A network that is not on this machine; the message describes how to get it."""
 
 
 class Referenced:
@@ -73,14 +74,13 @@ class Referenced:
         """The references, cropped around the middle to the shape and resized."""
         small = 0
         for path in tqdm(self._references, desc="references", leave=False):
-            with Image.open(path) as opened:
-                upright = ImageOps.exif_transpose(opened).convert("RGB")
+            upright = read_image(path, OPTION)
             small += upright.width < width or upright.height < height
             yield ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
         if small:
             self.notes.append(
                 f"{small} of {len(self._references)} references are smaller than {width}x{height} "
-                "and were enlarged: patch_fid, patch_kid and detail compare with blurred images"
+                "and were upsampled: patch_fid, patch_kid and detail compare with blurred images"
             )
 
     def other_true_images(
@@ -100,8 +100,8 @@ class Referenced:
 def read_prompts(file: Path) -> tuple[str, ...]:
     """The prompts of a text, one a line. Raises SettingsError, also where there is more in it."""
 
-    def refuse(sentence: str) -> None:
-        raise SettingsError(f"--prompts: {sentence}")
+    def refuse(message: str) -> None:
+        raise SettingsError(f"--prompts: {message}")
 
     lines, _ = read_lines(file, Request(), Settings(), refuse)
     for line in lines:
@@ -111,16 +111,12 @@ def read_prompts(file: Path) -> tuple[str, ...]:
 
 
 def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise SettingsError(f"--references: there is no folder {folder}")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    """All images of the folder, each read once. Raises SettingsError."""
+    found = images_in(folder, OPTION)
     if len(found) < 2:
-        raise SettingsError(f"--references: expected 2 images or more in {folder}")
+        raise SettingsError(f"{OPTION}: expected 2 images or more in {folder}")
     for path in found:
-        try:
-            Image.open(path).close()
-        except (OSError, UnidentifiedImageError):
-            raise SettingsError(f"--references: {path} is not an image that can be read") from None
+        image_size(path, OPTION)
     return found
 
 
@@ -190,7 +186,7 @@ class Clip:
         """100 max(cos, 0) of an image (1, 3, H, W) in [-1, 1] and its prompt (Hessel et al. 2021).
 
         As torchmetrics computes it; the paper's own is 2.5 max(cos, 0). A prompt's end beyond what
-        the text encoder takes is cut.
+        the text encoder takes is left out.
         """
         inputs = self.processor(
             text=[prompt],

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
+
+from lib_hires.standalone.benchmarks.reports import MADE_WITH
 
 Report = Sequence[Mapping[str, Any]]
 
@@ -63,7 +66,7 @@ def markdown(report: Report) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-HOW = ("settings", "sampler", "schedule", "steps", "cfg")
+HOW = ("settings", "sampler", "schedule", "steps", "cfg", MADE_WITH)
 """Of a row, what its images were made with; it stands at the end of a line."""
 
 
@@ -197,6 +200,34 @@ def _around(centre: Sequence[float], wide: float, high: float) -> Bbox:
 
 # --- page -----------------------------------------------------------------------------------------
 
+TEMPLATE = """\
+<!doctype html>
+<meta charset="utf-8">
+<title>Quality</title>
+<style>{{ style }}</style>
+<h1>Quality</h1>
+{% for note in notes %}
+<p>{{ note }}</p>
+{% endfor %}
+<div class="table"><table>
+<tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
+{% for row in rows %}
+<tr>{% for value, sure in row %}<td>{{ value }} <small>{{ sure }}</small></td>{% endfor %}</tr>
+{% endfor %}
+</table></div>
+{% if plotted %}
+<img src="quality.png" alt="quality against seconds">
+{% endif %}
+{% for section in sections %}
+<section><h2>{{ section.title }}</h2><p>{{ section.settings }}</p><div>
+{% for image in section.images %}
+<a href="{{ image.source }}">
+<img loading="lazy" src="{{ image.source }}" alt="seed {{ image.seed }}"></a>
+{% endfor %}
+</div></section>
+{% endfor %}
+"""
+
 
 def page(
     report: Report,
@@ -209,34 +240,25 @@ def page(
     images: the files of each of the last rows, below the folder of `path`. The plot is shown
     where it is there, as quality.png.
     """
+    columns = _columns(report)
     sections = [
-        f"<section><h2>{escape(row['technique'])}</h2><p>{escape(_settings_text(row))}</p>"
-        f"<div>{_images(files, path.parent)}</div></section>"
+        {
+            "title": row["technique"],
+            "settings": _settings_text(row),
+            "images": [
+                {"source": file.relative_to(path.parent).as_posix(), "seed": file.stem}
+                for file in files
+            ],
+        }
         for row, files in zip(report[-len(images) :], images, strict=True)
     ]
-    plotted = path.with_name("quality.png").is_file()
-    path.write_text(
-        f"<!doctype html><meta charset=utf-8><title>Quality</title><style>{STYLE}</style>"
-        f"<h1>Quality</h1>{''.join(f'<p>{escape(note)}</p>' for note in notes)}"
-        f"<div class=table>{_table(report)}</div>"
-        + '<img src="quality.png" alt="quality against seconds">' * plotted
-        + "".join(sections)
+    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE)
+    text = template.render(
+        style=Markup(STYLE),
+        notes=notes,
+        heads=_heads(columns),
+        rows=[[_cell(row, name) for name in columns] for row in report],
+        plotted=path.with_name("quality.png").is_file(),
+        sections=sections,
     )
-
-
-def _table(report: Report) -> str:
-    columns = _columns(report)
-    lines = [f"<tr>{''.join(f'<th>{escape(head)}</th>' for head in _heads(columns))}</tr>"]
-    for row in report:
-        cells = [_cell(row, name) for name in columns]
-        shown = (f"<td>{escape(value)} <small>{escape(sure)}</small></td>" for value, sure in cells)
-        lines.append(f"<tr>{''.join(shown)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _images(files: Sequence[Path], folder: Path) -> str:
-    return "".join(
-        f'<a href="{source}"><img loading=lazy src="{source}" alt="seed {file.stem}"></a>'
-        for file in files
-        for source in [escape(file.relative_to(folder).as_posix())]
-    )
+    path.write_text(text, encoding="utf-8")

@@ -6,10 +6,9 @@ nothing else takes time, from the seconds that they took in this very run.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from lib_hires.feature_upsampler import (
 )
 from lib_hires.settings import AttentiveGuidance, Settings
 from lib_hires.standalone.benchmarks.memory import peak_alone, peak_memory
+from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.benchmarks.speed.growth import (
     PROMPT,
     evaluation,
@@ -78,6 +78,16 @@ def cases(scale: int) -> list[Case]:
     ]
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What every kind of row is measured with."""
+
+    model: LatentModel
+    scales: Sequence[int]
+    steps: int
+    repeats: int
+
+
 def speed(
     out: Path,
     model: LatentModel,
@@ -91,22 +101,23 @@ def speed(
 ) -> str:
     """Time every case and write report.json and growth.png into `out`; returns the table.
 
-    card: a CUDA device, on which networks of real size paint images with these sides; None leaves
-    them out, which the table says. The report is written before that, and again after each row.
+    card: a CUDA device, on which networks of real size generate images with these sides; None
+    leaves them out, with a line in the table. The report is written before that, and again after
+    each row.
     """
-    rows = []
-    for scale in scales:
-        rows += _rows_at(model, scale, steps, repeats)
-    rows += [_upsampler_row(model, method, steps, repeats) for method in ("AP-LDM", "Pivot")]
-    rows += [*_pfsa_rows(model, repeats), *_tile_rows(model, scales)]
+    setup = Setup(model, scales, steps, repeats)
+    rows = [row for measured in MEASURED for row in measured(setup)]
     grown = growth(model, areas, repeats)
     rows += [row for each in grown for row in each.rows]
     plot_growth(grown, out / "growth.png")
     large: list[dict[str, Any]] = []
-    (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write = partial(
+        write_report, out / "report.json", dtype=model.dtype, device=card or model.device
+    )
+    write(rows)
     for row in real_size_rows(card, sides, steps) if card else [skipped(sides)]:
         large.append(row)
-        (out / "report.json").write_text(json.dumps([*rows, *large], indent=1) + "\n")
+        write([*rows, *large])
     head = f"{steps} steps, median of {repeats}, {torch.get_num_threads()} threads, {model.dtype}"
     return "\n".join([head, *_table(rows), "", *real_size_table(large)])
 
@@ -115,7 +126,7 @@ def speed(
 
 
 def _rows_at(model: LatentModel, scale: int, steps: int, repeats: int) -> list[dict[str, Any]]:
-    """Every case of a scale, run in turns with plain sampling so that they share the weather."""
+    """Every case of a scale, in turns with plain sampling, so that other load slows both."""
     size = model.native[0] * scale, model.native[1] * scale
     chosen = cases(scale)
     time_run(model, Settings(), size, 2)  # the first calls of a size are slower
@@ -142,10 +153,20 @@ def _beside_the_model(name: str, runs: Sequence[Timed]) -> dict[str, Any]:
     return {"name": f"  beside the model, {name}", "ratio": share, "bound": 0.0, "goal": 0.02}
 
 
+def _case_rows(setup: Setup) -> Iterator[dict[str, Any]]:
+    for scale in setup.scales:
+        yield from _rows_at(setup.model, scale, setup.steps, setup.repeats)
+
+
+def _upsampler_rows(setup: Setup) -> Iterator[dict[str, Any]]:
+    for method in ("AP-LDM", "Pivot"):
+        yield _upsampler_row(setup.model, method, setup.steps, setup.repeats)
+
+
 def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) -> dict[str, Any]:
     """What a feature upsampler adds to the stage to 2x; an untrained one costs as much as any.
 
-    The bound counts the one small evaluation that it makes.
+    The bound counts its one native evaluation.
     """
     settings = Settings.from_values({"refine": True, "refine_method": method})
     request = Request(prompt=PROMPT, steps=steps)
@@ -154,7 +175,7 @@ def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) ->
     for _ in range(repeats + 1):  # the first calls of a size are slower
         for upsampled, runs in seconds.items():
             run = Run(model, request, settings, upsampler if upsampled else None)
-            first, stage = (painted.seconds for painted in run.paint())
+            first, stage = (done.seconds for done in run.paint())
             runs.append(stage - first)
     pairs = zip(seconds[True][1:], seconds[False][1:], strict=True)
     small = median_of(repeats, evaluation(model, latent_size(model, 1)))
@@ -174,11 +195,12 @@ def _untrained_upsampler(model: LatentModel) -> NamedUpsampler:
     return NamedUpsampler("untrained", "", FeatureUpsampler(info).requires_grad_(False))
 
 
-def _pfsa_rows(model: LatentModel, repeats: int) -> list[dict[str, Any]]:
-    """Seconds of mixing a state of twice the native sides, and its memory where the system tells.
+def _pfsa_rows(setup: Setup) -> list[dict[str, Any]]:
+    """Seconds of mixing a state of twice the native sides, over those of an evaluation there.
 
-    Each over that of an evaluation there.
+    Likewise its memory, where the system reports it.
     """
+    model, repeats = setup.model, setup.repeats
     latent = latent_size(model, 4)
     shape = 1, model.latent_channels, *latent
     mixing = median_of(repeats, _mixing(shape, model.device))
@@ -201,11 +223,21 @@ def _peak_of_mixing(shape: tuple[int, ...], device: torch.device) -> int | None:
     return peak_memory(device, _mixing(shape, device))
 
 
-def _tile_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any]]:
+def _tile_rows(setup: Setup) -> list[dict[str, Any]]:
+    model = setup.model
     height, width = (side * 2 // model.factor for side in model.native)
-    (painted,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
-    latent = torch.nn.functional.interpolate(painted.latent, (height, width), mode="bicubic")
-    return [*difference_rows(model, latent), *memory_rows(model, scales)]
+    (first,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
+    latent = torch.nn.functional.interpolate(first.latent, (height, width), mode="bicubic")
+    return [*difference_rows(model, latent), *memory_rows(model, setup.scales)]
+
+
+MEASURED: tuple[Callable[[Setup], Iterable[dict[str, Any]]], ...] = (
+    _case_rows,
+    _upsampler_rows,
+    _pfsa_rows,
+    _tile_rows,
+)
+"""The kinds of rows on the bundled model, in the table's order; a new kind is one entry here."""
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:

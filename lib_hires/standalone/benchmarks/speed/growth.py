@@ -33,7 +33,7 @@ class Growth:
     area: float
     windows: int  # in which it is made; 1: as a whole
     seconds: float
-    bytes: float | None  # at the peak, None where the system does not tell
+    bytes: float | None  # at the peak, None where the system does not report it
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ def latent_size(model: LatentModel, area: float) -> Size:
 
 
 def now() -> float:
-    """Seconds, when all that was asked of the device is done."""
+    """Seconds, when all work of the device is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -116,12 +116,12 @@ def evaluation(
 ) -> Callable[[], Tensor]:
     """A call of the model for one image, as classifier-free guidance makes it.
 
-    window: (height, width) in latent positions, None to ask about the whole.
+    window: (height, width) in latent positions, None for an evaluation at full size.
     """
-    return _call(model, _told(model), latent, window)
+    return _call(model, _conditioning(model), latent, window)
 
 
-def _told(model: LatentModel) -> dict[str, Tensor]:
+def _conditioning(model: LatentModel) -> dict[str, Tensor]:
     """The conditioning of two rows."""
     cond = model.encode_prompts([PROMPT] * 2, [""] * 2)
     pooled = {} if cond.pooled_cond is None else {"pooled": cond.pooled_cond}
@@ -129,27 +129,27 @@ def _told(model: LatentModel) -> dict[str, Tensor]:
 
 
 def _call(
-    model: LatentModel, told: dict[str, Tensor], latent: Size, window: Size | None
+    model: LatentModel, cond: dict[str, Tensor], latent: Size, window: Size | None
 ) -> Callable[[], Tensor]:
     predict: Callable[..., Tensor] = model.predict
     if window is not None:
         predict = Windowed(predict, window=window, overlap=OVERLAP)
     x = torch.randn(2, model.latent_channels, *latent, device=model.device)
     t = torch.full((2,), 500.0, device=model.device)
-    return torch.no_grad()(lambda: predict(x, t, **told))
+    return torch.no_grad()(lambda: predict(x, t, **cond))
 
 
 def peak_of_evaluation(model: LatentModel, latent: Size, window: Size | None = None) -> int | None:
     """Bytes of what `evaluation` does; on the CPU in a fresh process, to which the U-Net is all
-    that goes. None where the system does not tell."""
+    that goes. None where the system does not report it."""
     unet_alone = dataclasses.replace(model, encoders=())
-    measure = partial(_peak_of_call, unet_alone, _told(model), latent, window)
+    measure = partial(_peak_of_call, unet_alone, _conditioning(model), latent, window)
     return peak_alone(model.device, measure)
 
 
 def _peak_of_call(
-    model: LatentModel, told: dict[str, Tensor], latent: Size, window: Size | None
+    model: LatentModel, cond: dict[str, Tensor], latent: Size, window: Size | None
 ) -> int | None:
     least = model.multiple // model.factor
-    _call(model, told, (least, least), None)()  # what the first call loads
-    return peak_memory(model.device, _call(model, told, latent, window))
+    _call(model, cond, (least, least), None)()  # what the first call loads
+    return peak_memory(model.device, _call(model, cond, latent, window))

@@ -19,7 +19,8 @@ from lib_hires.standalone.benchmarks.memory import peak_memory
 from lib_hires.standalone.benchmarks.speed.timing import Timed, bound, ratio, time_run
 from lib_hires.standalone.models import fast_dtype
 from lib_hires.standalone.models.latent import Family, LatentModel, assembled
-from lib_hires.standalone.models.ldm import scaled_linear, standard_networks
+from lib_hires.standalone.models.ldm import standard_networks
+from lib_hires.standalone.models.schedule import scaled_linear
 
 FAMILIES: tuple[Family, ...] = ("sd1", "sdxl")
 SIDES = (2048, 4096)  # pixels
@@ -135,7 +136,7 @@ def rows_of(model: LatentModel, side: int, steps: int) -> Iterator[dict[str, Any
 
 
 def _measured(model: LatentModel, run: Callable[[], Timed]) -> tuple[Timed, int | None]:
-    """What `run` returns, and its peak of memory in bytes where the system tells it."""
+    """What `run` returns, and its peak of memory in bytes where the system reports it."""
     timed: list[Timed] = []
     peak = peak_memory(model.device, lambda: timed.append(run()))
     return (timed or [run()])[0], peak

@@ -50,7 +50,7 @@ def memory_rows(model: LatentModel, scales: Sequence[int]) -> list[dict[str, Any
     """Peak memory of decoding at multiples of the native sides, over that of a native image.
 
     Tiles of native size would ideally take as much as that, whatever the image. No rows where the
-    system does not tell, or a native image takes too little for it to see.
+    system does not report it, or a native image takes too little for it to see.
     """
     native = _peak(model, 1, 0)
     if not native:

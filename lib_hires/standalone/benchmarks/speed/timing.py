@@ -41,16 +41,13 @@ class PartTimes:
         return sum(sum(calls) for calls in self.seconds.values())
 
     @contextmanager
-    def watching(self, run: Run) -> Iterator[None]:
-        """Time the model's parts while `run` paints inside the block."""
-        networks = [("unet", run.model.unet)]
-        networks += [("text", encoder.model) for encoder in run.model.encoders]
+    def watching(self, model: LatentModel) -> Iterator[None]:
+        """Time the U-Net and the text encoders inside the block."""
+        networks = [("unet", model.unet)]
+        networks += [("text", encoder.model) for encoder in model.encoders]
         with ExitStack() as stack:
             for name, network in networks:
                 self._watch(stack, name, network)
-            for name in ("encode", "decode"):
-                setattr(run, name, self._timed(name, getattr(run, name)))
-                stack.callback(delattr, run, name)
             yield
 
     def _watch(self, stack: ExitStack, name: str, module: Any) -> None:
@@ -65,7 +62,9 @@ class PartTimes:
         stack.enter_context(module.register_forward_pre_hook(before))
         stack.enter_context(module.register_forward_hook(after))
 
-    def _timed(self, name: str, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def timed(self, name: str, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The same function, its seconds noted as those of the part `name`."""
+
         def timed(x: Tensor) -> Tensor:
             begun = now()
             result = function(x)
@@ -92,15 +91,16 @@ class Timed:
 def time_run(
     model: LatentModel, settings: Settings, size: Size | None, steps: int, tile: int | None = None
 ) -> Timed:
-    """Paint one image.
+    """Generate one image.
 
     size: the first image's (height, width), None for native. tile: of decoding and encoding, in
     pixels, in the place of the settings'.
     """
     height, width = size or model.native
     request = Request(prompt=PROMPT, width=width, height=height, steps=steps)
-    run, parts = Run(model, request, settings, tile=tile), PartTimes()
-    with parts.watching(run):
+    parts = PartTimes()
+    run = Run(model, request, settings, tile=tile, wrap=parts.timed)
+    with parts.watching(model):
         begun = now()
         for _ in run.paint():
             pass

@@ -27,11 +27,11 @@ from lib_hires.standalone.benchmarks.quality.references import (
     load_clip,
     load_inception,
 )
-from lib_hires.standalone.benchmarks.quality.report import _front, markdown, plot
 from lib_hires.standalone.benchmarks.techniques import UG
 from lib_hires.standalone.bundled import MODEL
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.pipeline.png import read_about, save
+from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.world.judge import to_tensor
 
 bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")
@@ -41,13 +41,14 @@ bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is n
 
 
 @bundled
-def test_quality_reports_a_row_for_each_technique_and_paints_no_image_twice(
+@pytest.mark.slow
+def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     tmp_path: Path,
 ) -> None:
     def measure(dtype: torch.dtype) -> str:
         return quality(
             tmp_path,
-            Subject(dtype=dtype),
+            Subject(dtype=dtype, sampling=Request(steps=4)),
             Judged(true_images=3),
             images=2,
             scale=2,
@@ -68,23 +69,23 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_image_twice(
     assert all(row["fd_whole"] > 0 and row["fd_whole_error"] >= 0 for row in report)
     assert (native["fd_crop"], native["detail"]) == (None, None)
     assert guided["fd_crop"] > 0
-    assert (true["model_evaluations"], native["model_evaluations"]) == (None, 20)
-    assert guided["model_evaluations"] == 40
+    assert (true["model_evaluations"], native["model_evaluations"]) == (None, 4)
+    assert guided["model_evaluations"] == 8
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
-    first = "2 images a technique, seeds from 50, 20 steps, Karras, CFG 5, torch.float32"
+    first = "2 images a technique, seeds from 50, 4 steps, Karras, CFG 5, torch.float32"
     assert text.splitlines()[0] == first
     assert "one_object" in text.splitlines()[1]
     promised = "technique scale n one_object class_accuracy colour_accuracy fd_whole fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
-    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 20 steps, CFG 5")
+    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 4 steps, CFG 5")
     assert (tmp_path / "samples.png").is_file()
     page = (tmp_path / "index.html").read_text()
     linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}
-    assert linked == {*tmp_path.glob("images/*/*.png"), tmp_path / "quality.png"}
+    assert linked == {*tmp_path.glob("pictures/*/*.png"), tmp_path / "quality.png"}
 
-    painted = {path: path.stat().st_mtime_ns for path in tmp_path.glob("images/*/*.*")}
-    assert len(painted) == 4 + 2 * 2
-    lost = tmp_path / "images" / "2x-ug" / "51.png"
+    generated = {path: path.stat().st_mtime_ns for path in tmp_path.glob("pictures/*/*.*")}
+    assert len(generated) == 4 + 2 * 2
+    lost = tmp_path / "pictures" / "2x-ug" / "51.png"
     before = lost.read_bytes()
     lost.unlink()
     note = lost.with_name("made.json")  # as a version without one of the controls has written it
@@ -93,20 +94,21 @@ def test_quality_reports_a_row_for_each_technique_and_paints_no_image_twice(
     note.write_text(json.dumps(made))
     measure(torch.float32)
     assert np.array_equal(Image.open(lost), Image.open(BytesIO(before)))
-    unchanged = [path for path in painted if path != lost and path.name != "made.json"]
-    assert all(path.stat().st_mtime_ns == painted[path] for path in unchanged)
+    unchanged = [path for path in generated if path != lost and path.name != "made.json"]
+    assert all(path.stat().st_mtime_ns == generated[path] for path in unchanged)
     with pytest.raises(SettingsError, match="native holds images of another model, other promp"):
         measure(torch.bfloat16)
 
 
 @bundled
+@pytest.mark.slow
 def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
-    """CFG 1 halves the rows of an evaluation, and UG asks twice in each of its steps.
+    """CFG 1 halves the rows of an evaluation, and UG makes two in each of its steps.
 
     A model of the bundled one's scenes is judged as that one is.
     """
     options = "--scenes --sampler LCM --steps 3 --cfg 1 --techniques ug,ug_eta0.6_edge4_euler"
-    options += " --pictures 2 --dtype bfloat16 --workers 1"
+    options += " --pictures 2 --workers 1"
     given = ["--model", str(MODEL), "--out", str(tmp_path)]
     assert main(["benchmark", "quality", *given, *options.split()]) == 0
     report = {row["technique"]: row for row in json.loads((tmp_path / "report.json").read_text())}
@@ -115,7 +117,7 @@ def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
     assert report["ug_eta0.6_edge4_euler"]["sampler"] == "Euler"
     assert {(row["steps"], row["cfg"]) for row in report.values() if row["sampler"]} == {(3, 1)}
     assert report["native"]["class_accuracy"] is not None
-    made = read_about(next(tmp_path.glob("images/2x-ug/*.png")))["request"]
+    made = read_about(next(tmp_path.glob("pictures/2x-ug/*.png")))["request"]
     assert (made["sampler"], made["steps"], made["cfg"]) == ("LCM", 3, 1)
 
 
@@ -124,7 +126,7 @@ def test_quality_refuses_too_few_images(tmp_path: Path) -> None:
         quality(tmp_path, Subject(), Judged(), images=1, scale=2)
 
 
-def test_images_that_do_not_tell_what_they_took_are_read(tmp_path: Path) -> None:
+def test_images_without_seconds_and_evaluations_are_read(tmp_path: Path) -> None:
     save(Image.new("RGB", (8, 8)), tmp_path / "1.png", {"seconds": 2.5})
     assert list(costs([tmp_path / "1.png"])) == [{"seconds": 2.5, "model_evaluations": None}]
 
@@ -155,12 +157,13 @@ def inputs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hires(inputs: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]):
-    """Run the command on the tiny model; later options win. Returns its code and what it said."""
+    """Run the command on the tiny model; later options win. Returns its code and its output."""
 
     def run(*options: str) -> tuple[int, str]:
         common = ["benchmark", "quality", "--model", str(tiny_folder), "--out", str(inputs / "out")]
         common += ["--references", str(inputs / "true"), "--prompts", str(inputs / "prompts.txt")]
         common += ["--pictures", "2", "--techniques", "ug", "--dtype", "float32"]
+        common += ["--steps", "4"]
         code = main([*common, *options])
         captured = capsys.readouterr()
         return code, captured.out + captured.err
@@ -171,10 +174,10 @@ def hires(inputs: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]):
 def test_any_model_is_measured_by_what_is_on_the_machine(
     hires, inputs: Path, weights: Path
 ) -> None:
-    code, said = hires("--inception", str(inputs), "--clip", str(inputs / "none"))
+    code, output = hires("--inception", str(inputs), "--clip", str(inputs / "none"))
     assert code == 0
-    assert f"FID and KID are left out: there is no {INCEPTION_FILE} in {inputs}; get it" in said
-    assert f"The CLIP score is left out: {inputs / 'none'} is not on this machine" in said
+    assert f"FID and KID are left out: there is no {INCEPTION_FILE} in {inputs}; get it" in output
+    assert f"The CLIP score is left out: {inputs / 'none'} is not on this machine" in output
     _, guided = json.loads((inputs / "out" / "report.json").read_text())
     assert {guided[name] for name in ("fid", "patch_fid", "kid", "clip_score")} == {None}
     assert guided["detail"] > 0
@@ -182,27 +185,27 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     assert "The CLIP score is left out" in page
     assert "quality.png" not in page
 
-    painted = {path: path.stat().st_mtime_ns for path in inputs.glob("out/images/*/*.png")}
+    generated = {path: path.stat().st_mtime_ns for path in inputs.glob("out/pictures/*/*.png")}
     networks = ["--inception", str(weights), "--clip", str(weights / "clip")]
-    code, said = hires(*networks)
-    assert (code, "left out" in said, len(painted)) == (0, False, 4)
-    assert all(path.stat().st_mtime_ns == when for path, when in painted.items())
+    code, output = hires(*networks)
+    assert (code, "left out" in output, len(generated)) == (0, False, 4)
+    assert all(path.stat().st_mtime_ns == when for path, when in generated.items())
     native, guided = json.loads((inputs / "out" / "report.json").read_text())
     assert (native["technique"], guided["technique"], guided["n"]) == ("native", "ug", 2)
     assert all(row["fid"] > 0 and 0 <= row["clip_score"] <= 100 for row in (native, guided))
     assert (native["patch_fid"], guided["patch_fid"] > 0) == (None, True)
     assert {"kid", "patch_kid", "fid_error", "detail", "seconds_per_picture"} <= set(guided)
     assert "one_object" not in guided
-    assert (native["model_evaluations"], guided["model_evaluations"]) == (20, 40)
-    prompts = {read_about(path)["request"]["prompt"] for path in painted}
+    assert (native["model_evaluations"], guided["model_evaluations"]) == (4, 8)
+    prompts = {read_about(path)["request"]["prompt"] for path in generated}
     assert prompts == {"a red house", "a blue fish"}
     page = (inputs / "out" / "index.html").read_text()
     assert all(head in page for head in ("patch fid", "clip score", "quality.png"))
 
     (inputs / "prompts.txt").write_text("a red house\n")
-    code, said = hires(*networks)
+    code, output = hires(*networks)
     assert code == 2
-    assert "holds images of another model, other prompts or other settings" in said
+    assert "holds images of another model, other prompts or other settings" in output
 
 
 def test_a_device_that_is_not_there_claims_no_folder(tmp_path: Path, capsys) -> None:
@@ -214,7 +217,7 @@ def test_a_device_that_is_not_there_claims_no_folder(tmp_path: Path, capsys) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (["--references", "/nowhere"], "--references: there is no folder /nowhere"),
         (["--references", "{empty}"], "--references: expected 2 images or more in "),
@@ -229,7 +232,7 @@ def test_a_device_that_is_not_there_claims_no_folder(tmp_path: Path, capsys) -> 
         (["--techniques", "refine_upsampled"], "--techniques: refine_upsampled at 2x: refine_up"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_painted(hires, inputs, options, sentence) -> None:
+def test_bad_input_is_refused_before_anything_is_generated(hires, inputs, options, message) -> None:
     (inputs / "empty").mkdir()
     (inputs / "broken").mkdir()
     for name in ("a", "b"):
@@ -239,22 +242,22 @@ def test_bad_input_is_refused_before_anything_is_painted(hires, inputs, options,
     (inputs / "table.csv").write_text("prompt,seed\na house,3\n")
     paths = {name: inputs / name for name in ("empty", "broken")}
     paths |= {"blank": inputs / "blank.txt", "table": inputs / "table.csv"}
-    code, said = hires(*(option.format(**paths) for option in options))
+    code, output = hires(*(option.format(**paths) for option in options))
     assert code == 2
-    assert sentence in said
-    assert not list(inputs.glob("out/images"))
+    assert message in output
+    assert not list(inputs.glob("out/pictures"))
 
 
 def test_options_of_another_model_come_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", "quality", "--references", "there"]) == 2
-    said = capsys.readouterr().err
-    assert said == "hires: --references: expected --model and --prompts beside it\n"
-    for options, sentence in (
+    output = capsys.readouterr().err
+    assert output == "hires: --references: expected --model and --prompts beside it\n"
+    for options, message in (
         (["--clip", "there"], "--scenes: expected --model beside it"),
         (["--model", "there", "--prompts", "there"], "--prompts: expected no --scenes beside it"),
     ):
         assert main(["benchmark", "quality", "--scenes", *options]) == 2
-        assert capsys.readouterr().err == f"hires: {sentence}\n"
+        assert capsys.readouterr().err == f"hires: {message}\n"
 
 
 def test_features_are_those_of_clean_fid(inputs: Path, weights: Path) -> None:
@@ -277,11 +280,11 @@ def test_features_are_those_of_clean_fid(inputs: Path, weights: Path) -> None:
     assert np.allclose(torch.cat(ours), theirs, atol=1e-5)
 
 
-def test_small_references_are_told_of(inputs: Path, weights: Path) -> None:
+def test_small_references_are_reported(inputs: Path, weights: Path) -> None:
     measurer = Referenced(inputs / "true", Subject(prompts=("a",)), weights, str(weights / "clip"))
     assert [image.size for image in measurer.true_images(64, 36)] == [(64, 36)] * 3
     (note,) = measurer.notes
-    assert note.startswith("3 of 3 references are smaller than 64x36 and were enlarged")
+    assert note.startswith("3 of 3 references are smaller than 64x36 and were upsampled")
 
 
 @torch.no_grad()
@@ -295,7 +298,7 @@ def test_clip_scores_the_angle_between_image_and_prompt(weights: Path) -> None:
     cos = float(seen @ meant / (seen.norm() * meant.norm()))
     assert cos != 0
     assert clip.score(to_tensor(image), "red") == pytest.approx(max(100 * cos, 0), abs=1e-3)
-    assert clip.score(to_tensor(image), "red " * 40) >= 0  # its end is cut
+    assert clip.score(to_tensor(image), "red " * 40) >= 0  # its end is left out
 
 
 def test_broken_weights_are_refused(tmp_path: Path) -> None:
@@ -306,7 +309,7 @@ def test_broken_weights_are_refused(tmp_path: Path) -> None:
         load_clip(str(tmp_path))
 
 
-# --- measures, memory and the plot ----------------------------------------------------------------
+# --- measures and memory ----------------------------------------------------------------
 
 
 def test_a_mark_is_a_share_or_a_mean() -> None:
@@ -329,33 +332,5 @@ def test_the_peak_is_of_the_work_alone() -> None:
     del freed
     peak = peak_memory(torch.device("cpu"), lambda: bytearray(2**26))
     if peak is None:
-        pytest.skip("this system does not tell")
+        pytest.skip("this system reports no peak of memory")
     assert 0.9 < peak / 2**26 < 2
-
-
-def test_the_front_is_what_nothing_beats_in_both() -> None:
-    points = [(1.0, 0.2), (2.0, 0.9), (2.0, 0.5), (3.0, 0.8), (4.0, 1.0)]
-    assert _front(points, more_is_better=True) == [(1.0, 0.2), (2.0, 0.9), (4.0, 1.0)]
-    assert _front(points, more_is_better=False) == [(1.0, 0.2)]
-
-
-def test_the_report_is_a_table_in_markdown_too() -> None:
-    how = {
-        "sampler": "Euler",
-        "schedule": "Karras",
-        "steps": 4,
-        "cfg": 5.0,
-        "settings": {"ug": True},
-    }
-    report = [{"technique": "ug", "one_object": 0.5, "one_object_95": "0.2-0.8", "fid": None} | how]
-    assert markdown(report).splitlines() == [
-        "| technique | one object | fid | settings |",
-        "| --- | --- | --- | --- |",
-        "| ug | 0.5 (0.2-0.8) |  | ug=True Euler, Karras, 4 steps, CFG 5 |",
-    ]
-
-
-def test_nothing_is_plotted_of_nothing(tmp_path: Path) -> None:
-    report = [{"technique": "ug", "seconds_per_picture": 1.0, "fid": None}]
-    assert plot(report, tmp_path / "quality.png") is False
-    assert not list(tmp_path.iterdir())

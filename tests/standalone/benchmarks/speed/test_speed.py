@@ -38,8 +38,9 @@ def test_the_bound_counts_calls_at_their_median_cost() -> None:
     assert ratio(guided, plain) == pytest.approx((6 / 5 + 6 / 9) / 2)
 
 
+@pytest.mark.slow
 def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: Path) -> None:
-    said = speed(tmp_path, tiny_model, scales=(2,), steps=3, repeats=1, areas=(1, 4))
+    output = speed(tmp_path, tiny_model, scales=(2,), steps=3, repeats=1, areas=(1, 4))
     rows = {row["name"].strip(): row for row in json.loads((tmp_path / "report.json").read_text())}
     guided, refined = rows["UG, 2x"], rows["refinement 0.2, 2x"]
     assert guided["settings"] == {"ug": True}
@@ -55,9 +56,9 @@ def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: 
     assert rows["decode in tiles, largest difference"]["ratio"] >= 0
     assert (tmp_path / "growth.png").is_file()
     assert rows["SD 1.5 and SDXL, 2048x2048 and 4096x4096"]["failed"].startswith("skipped: no CUDA")
-    assert said.splitlines()[0] == f"3 steps, median of 1, {torch.get_num_threads()} threads, " + (
-        "torch.float32"
-    )
+    threads = torch.get_num_threads()
+    assert output.splitlines()[0] == f"3 steps, median of 1, {threads} threads, torch.float32"
+    assert guided["made_with"]["threads"] == threads
 
 
 def test_networks_of_real_size_have_the_published_number_of_weights() -> None:
@@ -67,9 +68,9 @@ def test_networks_of_real_size_have_the_published_number_of_weights() -> None:
         assert sum(each.numel() for each in model.vae.parameters()) == 83_653_863
         assert {each.dtype for each in model.unet.parameters()} == {torch.bfloat16}
         assert model.native == {"sd1": (512, 512), "sdxl": (1024, 1024)}[family]
-        told = model.encode_prompts(["x"], [""])
-        assert told.cond.shape == (1, 77, model.unet.config.cross_attention_dim)
-        assert (told.pooled_cond is None) == (family == "sd1")
+        cond = model.encode_prompts(["x"], [""])
+        assert cond.cond.shape == (1, 77, model.unet.config.cross_attention_dim)
+        assert (cond.pooled_cond is None) == (family == "sd1")
     assert torch.get_default_dtype() == torch.float32
 
 
@@ -89,7 +90,7 @@ def test_every_way_to_a_large_image_is_timed_and_measured(tiny_model: LatentMode
     assert len(table) == len(rows) + 2
 
 
-def test_what_does_not_fit_is_told_and_the_rest_goes_on(tiny_model: LatentModel) -> None:
+def test_what_does_not_fit_is_reported_and_the_rest_goes_on(tiny_model: LatentModel) -> None:
     def full(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
         if inputs[0].shape[-1] > 16 // tiny_model.factor:
             raise torch.OutOfMemoryError("no room")
@@ -119,14 +120,14 @@ def test_a_device_that_is_no_card_is_refused(
 
 
 @pytest.mark.parametrize("sides", ["2048, x", "1024", "2050", "8256", ","])
-def test_sides_that_cannot_be_painted_are_refused(
+def test_sides_that_cannot_be_generated_are_refused(
     sides: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["benchmark", "speed", "--out", str(tmp_path), "--sides", sides]) == 2
     assert "--sides: expected multiples of 64 from 1280 to 8192" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory's peak is told by Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak of memory")
 def test_mixing_takes_less_than_all_products_of_two_positions() -> None:
     taken = in_fresh_process(_peak_of_mixing, (1, 4, 64, 64), torch.device("cpu"))
     assert 0 < taken < 4 * 64**4

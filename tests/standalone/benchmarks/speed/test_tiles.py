@@ -13,7 +13,7 @@ from lib_hires.standalone.benchmarks.speed.tiles import GOALS, difference_rows, 
 from lib_hires.standalone.models.latent import LatentModel
 
 
-def test_differences_are_told_beside_their_goals(tiny_model: LatentModel) -> None:
+def test_differences_stand_beside_their_goals(tiny_model: LatentModel) -> None:
     torch.manual_seed(0)
     model = dataclasses.replace(tiny_model, native=(32, 32))  # 16 latent positions
     rows = {row["name"]: row for row in difference_rows(model, torch.randn(1, 4, 32, 40))}
@@ -24,7 +24,7 @@ def test_differences_are_told_beside_their_goals(tiny_model: LatentModel) -> Non
         assert largest["ratio"] < 8
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells a peak of memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak of memory")
 def test_the_memory_of_tiles_stays_and_that_of_the_whole_grows(tiny_model: LatentModel) -> None:
     vae = AutoencoderKL(
         block_out_channels=(32,) * 4,  # 8 pixels to a latent position, so that the middle is small

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,13 +22,19 @@ from lib_hires.noise import draw, generators
 from lib_hires.settings import SettingsError
 from lib_hires.sizes import Size
 from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.images import (
+    image_size,
+    images_in,
+    read_caption,
+    read_image,
+)
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
-from lib_hires.standalone.world.scenes import draw as draw_scene
+from lib_hires.standalone.world.flat import draw as draw_scene
 from lib_hires.standalone.world.scenes import random_scene
 
 log = logging.getLogger("hires_guidance")
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp")
+OPTION = "--data"  # which names the folder in messages
 
 
 # --- images -------------------------------------------------------------------------------------
@@ -76,50 +82,52 @@ class DrawnScenes:
 class ImageFolder:
     """Images of a folder, each with its caption in a text file of the same name beside it.
 
-    Images smaller than `least` (height, width) are left out, with a line in the log. Raises
-    SettingsError where a caption is missing, an image cannot be read, or none is left.
+    Images smaller than `least` (height, width) are left out, with a line in the log. All are read
+    once here: raises SettingsError where a caption is missing or is not UTF-8, an image cannot be
+    read, or none is left.
     """
 
     def __init__(self, folder: Path, least: Size) -> None:
-        if not folder.is_dir():
-            raise SettingsError(f"--data: there is no folder {folder}")
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
-        self._paths = [path for path in found if _is_large_enough(path, least)]
+        found = images_in(folder, OPTION)
+        sizes = [image_size(path, OPTION) for path in found]
+        self._paths = [
+            path
+            for path, (height, width) in zip(found, sizes, strict=True)
+            if height >= least[0] and width >= least[1]
+        ]
         if len(self._paths) < len(found):
             small = len(found) - len(self._paths)
             log.warning("%s: %d smaller than %dx%d, left out", folder, small, least[1], least[0])
         if not self._paths:
-            raise SettingsError(f"--data: {folder} has no image of at least {least[1]}x{least[0]}")
-        for path in self._paths:
-            if not path.with_suffix(".txt").is_file():
-                raise SettingsError(f"--data: {path} has no caption; write it into {path.stem}.txt")
+            raise SettingsError(
+                f"{OPTION}: {folder} has no image of at least {least[1]}x{least[0]}"
+            )
+        self._captions = [_caption(path) for path in self._paths]
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def caption(self, index: int) -> str:
-        return self._paths[index].with_suffix(".txt").read_text(encoding="utf-8").strip()
+        return self._captions[index]
 
     def pair(self, index: int, large: Size, small: Size) -> tuple[Image.Image, Image.Image]:
         """Cropped around the middle to the shape wanted, then reduced."""
-        with Image.open(self._paths[index]) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
+        upright = read_image(self._paths[index], OPTION)
         first = ImageOps.fit(upright, large[::-1], Image.Resampling.LANCZOS)
         return first, first.resize(small[::-1], Image.Resampling.LANCZOS)
 
     def identity(self) -> Any:
         return [
-            [path.name, path.stat().st_size, path.stat().st_mtime_ns, self.caption(index)]
-            for index, path in enumerate(self._paths)
+            [path.name, path.stat().st_size, path.stat().st_mtime_ns, caption]
+            for path, caption in zip(self._paths, self._captions, strict=True)
         ]
 
 
-def _is_large_enough(path: Path, least: Size) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.height >= least[0] and image.width >= least[1]
-    except (OSError, UnidentifiedImageError):
-        raise SettingsError(f"--data: {path} is not an image that can be read") from None
+def _caption(path: Path) -> str:
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+        raise SettingsError(f"{OPTION}: {path} has no caption; write it into {text.name}")
+    return read_caption(text, OPTION)
 
 
 # --- examples -------------------------------------------------------------------------------------

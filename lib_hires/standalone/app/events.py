@@ -1,0 +1,109 @@
+"""What the page shows of a run, event by event, and its messages as HTML."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from lib_hires.settings import SettingsError
+from lib_hires.sizes import count
+from lib_hires.standalone.app.job import Ended, Saved, Step
+from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.pipeline.results import folded
+
+
+class Shown:
+    """What a run shows, by the name of the component, as it goes on."""
+
+    def __init__(self, session: Sequence[str]) -> None:
+        self._earlier = session
+        self._first: Image.Image | None = None
+        self._saved: Saved | None = None
+
+    def after(self, event: Step | Saved | Ended) -> dict[str, Any]:
+        """What changes with an event."""
+        if isinstance(event, Step):
+            preview = {} if event.preview is None else {"preview": _visible(event.preview)}
+            return {"status": _progress(event)} | preview
+        if isinstance(event, Ended):
+            kept = "" if self._saved is None else f"; {_stage_name(self._saved.stage)} is kept"
+            return {"status": message(f"{event.message}{kept}") + folded(event.record)}
+        self._saved, self._first = event, self._first or event.image
+        return self._images(event)
+
+    def _images(self, saved: Saved) -> dict[str, Any]:
+        paths = [str(path) for path in saved.paths]
+        earlier = [path for path in self._earlier if Path(path).is_file()]
+        session = paths + earlier
+        before = self._first
+        assert before is not None
+        if saved.stage == 0 and earlier:  # one image alone: beside the one before it
+            before = _opened(earlier[0]) or before
+        done = saved.stage == saved.stages
+        text = f'done in <span class="measurement">{saved.seconds:.1f} sec.</span>'
+        return {
+            "session": session,
+            "gallery": session,
+            "chosen": paths[0],
+            "about": _about(paths[0]),
+            "compare": (before.resize(saved.image.size), saved.image),
+            **({"status": _paragraph(text) + folded(saved.record)} if done else {}),
+        }
+
+
+def _opened(path: str) -> Image.Image | None:
+    """RGB; None where the file is no image any more, or larger than Pillow opens."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def choose(session: list[str], event: gr.SelectData) -> tuple[Any, Any, str]:
+    """The image that was clicked on, its settings, and a message."""
+    path = session[event.index]
+    try:
+        return path, _about(path), message("")
+    except SettingsError as error:
+        return gr.skip(), gr.skip(), refused(error)
+
+
+def _about(path: str) -> str:
+    return json.dumps(read_about(Path(path)), indent=2, ensure_ascii=False)
+
+
+def _visible(image: Image.Image) -> Any:
+    return gr.update(value=image, visible=True)
+
+
+def _progress(event: Step) -> str:
+    of = f" of {event.stages}" if event.stage else ""
+    words = f"{_stage_name(event.stage)}{of}, step {event.step} of {event.steps}"
+    return _paragraph(f'{words} <progress value="{event.step}" max="{event.steps}"></progress>')
+
+
+def waiting(ahead: int) -> str:
+    return f"waiting for {count(ahead, 'run')} of others"
+
+
+def _stage_name(stage: int) -> str:
+    return f"stage {stage}" if stage else "the first image"
+
+
+def message(text: str) -> str:
+    return _paragraph(html.escape(text))
+
+
+def refused(error: SettingsError) -> str:
+    return message(str(error).removeprefix("--from: "))
+
+
+def _paragraph(markup: str) -> str:
+    return f'<p role="status">{markup}</p>'

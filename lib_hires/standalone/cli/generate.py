@@ -1,0 +1,252 @@
+"""The command `hires generate`: what the options mean, and then the run or the batch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib_hires.presets import PURPOSES, PresetError, preset_for
+from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, declarations
+from lib_hires.standalone.cli.options import (
+    DTYPES,
+    add_option,
+    add_request_options,
+    complain,
+    say,
+    slow_dtype,
+    write_error,
+)
+from lib_hires.standalone.pipeline.request import Request, fitted
+
+if TYPE_CHECKING:
+    from lib_hires.standalone.models.latent import LatentModel
+    from lib_hires.standalone.pipeline.generate import Run
+
+PREDICTIONS = ("eps", "v")
+
+
+def add_generate(commands: Any) -> None:
+    """Add the command to those of `hires`."""
+    parser = commands.add_parser("generate", help="make images from a prompt")
+    parser.set_defaults(command=lambda options: run(resolve(options)))
+    parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help="what to show")
+    parser.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
+    parser.add_argument("--from", dest="source", type=Path, help="repeat this image")
+    text = f"settings for a purpose, which other options change: {'; '.join(PURPOSES)}"
+    parser.add_argument("--preset", metavar="PURPOSE", help=text)
+    text = "a prompt a line, or a .csv table with columns as the options; goes on where it stopped"
+    parser.add_argument("--prompts", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
+    _add_overrides(parser)
+    image = parser.add_argument_group("Image")
+    add_request_options(image, [name for name, *_ in Request.rows() if name != "prompt"])
+    groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
+    for row in declarations():
+        if not row.control.webui_only:
+            add_option(groups[row.group], row.name, row.kind, row.control, row.default)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    text = "what the U-Net predicts, in the place of what its files state"
+    parser.add_argument("--prediction", choices=PREDICTIONS, help=text)
+    text = "whether its noise schedule ends in pure noise (zero terminal SNR), likewise"
+    action = argparse.BooleanOptionalAction
+    parser.add_argument("--zero-snr", action=action, default=None, help=text)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for, once for all; what the model decides is still open."""
+
+    request: Request
+    settings: Settings
+    named: frozenset[str]  # settings that the options themselves give
+    purpose: str | None  # of a preset
+    out: Path
+    model: Path | None  # None is the bundled one
+    device: str
+    dtype: str
+    overrides: Mapping[str, str | bool]  # of the model's prediction and schedule
+    prompts: Path | None = None  # for many images
+    source: Source | None = None  # the image that is repeated
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image that is repeated."""
+
+    path: Path
+    model: str  # the name of the model that made it
+    only: int | None  # its place in its batch, where that batch is repeated
+
+
+def resolve(options: argparse.Namespace) -> Job:
+    """Decide preset, --from, batch and dtype. Reads the image of --from and nothing else.
+
+    Raises SettingsError for options that cannot stand together, or have no sense.
+    """
+    given = vars(options)
+    about = _about(options)
+    base = about.get("settings", {})
+    if options.preset is not None:
+        base = _preset_values(options.preset)
+    named = {row.name: given[row.name] for row in declarations() if row.name in given}
+    settings = Settings.from_values(base).updated(named)
+    if "refine_upsampler" in named:
+        from lib_hires.standalone.pipeline.upsamplers import find_upsampler
+
+        find_upsampler(settings.refine.upsampler)  # raises also where no stage would use it
+    wanted = {name: given[name] for name, *_ in Request.rows() if name in given}
+    if options.prompts and "prompt" in wanted:
+        raise SettingsError("--prompts: expected neither a prompt nor --from beside it")
+    if not options.prompts and not about and "prompt" not in wanted:
+        raise SettingsError("prompt: expected one, or an image to repeat with --from")
+    request = Request.from_values(about.get("request", {}) | wanted)
+    return Job(
+        request=request,
+        settings=settings,
+        named=frozenset(named),
+        purpose=options.preset,
+        out=options.out,
+        model=options.model,
+        device=options.device,
+        dtype=_dtype(options, about),
+        overrides=_overrides(options, about),
+        prompts=options.prompts,
+        source=_source(options, about, request, wanted) if about else None,
+    )
+
+
+def _about(options: argparse.Namespace) -> dict[str, Any]:
+    """What the image of --from states; empty where there is none."""
+    if not options.source:
+        return {}
+    if options.prompts:
+        raise SettingsError("--prompts: expected neither a prompt nor --from beside it")
+    if options.preset is not None:
+        raise SettingsError("--preset: expected no --from beside it")
+    from lib_hires.standalone.pipeline.png import read_run
+
+    return read_run(options.source)
+
+
+def _preset_values(purpose: str) -> Mapping[str, Plain]:
+    try:
+        return preset_for(purpose).values
+    except PresetError as error:
+        raise SettingsError(f"--preset: {error}") from None
+
+
+def _dtype(options: argparse.Namespace, about: Mapping[str, Any]) -> str:
+    dtype = options.dtype or about.get("dtype", "float32")
+    if dtype not in DTYPES:
+        raise SettingsError(f"--from: expected a dtype of {', '.join(DTYPES)}, got {dtype!r}")
+    return str(dtype)
+
+
+def _overrides(options: argparse.Namespace, about: Mapping[str, Any]) -> dict[str, str | bool]:
+    given = {"prediction": options.prediction, "zero_snr": options.zero_snr}
+    known = {"prediction": PREDICTIONS, "zero_snr": (True, False)}
+    found = {name: about.get(name) if value is None else value for name, value in given.items()}
+    for name, value in found.items():
+        if value is not None and value not in known[name]:
+            raise SettingsError(f"--from: {name}: expected one of {known[name]}, got {value!r}")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _source(
+    options: argparse.Namespace,
+    about: Mapping[str, Any],
+    request: Request,
+    wanted: Mapping[str, object],
+) -> Source:
+    """An image of a batch is repeated within its batch, for to the bit it depends on it."""
+    only = None if {"seed", "batch"} & set(wanted) else about.get("image", 0)
+    if only is not None and only not in range(request.batch):
+        raise SettingsError(f"--from: {options.source} states that it is image {only} of its batch")
+    return Source(options.source, about["model"], only)
+
+
+def run(job: Job) -> int:
+    """Make the images of a job; returns the exit code."""
+    from lib_hires.standalone.pipeline.png import writable_folder
+
+    writable_folder(job.out)
+    if warning := slow_dtype(job.dtype, job.device):
+        complain(warning)
+    if job.prompts:
+        return _generate_many(job, job.prompts)
+    model = _loaded(job, job.device)
+    if job.source and job.source.model != model.name and job.model is None:
+        raise SettingsError(f"--from: made with {job.source.model}; name its file with --model")
+    sizes = model.native, model.multiple
+    request, settings = fitted(job.purpose, *sizes, job.request, job.settings, job.named)
+
+    from lib_hires.standalone.pipeline.generate import Run
+
+    return _save_stages(Run(model, request, settings), job)
+
+
+def _loaded(job: Job, device: str) -> LatentModel:
+    import torch
+
+    from lib_hires.standalone.models import Overrides, load_model
+
+    overrides = Overrides(**job.overrides)  # type: ignore[arg-type]
+    dtype = getattr(torch, job.dtype)
+    return load_model(job.model, device=device, dtype=dtype, overrides=overrides)
+
+
+def _generate_many(job: Job, prompts: Path) -> int:
+    """accelerate's launcher starts several of these; each makes its share of the lines."""
+    from lib_hires.standalone.pipeline.batch import generate_lines, processes, read_lines
+
+    state = processes(job.device)
+    once = complain if state.is_main_process else lambda _: None
+    lines, bad = read_lines(prompts, job.request, job.settings, once)
+    shared = job.device == "cuda" == state.device.type  # a card for each process
+    model = _loaded(job, str(state.device) if shared else job.device)
+    lines = [line.fitted(job.purpose, model.native, model.multiple, job.named) for line in lines]
+    failed = generate_lines(lines, state, model, job.out, say, complain)
+    return 2 if bad or failed else 0
+
+
+def _save_stages(run: Run, job: Job) -> int:
+    """Write the images as each stage finishes, the later over the earlier, so none is lost."""
+    from tqdm import tqdm
+
+    from lib_hires.standalone.pipeline.results import free_paths, save_stage, what_happened
+
+    only = job.source.only if job.source else None
+    paths: dict[int, Path] = {}
+    write_error(run.planned().summary())
+    finished = -1
+    try:
+        with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
+            for stage in run.paint(on_step=lambda *_: bar.update()):
+                paths = paths or free_paths(run, job.out, only)
+                save_stage(run, stage, paths)
+                finished = stage.stage
+    except (KeyboardInterrupt, RuntimeError, FloatingPointError, OSError) as error:
+        _report_record(run)
+        message = what_happened(error, run, finished + 1)
+        if finished >= 0:
+            message += f"; stage {finished} is kept:\n{_names(paths)}"
+        return complain(message, 130 if isinstance(error, KeyboardInterrupt) else 2)
+    _report_record(run)
+    say(_names(paths))
+    return 0
+
+
+def _names(paths: Mapping[int, Path]) -> str:
+    return "\n".join(map(str, paths.values()))
+
+
+def _report_record(run: Run) -> None:
+    if summary := run.record.summary():
+        write_error(f"Ran: {summary}.")

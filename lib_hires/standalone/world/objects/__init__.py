@@ -1,0 +1,1 @@
+"""How each class of object is drawn."""

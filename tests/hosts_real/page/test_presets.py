@@ -1,0 +1,72 @@
+"""The row of presets in the real page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from webui_page import NATIVE, PATIENCE
+
+from lib_hires.presets import BUILT_IN
+
+OPTION = "hires_guidance_native_size"
+
+
+def test_a_preset_fills_the_controls(open_page: Any) -> None:
+    page = open_page()
+    page.set(page.host("width"), 768)
+    page.set(page.host("height"), 1152)
+    preset = next(each for each in BUILT_IN if each.native == 1024 and "4x" in each.name)
+    page.choose_preset(preset.name)
+    page.wait_for_line("stage 2 ")
+    assert page.is_on("ug") and page.is_on("refine") and not page.is_on("pfsa")
+    assert page.number(page.ours("refine_factor")) == 4
+    assert page.number(page.ours("refine_tile")) == 1024
+    assert page.ours("refine_eta2").locator("textarea").input_value() == "0.2, 0.3"
+    height, width = preset.first_size((1152, 768))
+    assert (page.number(page.host("width")), page.number(page.host("height"))) == (width, height)
+    assert page.ours("refine_factor").is_visible()
+
+
+def test_ones_own_preset_lasts_and_goes(open_page: Any) -> None:
+    page = open_page()
+    page.open("pfsa")
+    page.set(page.ours("pfsa_gamma"), 0.25)
+    page.wait_for_line("mixed")
+    box = page.ours("preset").locator("input")
+    box.click()
+    box.fill("page's own")
+    box.press("Enter")
+    page.ours("preset_save").click()
+    page.ours("preset_message").get_by_text('Saved as "page\'s own".').wait_for()
+    other = open_page("img2img")
+    other.choose_preset("page's own")
+    other.wait_for_line("mixed")
+    assert other.number(other.ours("pfsa_gamma")) == 0.25
+    other.page.on("dialog", lambda dialog: dialog.accept())
+    other.ours("preset_delete").click()
+    other.ours("preset_message").get_by_text('Deleted "page\'s own".').wait_for()
+
+
+def test_the_preset_follows_the_kind_of_model(open_page: Any, host: Any) -> None:
+    """The option stands for a model of another kind; a page notices with the next change."""
+    page = open_page()
+    box = page.ours("preset").locator("input")
+    assert box.input_value() == BUILT_IN[0].name
+    try:
+        host.request("/sdapi/v1/options", {OPTION: 1024})
+        page.open("refine")
+        for _ in range(PATIENCE // 500):
+            if box.input_value().startswith("SDXL"):
+                break
+            page.page.wait_for_timeout(500)
+        assert box.input_value() == "SDXL (1024) 2x, refinement with UG"
+        box.click()
+        listed = page.ours("preset").locator("ul li")
+        listed.nth(5).wait_for()
+        names = [name.strip().removeprefix("✓").strip() for name in listed.all_inner_texts()]
+        assert [name.startswith("SDXL (1024)") for name in names[:6]] == [True] * 5 + [False]
+        box.blur()
+        page.ours("preset_apply").click()
+        page.wait_for_line("First pass 1024x1024 .*, then stage 1 2048x2048")
+    finally:
+        host.request("/sdapi/v1/options", {OPTION: NATIVE})

@@ -1,0 +1,100 @@
+"""The parts of `hires app` without a browser: its queue, jobs and controls."""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from lib_hires.run.record import RunRecord
+from lib_hires.settings import Settings
+from lib_hires.standalone.pipeline.png import save
+
+# Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+def test_the_queue_is_passed_in_the_order_of_coming() -> None:
+    from lib_hires.standalone.app.queue import Line
+
+    line, seen = Line(), []
+    stops = [threading.Event() for _ in range(3)]
+
+    def wait(number: int) -> None:
+        with line.joined(stops[number]) as place:
+            seen.extend((number, ahead) for ahead in place.turns())
+            seen.append((number, "gone" if stops[number].is_set() else "turn"))
+
+    with line.joined(threading.Event()):
+        threads = []
+        for number in range(3):
+            threads.append(threading.Thread(target=wait, args=[number]))
+            threads[-1].start()
+            while (number, number + 1) not in seen:
+                time.sleep(0.01)
+        stops[1].set()
+        threads[1].join()
+        while (2, 2) not in seen:
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert [number for number, ahead in seen if isinstance(ahead, str)] == [1, 0, 2]
+    assert (1, "gone") in seen and (0, "turn") in seen and (2, "turn") in seen
+
+
+def test_an_image_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:
+    from lib_hires.standalone.app.events import Shown, choose
+    from lib_hires.standalone.app.job import Saved
+
+    made = Image.new("RGB", (8, 8), "red")
+    paths = [tmp_path / name for name in ("deleted.png", "kept.png", "new.png")]
+    for path in paths[1:]:
+        save(made, path, {})
+    session = [str(path) for path in paths[:2]]
+    record = RunRecord(time.perf_counter)
+    changed = Shown(session).after(Saved(0, 0, (paths[2],), made, 1.0, record))
+    assert changed["session"] == [str(paths[2]), str(paths[1])]
+    assert f"there is no file {paths[0]}" in choose(session, SimpleNamespace(index=0))[2]
+    assert choose(session, SimpleNamespace(index=1))[:2] == (str(paths[1]), "{}")
+
+
+def test_a_job_that_cannot_begin_ends_with_a_message(tmp_path: Path) -> None:
+    from lib_hires.standalone.app.job import Ended, Job
+
+    def paint(_: object) -> None:
+        raise IndexError("nothing to paint")
+
+    run = SimpleNamespace(model=None, paint=paint, record=RunRecord(time.perf_counter))
+    (event,) = Job(run, tmp_path, threading.Event()).events()  # type: ignore[arg-type]
+    assert isinstance(event, Ended)
+    assert event.message.startswith("the first image failed (IndexError")
+
+
+def test_an_image_whose_feature_upsampler_is_not_here_is_refused(tmp_path: Path) -> None:
+    from lib_hires.standalone.app.controls import Controls
+    from lib_hires.standalone.app.page import Page
+
+    page = SimpleNamespace(_controls=Controls({}, {}, {}))
+    for name, words in [("None", "made with ours"), ("gone [0123456789]", "got 'gone [0123")]:
+        about = {"model": "ours", "request": {}, "settings": {"refine_upsampler": name}}
+        save(Image.new("RGB", (8, 8)), tmp_path / "image.png", about)
+        (message,) = Page._use_settings(page, str(tmp_path / "image.png"))  # type: ignore[arg-type]
+        assert words in html.unescape(message)
+
+
+def test_a_nudged_slider_stays_automatic() -> None:
+    import gradio
+
+    from lib_hires.standalone.app.controls import Controls
+
+    with gradio.Blocks(analytics_enabled=False):
+        controls = Controls.made()
+    shown = {"ug_scale": 0.25, "refine_width": 8, "refine_tile": 64, "pfsa_lambda": 0.05}
+    names = [*controls.request, *controls.settings]
+    _, settings = controls.read([shown.get(name) for name in names])
+    assert settings == Settings.from_values({"pfsa_lambda": 0.05})

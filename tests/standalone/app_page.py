@@ -1,0 +1,95 @@
+"""`hires app` as a user meets it: the command's own page in Chromium."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright")
+
+PATIENCE = 120  # seconds, for a machine with other work
+GRADIO_S_OWN = "Method not implemented."  # logged by gradio's page at the end of every upload
+
+
+@dataclass(frozen=True)
+class Served:
+    address: str
+    folder: Path  # of the images
+
+
+@dataclass
+class Visit:
+    """A browser's page, and everything that it has logged."""
+
+    page: Any
+    complaints: list[str] = field(default_factory=list)
+
+    def element(self, name: str, inside: str = "") -> Any:
+        return self.page.locator(f"#hires_app_{name}" + (f" :is({inside})" if inside else ""))
+
+    def switch_on(self, *groups: str) -> None:
+        for group in groups:
+            if not self.element(group, "input").is_visible():
+                title = {"ug": "Upsample Guidance", "refine": "Progressive Refinement"}[group]
+                self.page.get_by_role("button", name=title).click()
+            self.element(group, "input").check()
+
+    def fill(self, **values: object) -> None:
+        for name, value in values.items():
+            box = self.element(name, "input[type=number], textarea, input[type=text]").first
+            box.fill(str(value))
+            box.press("Tab")
+
+    def wait_for_text(self, name: str, pattern: str) -> str:
+        playwright.expect(self.element(name)).to_contain_text(
+            re.compile(pattern), timeout=PATIENCE * 1000
+        )
+        return str(self.element(name).inner_text())
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
+    for _ in range(4 * PATIENCE):
+        found = re.search(r"the page is at (\S+)", log.read_text())
+        if found:
+            return found[1]
+        if process.poll() is not None:
+            break
+        time.sleep(0.5)
+    raise RuntimeError("the page did not come up:\n" + log.read_text())
+
+
+def foreign(url: str, served: Served) -> list[str]:
+    inside = url.startswith((served.address, "data:", "blob:"))
+    return [] if inside else [f"requested {url}"]
+
+
+def fetched(served: Served, path: Path) -> int:
+    """The status of a request for a file on this machine."""
+    address = f"{served.address}gradio_api/file={urllib.parse.quote(str(path))}"
+    try:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def choose_preset(visit: Visit, purpose: str) -> None:
+    visit.element("preset", "input").click()
+    visit.page.get_by_role("option", name=purpose, exact=True).click()

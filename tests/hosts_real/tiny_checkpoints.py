@@ -17,7 +17,8 @@ flux and sd3 are of shapes that they know with the extension small_shapes.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from lib_hires.feature_upsampler import (
     default_layers,
     layout_of,
 )
+from lib_hires.standalone.world import layout
 from lib_hires.standalone.world import model as demo_model
 from lib_hires.upsampler_file import write_upsampler
 
@@ -126,9 +128,7 @@ def put_upsampler(
 ) -> None:
     """A feature upsampler of random weights for a U-Net of this shape, for twice the sides."""
     torch.manual_seed(1)
-    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
-        for constant, value in shape.items():
-            patch.setattr(demo_model, constant, value)
+    with _shaped(shape), torch.device("meta"):
         unet = demo_model.build_unet()
     layers, skips = default_layers(unet), layout_of(unet).skips
     channels = tuple(skips[layer].channels for layer in layers)
@@ -153,22 +153,30 @@ def _sd15_text_encoder() -> CLIPTextModel:
     return model
 
 
+@contextmanager
+def _shaped(shape: dict[str, Any]) -> Iterator[None]:
+    """Inside the block the bundled model's parts and their layout are of this shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        for constant, value in shape.items():
+            patch.setattr(demo_model, constant, value)
+            patch.setattr(layout, constant, value)
+        yield
+
+
 def _export(
     folder: Path, name: str, shape: dict[str, Any], text_encoder: CLIPTextModel | None = None
 ) -> Path:
     """text_encoder: if not the bundled model's."""
-    with pytest.MonkeyPatch.context() as patch:
-        for constant, value in shape.items():
-            patch.setattr(demo_model, constant, value)
+    with _shaped(shape):
         parts = {
             "vae": demo_model.build_vae(),
             "unet": demo_model.build_unet(),
             "text_encoder": text_encoder or demo_model.build_text_encoder(),
         }
-        file = demo_model.export(folder, **parts, name=name)
+        file = layout.export(folder, **parts, name=name)
     config = file.with_suffix(".yaml")
     clip = str(folder / demo_model.CLIP_FOLDER)
-    config.write_text(config.read_text().replace(demo_model.WEBUI_CLIP, clip))
+    config.write_text(config.read_text().replace(layout.WEBUI_CLIP, clip))
     return file
 
 
@@ -218,11 +226,9 @@ def _xl_weights(
 
 def _known_xl_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
     """SDXL in full width. beside: the VAE and SD 1.5's text encoder."""
-    with pytest.MonkeyPatch.context() as patch:
-        for constant, value in (SD15_SHAPE | {"CONTEXT": XL_CONTEXT}).items():
-            patch.setattr(demo_model, constant, value)
-        names, state = demo_model._unet_names(), demo_model.build_unet().state_dict()
-        unet = half(demo_model._renamed(state, names, UNET))
+    with _shaped(SD15_SHAPE | {"CONTEXT": XL_CONTEXT}):
+        names, state = layout._unet_names(), demo_model.build_unet().state_dict()
+        unet = half(layout._renamed(state, names, UNET))
     for key, value in unet.items():
         if ".proj_" in key and value.ndim == 4:
             unet[key] = value[:, :, 0, 0].contiguous()  # SDXL's are linear layers

@@ -26,38 +26,38 @@ HIRES = {
 
 
 def _sides(host) -> list[int]:
-    """The latents' heights that the model was asked about, in order."""
-    return [size[0] for size, _ in host.asked()]
+    """The latents' heights of the model's evaluations, in order."""
+    return [size[0] for size, _ in host.evaluations()]
 
 
 @pytest.mark.parametrize("where", [2, 5, 11])
-def test_after_a_failure_the_next_image_is_as_ever(host, paint, where):
+def test_after_a_failure_the_next_image_is_as_ever(host, generate, where):
     settings = UG | PFSA | REFINE
-    plain, whole = paint().pixels, paint(settings).pixels
+    plain, whole = generate().pixels, generate(settings).pixels
     before = host.state()
-    with suppress(urllib.error.HTTPError):  # in the large question of some hosts
-        paint(settings, fault=("raise", where))
-    assert paint().pixels == plain
+    with suppress(urllib.error.HTTPError):  # in the large evaluation of some hosts
+        generate(settings, fault=("raise", where))
+    assert generate().pixels == plain
     assert host.state() == before
-    assert paint(settings).pixels == whole
+    assert generate(settings).pixels == whole
 
 
-def test_a_small_question_that_fails_leaves_a_image_and_a_sentence(paint):
-    image = paint(UG, fault=("raise small", 2))
+def test_a_native_evaluation_that_fails_leaves_an_image_and_a_message(generate):
+    image = generate(UG, fault=("raise small", 2))
     assert "without Upsample Guidance" in image.info
     assert image.sizes == [(64, 64)]
 
 
 @pytest.mark.parametrize("what", ["raise", "interrupt", "skip"])
-def test_the_last_finished_stage_survives(paint, what):
+def test_the_last_finished_stage_survives(generate, what):
     """4 steps of the first pass and 2 of each stage."""
     two = REFINE | {"refine_factor": 2, "refine_eta2": "0.5, 0.5"}
-    one_stage = paint(two, fault=(what, 7))
+    one_stage = generate(two, fault=(what, 7))
     assert "after stage 1 of 2" in one_stage.info
     assert one_stage.sizes == [(96, 96)]
-    none = paint(two, fault=(what, 6))
+    none = generate(two, fault=(what, 6))
     assert "after the first pass" in none.info
-    assert none.pixels == paint().pixels
+    assert none.pixels == generate().pixels
 
 
 @pytest.mark.parametrize(
@@ -71,45 +71,45 @@ def test_the_last_finished_stage_survives(paint, what):
     ],
     ids=str,
 )
-def test_large_images_are_asked_about_in_windows(host, paint, request_):
-    """Every call is about a native size; SDXL is told so. The next images are as they were."""
-    plain, whole, before = paint(**request_), paint(UG, **request_), host.state()
-    made = paint(UG | {"ug_windows": "Hann"}, fault=("record", 0), **request_)
+def test_large_images_are_evaluated_in_windows(host, generate, request_):
+    """Every call is about a native size, which SDXL receives. The next images are as they were."""
+    plain, whole, before = generate(**request_), generate(UG, **request_), host.state()
+    made = generate(UG | {"ug_windows": "Hann"}, fault=("record", 0), **request_)
     assert "note" not in made.info
     assert set(_sides(host)) == {4}
     if request_.get("options", {}).get("sd_model_checkpoint") == "xl":
-        assert all(told == [32, 32] for _, told in host.asked())
+        assert all(received == [32, 32] for _, received in host.evaluations())
     assert made.pixels[0] not in (plain.pixels[0], whole.pixels[0])
-    assert paint(UG | {"ug_windows": "Hann"}, **request_).pixels == made.pixels
-    assert paint(**request_).pixels == plain.pixels
+    assert generate(UG | {"ug_windows": "Hann"}, **request_).pixels == made.pixels
+    assert generate(**request_).pixels == plain.pixels
     assert host.state() == before
 
 
-def test_windows_in_the_stages(host, paint):
-    whole, made = paint(UG | REFINE), paint(UG | REFINE | {"ug_windows": "Hann"})
+def test_windows_in_the_stages(host, generate):
+    whole, made = generate(UG | REFINE), generate(UG | REFINE | {"ug_windows": "Hann"})
     assert "note" not in made.info
     assert made.sizes == whole.sizes
     assert made.pixels != whole.pixels
 
 
-def test_a_batch_gives_each_image_the_one_it_gives_alone(paint):
+def test_a_batch_gives_each_image_the_one_it_gives_alone(generate):
     settings = UG | PFSA | REFINE
-    batch = paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
+    batch = generate(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
     for place in (1, 3):
-        alone = paint(settings, seed=1 + place, sampler_name="Euler a").images[0]
+        alone = generate(settings, seed=1 + place, sampler_name="Euler a").images[0]
         assert distance(batch.images[-4:][place], alone) <= 2  # rounding
 
 
-def test_img2img_and_inpainting(host, paint):
+def test_img2img_and_inpainting(host, generate):
     from PIL import Image
 
-    start = paint(seed=7)
+    start = generate(seed=7)
     request = {"kind": "img2img", "init_images": list(start.encoded), "denoising_strength": 0.7}
-    plain = paint(n_iter=2, **request)
-    guided = paint(UG | PFSA, n_iter=2, fault=("record", 0), **request)
+    plain = generate(n_iter=2, **request)
+    guided = generate(UG | PFSA, n_iter=2, fault=("record", 0), **request)
     assert guided.pixels != plain.pixels
     assert set(_sides(host)) == {8, 4}
-    refined = paint(UG | REFINE, **request)
+    refined = generate(UG | REFINE, **request)
     assert refined.sizes == [(96, 96)]
     assert "note" not in guided.info + refined.info
     mask = Image.new("L", (64, 64))
@@ -117,20 +117,20 @@ def test_img2img_and_inpainting(host, paint):
     request |= {"mask": encoded(mask), "mask_blur": 2}
     for whole in (False, True):
         request["inpaint_full_res"] = whole
-        plain, made = paint(**request), paint(UG, **request)
+        plain, made = generate(**request), generate(UG, **request)
         assert "note" not in made.info
         assert made.pixels != plain.pixels
         corner = 0, 0, 8, 8
         assert made.images[0].crop(corner).tobytes() == start.images[0].crop(corner).tobytes()
-    assert "was not refined" in paint(UG | REFINE, **request).info
+    assert "was not refined" in generate(UG | REFINE, **request).info
 
 
-def test_hires_fix_before_refinement(host, paint):
-    plain, guided = paint(**HIRES), paint(UG, fault=("record", 0), **HIRES)
+def test_hires_fix_before_refinement(host, generate):
+    plain, guided = generate(**HIRES), generate(UG, fault=("record", 0), **HIRES)
     assert plain.sizes == guided.sizes == [(96, 96)]
     assert plain.pixels != guided.pixels
     assert set(_sides(host)) == {8, 12, 4}
-    both = paint(UG | PFSA | REFINE, **HIRES)
+    both = generate(UG | PFSA | REFINE, **HIRES)
     assert both.sizes == [(144, 144)]
     assert "note" not in guided.info + both.info
 
@@ -148,38 +148,38 @@ def test_hires_fix_before_refinement(host, paint):
     ],
     ids=str,
 )
-def test_combination(paint, request_):
+def test_combination(generate, request_):
     """Each with all three and a cadence: guided, refined, nothing left, nothing left out."""
     settings = UG | PFSA | REFINE | {"ug_cadence": 2}
-    plain = paint(**request_)
-    made = paint(settings, **request_)
+    plain = generate(**request_)
+    made = generate(settings, **request_)
     assert made.sizes[0][0] > plain.sizes[0][0]
     assert "note" not in made.info
-    assert paint(settings, **request_).pixels == made.pixels
-    assert paint(**request_).pixels == plain.pixels
+    assert generate(settings, **request_).pixels == made.pixels
+    assert generate(**request_).pixels == plain.pixels
 
 
-def test_the_plot_has_an_axis_for_every_control(host, paint):
+def test_the_plot_has_an_axis_for_every_control(host, generate):
     from lib_hires.settings import declarations
 
     assert sum(name.startswith("[HiRes]") for name in host.plot_axes()) == len(declarations())
     strength = "[HiRes] Upsample Guidance: Strength (θ)"
-    made = paint(UG, **host.plot((strength, "0, 1")))
+    made = generate(UG, **host.plot((strength, "0, 1")))
     for cell, theta in zip(made.pixels[1:], (0, 1), strict=True):
-        assert cell == paint(UG | {"ug_theta": theta}).pixels[0]
+        assert cell == generate(UG | {"ug_theta": theta}).pixels[0]
 
 
-def test_png_info_makes_the_same_image(paint):
-    first = paint({**UG, "ug_eta": 0.5, **PFSA, **REFINE})
+def test_png_info_makes_the_same_image(generate):
+    first = generate({**UG, "ug_eta": 0.5, **PFSA, **REFINE})
     text = "a red circle on grass\nNegative prompt: blue\n" + first.info
-    again = paint(infotext=text, styles=[])  # Forge's API fails to read those of a text
+    again = generate(infotext=text, styles=[])  # Forge's API fails to read those of a text
     assert again.pixels == first.pixels
 
 
-def test_bad_values_are_refused_with_a_sentence(paint):
-    image = paint({"ug_teta": 1})
+def test_bad_values_are_refused_with_a_message(generate):
+    image = generate({"ug_teta": 1})
     assert "did you mean ug_theta" in image.info
-    assert image.pixels == paint().pixels
+    assert image.pixels == generate().pixels
 
 
 def test_the_page_has_three_accordions_with_stable_ids(host):

@@ -22,8 +22,8 @@ MINE = TWICE | {"refine_upsampler": "mine"}
 
 
 def _sides(host) -> list[int]:
-    """The latents' heights that the model was asked about, in order."""
-    return [size[0] for size, _ in host.asked()]
+    """The latents' heights of the model's evaluations, in order."""
+    return [size[0] for size, _ in host.evaluations()]
 
 
 XL = {"options": NATIVE["options"] | {"sd_model_checkpoint": "xl"}}
@@ -47,48 +47,48 @@ def flow(flow_models, request):
     return {"options": options, "cfg_scale": 1, "scheduler": "Simple"}
 
 
-def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(host, paint):
-    plain = paint().pixels
+def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(host, generate):
+    plain = generate().pixels
     request = {"refiner_checkpoint": "other", "refiner_switch_at": 0.5}
-    guided = paint(UG, **request)
+    guided = generate(UG, **request)
     assert "Refiner: other" in guided.info
     assert "note" not in guided.info
-    assert guided.pixels != paint(UG).pixels
-    assert guided.pixels != paint(**request).pixels
-    refined = paint(UG | PFSA | REFINE, **request)
+    assert guided.pixels != generate(UG).pixels
+    assert guided.pixels != generate(**request).pixels
+    refined = generate(UG | PFSA | REFINE, **request)
     assert refined.sizes == [(96, 96)]
     assert "note" not in refined.info
-    assert paint().pixels == plain
+    assert generate().pixels == plain
 
 
-def test_a_nine_channel_inpainting_model(host, paint):
+def test_a_nine_channel_inpainting_model(host, generate):
     from PIL import Image
 
-    before = paint()
+    before = generate()
     options = NATIVE["options"] | {"sd_model_checkpoint": "inpaint"}
-    made = paint(UG | REFINE, options=options)
+    made = generate(UG | REFINE, options=options)
     assert made.sizes == [(96, 96)]
     assert "note" not in made.info
     mask = Image.new("L", (64, 64))
     mask.paste(255, (16, 16, 50, 50))
     request = {"kind": "img2img", "init_images": list(before.encoded), "mask": encoded(mask)}
-    plain, guided = (paint(settings, options=options, **request) for settings in (None, UG))
+    plain, guided = (generate(settings, options=options, **request) for settings in (None, UG))
     assert "note" not in guided.info
     assert guided.pixels != plain.pixels
-    assert paint().pixels == before.pixels
+    assert generate().pixels == before.pixels
 
 
-def test_a_lora_with_guidance_and_stages(paint):
-    plain = paint(UG | REFINE)
+def test_a_lora_with_guidance_and_stages(generate):
+    plain = generate(UG | REFINE)
     prompt = "a red circle on grass <lora:tiny:1>"
-    made = paint(UG | REFINE, prompt=prompt)
+    made = generate(UG | REFINE, prompt=prompt)
     assert made.sizes == [(96, 96)]
     assert "note" not in made.info
     assert made.pixels != plain.pixels
-    assert paint(UG | REFINE).pixels == plain.pixels
+    assert generate(UG | REFINE).pixels == plain.pixels
 
 
-def test_controlnet_acts_at_every_size(host, paint):
+def test_controlnet_acts_at_every_size(host, generate):
     """With a unit, UG and the stages make other images than without it; nothing is left."""
     from PIL import Image
 
@@ -104,43 +104,43 @@ def test_controlnet_acts_at_every_size(host, paint):
     chosen = {"sd_model_checkpoint": host.controlled}
     options = LARGER | {"options": LARGER["options"] | chosen}
     controlled = options | {"more_scripts": {"ControlNet": [values]}}
-    alone, plain = paint(**controlled), paint(**options)
+    alone, plain = generate(**controlled), generate(**options)
     before = host.state()
     assert alone.pixels[0] != plain.pixels[0]
     for settings in (UG, REFINE, UG | REFINE):
-        made = paint(settings, **controlled)
+        made = generate(settings, **controlled)
         assert "note" not in made.info
         assert made.pixels[0] != alone.pixels[0]
-        assert made.pixels[0] != paint(settings, **options).pixels[0]
+        assert made.pixels[0] != generate(settings, **options).pixels[0]
     assert made.sizes[0] == (192, 192)
-    upsampled = paint(MINE, **controlled)
+    upsampled = generate(MINE, **controlled)
     assert "note" not in upsampled.info
-    assert upsampled.pixels[0] != paint(TWICE, **controlled).pixels[0]
-    assert upsampled.pixels[0] != paint(MINE, **options).pixels[0]
-    whole = paint(UG | {"ug_windows": "Hann"}, **controlled)
+    assert upsampled.pixels[0] != generate(TWICE, **controlled).pixels[0]
+    assert upsampled.pixels[0] != generate(MINE, **options).pixels[0]
+    whole = generate(UG | {"ug_windows": "Hann"}, **controlled)
     assert "as a whole, because ControlNet's units see whole images only" in whole.info
-    assert whole.pixels[0] == paint(UG, **controlled).pixels[0]
-    unasked = paint(UG | {"ug_controlnet": False}, **controlled)
+    assert whole.pixels[0] == generate(UG, **controlled).pixels[0]
+    unasked = generate(UG | {"ug_controlnet": False}, **controlled)
     assert "note" not in unasked.info
-    assert unasked.pixels[0] != paint(UG, **controlled).pixels[0]
-    assert paint(**options).pixels == plain.pixels
+    assert unasked.pixels[0] != generate(UG, **controlled).pixels[0]
+    assert generate(**options).pixels == plain.pixels
     assert host.state() == before
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "DDIM", "UniPC"])
-def test_a_feature_upsampler_changes_the_stage_alone(host, paint, sampler):
-    """Untrained it changes no bit; its small image is asked about once."""
-    plain = paint(TWICE, sampler_name=sampler, fault=("record", 0))
+def test_a_feature_upsampler_changes_the_stage_alone(host, generate, sampler):
+    """Untrained it changes no bit; its small image is evaluated once."""
+    plain = generate(TWICE, sampler_name=sampler, fault=("record", 0))
     without, before = _sides(host), host.state()
-    untrained = paint(TWICE | {"refine_upsampler": "untrained"}, sampler_name=sampler)
+    untrained = generate(TWICE | {"refine_upsampler": "untrained"}, sampler_name=sampler)
     assert untrained.pixels == plain.pixels
-    made = paint(MINE, sampler_name=sampler, fault=("record", 0))
+    made = generate(MINE, sampler_name=sampler, fault=("record", 0))
     assert _sides(host) == [8, *without]
     assert made.sizes == [(128, 128)]
     assert made.pixels != plain.pixels
     assert "note" not in untrained.info + made.info
-    assert paint(MINE, sampler_name=sampler).pixels == made.pixels
-    assert paint(TWICE, sampler_name=sampler).pixels == plain.pixels
+    assert generate(MINE, sampler_name=sampler).pixels == made.pixels
+    assert generate(TWICE, sampler_name=sampler).pixels == plain.pixels
     assert host.state() == before
 
 
@@ -149,54 +149,54 @@ def test_a_feature_upsampler_changes_the_stage_alone(host, paint, sampler):
     [{"cfg_scale": 1}, {"prompt": "red AND a blue circle:0.5 " + "on grass " * 40} | LARGER],
     ids=["cond alone", "parts of other lengths"],
 )
-def test_every_row_has_the_features_of_its_own_image_and_prompt(paint, request_):
+def test_every_row_has_the_features_of_its_own_image_and_prompt(generate, request_):
     """Each image of a batch is the one it is alone, with Upsample Guidance too."""
     settings = MINE | UG
-    batch = paint(settings, batch_size=2, **request_)
+    batch = generate(settings, batch_size=2, **request_)
     assert "note" not in batch.info
     for place, image in enumerate(batch.images[-2:]):
-        alone = paint(settings, seed=1 + place, **request_)
+        alone = generate(settings, seed=1 + place, **request_)
         assert "note" not in alone.info
         assert distance(image, alone.images[0]) <= 2  # rounding
-        assert alone.pixels != paint(TWICE | UG, seed=1 + place, **request_).pixels
+        assert alone.pixels != generate(TWICE | UG, seed=1 + place, **request_).pixels
 
 
-def test_a_feature_upsampler_fails_with_a_sentence_and_the_next_image_is_as_ever(host, paint):
-    plain, made = paint(TWICE).pixels, paint(MINE).pixels
+def test_a_feature_upsampler_fails_with_a_sentence_and_the_next_image_is_as_ever(host, generate):
+    plain, made = generate(TWICE).pixels, generate(MINE).pixels
     before = host.state()
-    failed = paint(MINE, fault=("raise", 5))  # after four steps, the question about the features
+    failed = generate(MINE, fault=("raise", 5))  # after four steps, the evaluation for the features
     assert "without the feature upsampler" in failed.info
     assert failed.pixels == plain
     assert host.state() == before
-    assert paint(MINE).pixels == made
+    assert generate(MINE).pixels == made
 
 
-def test_a_feature_upsampler_of_another_model_is_left_out_with_a_sentence(paint):
-    made = paint(TWICE | {"refine_upsampler": "for xl"})
+def test_a_feature_upsampler_of_another_model_is_left_out_with_a_message(generate):
+    made = generate(TWICE | {"refine_upsampler": "for xl"})
     assert "the feature upsampler was left out. for xl was trained on tiny (sdxl" in made.info
-    assert made.pixels == paint(TWICE).pixels
+    assert made.pixels == generate(TWICE).pixels
 
 
-def test_sdxl_is_told_the_size_of_each_image_it_is_asked_about(host, paint):
-    before, plain = paint(), paint(**XL)
-    made = paint(UG | REFINE, fault=("record", 0), **XL)
+def test_sdxl_receives_the_size_of_each_image(host, generate):
+    before, plain = generate(), generate(**XL)
+    made = generate(UG | REFINE, fault=("record", 0), **XL)
     assert made.sizes == [(96, 96)]
     assert "note" not in made.info
-    asked = host.asked()
-    assert {size[0] for size, _ in asked} == {8, 12, 4}
-    assert all(told == [8 * size[0], 8 * size[1]] for size, told in asked)
-    assert paint(UG, **XL).pixels != plain.pixels
-    nothing = paint(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **XL)
-    assert nothing.pixels == plain.pixels == paint(**XL).pixels
-    assert paint().pixels == before.pixels
+    evaluated = host.evaluations()
+    assert {size[0] for size, _ in evaluated} == {8, 12, 4}
+    assert all(received == [8 * size[0], 8 * size[1]] for size, received in evaluated)
+    assert generate(UG, **XL).pixels != plain.pixels
+    nothing = generate(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **XL)
+    assert nothing.pixels == plain.pixels == generate(**XL).pixels
+    assert generate().pixels == before.pixels
 
 
-def test_a_flow_models_coarse_image_walks_the_native_way(host, paint, flow):
-    """tau, the small state and D[x0'] = x0_small, computed from what the model was asked."""
+def test_a_flow_models_coarse_image_walks_the_native_way(host, generate, flow):
+    """tau, the small state and D[x0'] = x0_small, computed from the model's evaluations."""
     from torch.nn.functional import avg_pool2d
     from torch.testing import assert_close
 
-    made = paint(UG, fault=("trace", 0), **flow)
+    made = generate(UG, fault=("trace", 0), **flow)
     assert "note" not in made.info
     calls = host.traced()
     larges, smalls = calls[::2], calls[1::2]
@@ -209,23 +209,23 @@ def test_a_flow_models_coarse_image_walks_the_native_way(host, paint, flow):
     for large, small, after in zip(larges, smalls, larges[1:], strict=False):
         t, x = large["t"], large["x"]
         guided = x - t * (after["x"] - x) / (after["t"] - t)  # Euler's step, solved for x0'
-        assert_close(avg_pool2d(guided, 2), small["answer"], rtol=1e-4, atol=1e-4)
+        assert_close(avg_pool2d(guided, 2), small["prediction"], rtol=1e-4, atol=1e-4)
 
 
-def test_a_flow_model_with_everything(host, paint, flow):
-    before, plain = paint(), paint(**flow)
+def test_a_flow_model_with_everything(host, generate, flow):
+    before, plain = generate(), generate(**flow)
     state = host.state()
-    nothing = paint(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **flow)
+    nothing = generate(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **flow)
     assert nothing.pixels == plain.pixels
     for settings in (UG, PFSA, UG | {"ug_windows": "Hann"}):
-        made = paint(settings, **flow)
+        made = generate(settings, **flow)
         assert "note" not in made.info
         assert made.pixels != plain.pixels
     for settings in (REFINE, UG | PFSA | REFINE | {"refine_method": "Pivot"}):
-        made = paint(settings, width=80, **(flow | {"cfg_scale": 3}))
+        made = generate(settings, width=80, **(flow | {"cfg_scale": 3}))
         assert made.sizes == [(128, 96)]  # 120 would be seven patches and a half
         assert "note" not in made.info
-    assert "this sampler knows no flow models" in paint(UG, sampler_name="DDIM", **flow).info
-    assert paint(**flow).pixels == plain.pixels
+    assert "this sampler knows no flow models" in generate(UG, sampler_name="DDIM", **flow).info
+    assert generate(**flow).pixels == plain.pixels
     assert host.state() == state
-    assert paint().pixels == before.pixels
+    assert generate().pixels == before.pixels

@@ -27,12 +27,12 @@ LEFT_OUT = {
     "PFSA": "Attentive Guidance was left out, because",
     "refinement": "Upsample Guidance was left out, because",
 }
-"""What the sentence under the image says where a sampler cannot have a feature."""
+"""The message under the image where a sampler cannot have a feature."""
 
 
 def _sides(host) -> list[int]:
-    """The latents' heights that the model was asked about, in order."""
-    return [size[0] for size, _ in host.asked()]
+    """The latents' heights of the model's evaluations, in order."""
+    return [size[0] for size, _ in host.evaluations()]
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +41,15 @@ def plain_images(host):
     names = [sampler["name"] for sampler in host.request("/sdapi/v1/samplers")]
     assert set(names) >= set(COMMON_SAMPLERS)
     return {
-        name: host.paint(sampler_name=name, **SMALL, **NATIVE)
+        name: host.generate(sampler_name=name, **SMALL, **NATIVE)
         for name in names
         if not name.endswith(" RF")
     }
 
 
-def _check_sampler(host, paint, sampler, plain, feature) -> None:
+def _check_sampler(host, generate, sampler, plain, feature) -> None:
     before = host.state()
-    made = paint(FEATURES[feature], sampler_name=sampler, fault=("record", 0))
+    made = generate(FEATURES[feature], sampler_name=sampler, fault=("record", 0))
     left_out = "note" in made.info
     assert not (left_out and sampler in COMMON_SAMPLERS)
     if left_out:
@@ -61,34 +61,34 @@ def _check_sampler(host, paint, sampler, plain, feature) -> None:
     if feature == "UG" and not left_out:
         sides = _sides(host)
         assert all(small == 4 for large, small in zip(sides, sides[1:], strict=False) if large == 8)
-    assert paint(sampler_name=sampler).pixels == plain.pixels
+    assert generate(sampler_name=sampler).pixels == plain.pixels
     assert host.state() == before
 
 
 @pytest.mark.parametrize("feature", FEATURES)
-def test_every_sampler(host, paint, plain_images, feature):
-    """What the feature does, or the sentence; then the plain image once more."""
+def test_every_sampler(host, generate, plain_images, feature):
+    """What the feature does, or the message; then the plain image once more."""
     faults = {}
     for name, plain in plain_images.items():
         try:
-            _check_sampler(host, paint, name, plain, feature)
+            _check_sampler(host, generate, name, plain, feature)
         except (AssertionError, urllib.error.HTTPError) as error:
             faults[name] = str(error)
     assert not faults
 
 
-def test_every_schedule_type(host, paint):
+def test_every_schedule_type(host, generate):
     """With all three; nothing is left, nothing left out."""
     names = [schedule["label"] for schedule in host.request("/sdapi/v1/schedulers")]
     assert {"Karras", "SGM Uniform", "Simple"} < set(names)
     faults = {}
     for name in names:
-        plain = paint(scheduler=name)
+        plain = generate(scheduler=name)
         try:
-            made = paint(UG | PFSA | REFINE, scheduler=name)
+            made = generate(UG | PFSA | REFINE, scheduler=name)
             assert made.sizes == [(96, 96)]
             assert "note" not in made.info
-            assert paint(scheduler=name).pixels == plain.pixels
+            assert generate(scheduler=name).pixels == plain.pixels
         except (AssertionError, urllib.error.HTTPError) as error:
             faults[name] = str(error)
     assert not faults

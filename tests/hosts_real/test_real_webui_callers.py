@@ -12,24 +12,24 @@ NATIVE = {"options": {"hires_guidance_native_size": 64}}
 
 
 def test_tiles_of_sd_upscale_keep_their_size(host):
-    start = host.paint(seed=7, **SMALL).encoded[0]
+    start = host.generate(seed=7, **SMALL).encoded[0]
     request = SMALL | NATIVE | {"kind": "img2img", "init_images": [start]}
     script = {"script_name": "sd upscale", "script_args": [None, 64, "Lanczos", 2]}
-    made = host.paint(REFINE, fault=("record", 0), **request, **script)
+    made = host.generate(REFINE, fault=("record", 0), **request, **script)
     assert made.sizes == [(256, 256)]
-    assert {size for size, _ in host.asked()} == {(16, 16)}
+    assert {size for size, _ in host.evaluations()} == {(16, 16)}
     assert "counts on images of the size" in made.info
     assert "HiRes refine" not in made.info
-    guided = host.paint({**REFINE, "ug": True}, fault=("record", 0), **request, **script)
-    assert {size for size, _ in host.asked()} == {(16, 16), (8, 8)}
+    guided = host.generate({**REFINE, "ug": True}, fault=("record", 0), **request, **script)
+    assert {size for size, _ in host.evaluations()} == {(16, 16), (8, 8)}
     assert "HiRes ug: True" in guided.info
 
 
 def test_loopback_keeps_its_canvas(host):
-    start = host.paint(seed=7, **SMALL).encoded[0]
+    start = host.generate(seed=7, **SMALL).encoded[0]
     request = SMALL | {"kind": "img2img", "init_images": [start]}
     script = {"script_name": "loopback", "script_args": [2, 0.5, "Linear", "None"]}
-    made = host.paint(REFINE, **request, **script)
+    made = host.generate(REFINE, **request, **script)
     assert set(made.sizes[-2:]) == {(128, 128)}
     assert 'the script \\"Loopback\\" counts on' in made.info
 
@@ -37,14 +37,14 @@ def test_loopback_keeps_its_canvas(host):
 def test_a_prompt_matrix_shows_refined_images(host):
     script = {"script_name": "prompt matrix"}
     script["script_args"] = [False, False, "positive", "comma", 0]
-    made = host.paint(REFINE, prompt="a circle|red", **SMALL, **script)
+    made = host.generate(REFINE, prompt="a circle|red", **SMALL, **script)
     assert made.sizes[-2:] == [(192, 192)] * 2
     assert "note" not in made.info
 
 
 def test_a_request_through_its_text_keeps_its_stages(host):
-    first = host.paint(REFINE | {"refine_keep_stages": True}, **SMALL)
+    first = host.generate(REFINE | {"refine_keep_stages": True}, **SMALL)
     text = "a red circle on grass\nNegative prompt: blue\n" + first.info
-    again = host.paint(infotext=text, styles=[], **SMALL)
+    again = host.generate(infotext=text, styles=[], **SMALL)
     assert len(first.images) == 2
     assert again.pixels == first.pixels

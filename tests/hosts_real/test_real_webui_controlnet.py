@@ -52,34 +52,34 @@ def test_controlnet_acts_at_every_size(webui, unit, sampler):
     """With a unit, UG and the stages make other images than without it; nothing is left."""
     failures, request = _failures(webui), CONTROL | {"sampler_name": sampler}
     controlled = unit() | {"sampler_name": sampler}
-    alone, plain = webui.paint(**controlled), webui.paint(**request)
+    alone, plain = webui.generate(**controlled), webui.generate(**request)
     before = webui.state()  # ControlNet leaves the U-Net's own forward on the U-Net
     assert alone.pixels[0] != plain.pixels[0]
     for settings in (UG, REFINE, UG | REFINE):
-        made = webui.paint(settings, **controlled)
+        made = webui.generate(settings, **controlled)
         assert "note" not in made.info
         assert made.pixels[0] != alone.pixels[0]
-        assert made.pixels[0] != webui.paint(settings, **request).pixels[0]
+        assert made.pixels[0] != webui.generate(settings, **request).pixels[0]
     assert made.sizes[0] == (192, 192)
-    assert webui.paint(settings, **controlled).pixels[0] == made.pixels[0]
-    assert webui.paint(**request).pixels == plain.pixels
+    assert webui.generate(settings, **controlled).pixels[0] == made.pixels[0]
+    assert webui.generate(**request).pixels == plain.pixels
     assert webui.state() == before
     assert _failures(webui) == failures
 
 
-def test_controlnet_can_be_left_out_of_the_small_question(webui, unit):
-    both = webui.paint(UG, **unit())
-    without = webui.paint(UG | {"ug_controlnet": False}, **unit())
+def test_controlnet_can_be_left_out_of_native_evaluations(webui, unit):
+    both = webui.generate(UG, **unit())
+    without = webui.generate(UG | {"ug_controlnet": False}, **unit())
     assert "note" not in without.info
     assert both.pixels[0] != without.pixels[0]
-    assert both.pixels[0] == webui.paint(UG, **unit()).pixels[0]
+    assert both.pixels[0] == webui.generate(UG, **unit()).pixels[0]
 
 
 @pytest.mark.parametrize("side", ["Both", "Low res only", "High res only"])
 def test_controlnet_and_hires_fix(webui, unit, side):
-    """128, then 192, then a stage of 240, with small questions at 64."""
+    """128, then 192, then a stage of 240, with native evaluations at 64."""
     failures, settings = _failures(webui), UG | REFINE | {"refine_factor": 1.25}
-    made = webui.paint(settings, **unit(hr_option=side), **HIRES)
+    made = webui.generate(settings, **unit(hr_option=side), **HIRES)
     assert made.sizes[0] == (240, 240)
     assert "note" not in made.info
     assert _failures(webui) == failures
@@ -89,7 +89,7 @@ def test_controlnet_tells_cond_from_uncond_in_the_stages(webui, unit):
     """The mode "ControlNet is more important" acts on cond alone, which it knows by its marks."""
     failures = _failures(webui)
     made = [
-        webui.paint(UG | REFINE, **unit(control_mode=mode)).pixels[0]
+        webui.generate(UG | REFINE, **unit(control_mode=mode)).pixels[0]
         for mode in ("Balanced", "ControlNet is more important")
     ]
     assert made[0] != made[1]
@@ -97,16 +97,16 @@ def test_controlnet_tells_cond_from_uncond_in_the_stages(webui, unit):
 
 
 def test_after_a_failure_with_controlnet_the_next_image_is_as_ever(webui, unit):
-    plain, whole = webui.paint(**CONTROL), webui.paint(UG | REFINE, **unit())
+    plain, whole = webui.generate(**CONTROL), webui.generate(UG | REFINE, **unit())
     with pytest.raises(urllib.error.HTTPError):
-        webui.paint(PFSA, fault=("raise", 2), **unit())
-    webui.paint(UG | REFINE, fault=("raise", 9), **unit())
-    assert webui.paint(**CONTROL).pixels == plain.pixels
-    assert webui.paint(UG | REFINE, **unit()).pixels[0] == whole.pixels[0]
+        webui.generate(PFSA, fault=("raise", 2), **unit())
+    webui.generate(UG | REFINE, fault=("raise", 9), **unit())
+    assert webui.generate(**CONTROL).pixels == plain.pixels
+    assert webui.generate(UG | REFINE, **unit()).pixels[0] == whole.pixels[0]
 
 
 @pytest.mark.usefixtures("any_shape")
 def test_controlnet_wants_the_whole_image(webui, unit):
-    made = webui.paint(WINDOWS, **unit())
+    made = webui.generate(WINDOWS, **unit())
     assert "as a whole, because ControlNet's units see whole images only" in made.info
-    assert made.pixels[0] == webui.paint(UG, **unit()).pixels[0]
+    assert made.pixels[0] == webui.generate(UG, **unit()).pixels[0]

@@ -26,10 +26,10 @@ XL = SMALL | {"options": NATIVE | {"sd_model_checkpoint": "xl"}}
 def test_inpainting_is_guided_but_not_refined(webui):
     from PIL import Image
 
-    start = webui.paint(seed=7).encoded[0]
+    start = webui.generate(seed=7).encoded[0]
     mask = encoded(Image.new("L", webui.times(1), 255))
     request = {"kind": "img2img", "init_images": [start], "mask": mask, "inpaint_full_res": False}
-    image = webui.paint(UG | REFINE, **request)
+    image = webui.generate(UG | REFINE, **request)
     assert image.sizes == [webui.times(1)]
     assert "was not refined" in image.info
 
@@ -38,37 +38,37 @@ def test_inpainting_is_guided_but_not_refined(webui):
 @pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM", "UniPC"])
 def test_a_model_that_predicts_v(webui, sampler):
     request = {"sampler_name": sampler, "options": {"sd_model_checkpoint": "v"}}
-    plain = webui.paint(**request)
-    nothing = webui.paint(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **request)
+    plain = webui.generate(**request)
+    nothing = webui.generate(UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}, **request)
     assert nothing.pixels == plain.pixels
     for settings in (UG, PFSA, UG | REFINE):
-        made = webui.paint(settings, **request)
+        made = webui.generate(settings, **request)
         assert made.pixels != plain.pixels
         assert "note" not in made.info
-    assert webui.paint(**request).pixels == plain.pixels
+    assert webui.generate(**request).pixels == plain.pixels
 
 
 def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(webui):
-    plain = webui.paint().pixels
+    plain = webui.generate().pixels
     request = {"refiner_checkpoint": "other", "refiner_switch_at": 0.5}
     settings = UG | PFSA | REFINE
     for sampler in ("Euler", "DDIM"):
-        refined = webui.paint(settings, sampler_name=sampler, **request)
+        refined = webui.generate(settings, sampler_name=sampler, **request)
         assert refined.sizes == [webui.times(1.5)]
         assert "Refiner: other" in refined.info
         assert "note" not in refined.info
-        assert webui.paint(settings, sampler_name=sampler, **request).pixels == refined.pixels
-        assert webui.paint(settings, sampler_name=sampler).pixels != refined.pixels
-    assert webui.paint().pixels == plain
+        assert webui.generate(settings, sampler_name=sampler, **request).pixels == refined.pixels
+        assert webui.generate(settings, sampler_name=sampler).pixels != refined.pixels
+    assert webui.generate().pixels == plain
 
 
 def test_a_nine_channel_inpainting_model(webui):
     from PIL import Image
 
-    before = webui.paint()
+    before = webui.generate()
     options = {"sd_model_checkpoint": "inpaint"}
-    plain = webui.paint(options=options)
-    made = webui.paint(UG | PFSA | REFINE, options=options)
+    plain = webui.generate(options=options)
+    made = webui.generate(UG | PFSA | REFINE, options=options)
     assert made.sizes == [webui.times(1.5)]
     assert "note" not in made.info
     mask = Image.new("L", webui.times(1))
@@ -76,11 +76,11 @@ def test_a_nine_channel_inpainting_model(webui):
     request = {"kind": "img2img", "init_images": list(plain.encoded), "mask": encoded(mask)}
     for area in (True, False):
         request["inpaint_full_res"] = area
-        unguided = webui.paint(options=options, **request)
-        guided = webui.paint(UG, options=options, **request)
+        unguided = webui.generate(options=options, **request)
+        guided = webui.generate(UG, options=options, **request)
         assert "note" not in guided.info
         assert guided.pixels != unguided.pixels
-    assert webui.paint().pixels == before.pixels
+    assert webui.generate().pixels == before.pixels
 
 
 @pytest.mark.usefixtures("any_shape")
@@ -113,9 +113,9 @@ def test_the_standalone_side_makes_the_same_image(webui, sampler, settings):
     named = {"refine_upsampler": f"{files / name}.safetensors"} if name else {}
     wanted = Settings.from_values(settings | named)
     run = Run(load_model(webui.model), Request.from_values(request), wanted)
-    *_, painted = run.paint()
-    expected = painted.images[0].add(1).mul(127.5).clamp(0, 255)
-    made = webui.paint(
+    *_, generated = run.generate()
+    expected = generated.images[0].add(1).mul(127.5).clamp(0, 255)
+    made = webui.generate(
         settings, sampler_name=sampler, scheduler="Karras", width=side, height=side,
         options={"hires_guidance_native_size": 0, "randn_source": "CPU"},
     ).images[0]  # fmt: skip
@@ -127,25 +127,25 @@ def test_the_standalone_side_makes_the_same_image(webui, sampler, settings):
 
 
 @pytest.mark.usefixtures("any_shape")
-def test_sdxl_is_told_the_size_of_each_image_it_is_asked_about(webui):
-    before = webui.paint(**SMALL)
-    made = webui.paint(UG | REFINE, fault=RECORD, **XL)
+def test_sdxl_receives_the_size_of_each_image(webui):
+    before = webui.generate(**SMALL)
+    made = webui.generate(UG | REFINE, fault=RECORD, **XL)
     assert made.sizes == [(192, 192)]
     assert "note" not in made.info
-    asked = webui.asked()
-    assert {size[0] for size, _ in asked} == {16, 24, 8}
-    assert all(told == [8 * size[0], 8 * size[1]] for size, told in asked)
-    assert webui.paint(UG, **XL).pixels != webui.paint(**XL).pixels
-    assert webui.paint(**SMALL).pixels == before.pixels
+    evaluated = webui.evaluations()
+    assert {size[0] for size, _ in evaluated} == {16, 24, 8}
+    assert all(received == [8 * size[0], 8 * size[1]] for size, received in evaluated)
+    assert webui.generate(UG, **XL).pixels != webui.generate(**XL).pixels
+    assert webui.generate(**SMALL).pixels == before.pixels
 
 
 @pytest.mark.usefixtures("any_shape")
 def test_sdxls_images_are_encoded_to_the_mode(webui):
     """Its own code draws from torch's stream, which goes on from image to image."""
-    first = webui.paint(REFINE, **XL)
-    start = webui.paint(seed=7).encoded[0]
-    webui.paint(kind="img2img", init_images=[start], **XL)  # draws
-    assert webui.paint(REFINE, **XL).pixels == first.pixels
+    first = webui.generate(REFINE, **XL)
+    start = webui.generate(seed=7).encoded[0]
+    webui.generate(kind="img2img", init_images=[start], **XL)  # draws
+    assert webui.generate(REFINE, **XL).pixels == first.pixels
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -157,7 +157,7 @@ def test_inpainting_with_a_mask(webui, soft, only_masked, sampler):
 
     if soft and "soft inpainting" not in webui.scripts():
         pytest.skip("this WebUI has no Soft Inpainting")
-    start = webui.paint(seed=7, **SMALL)
+    start = webui.generate(seed=7, **SMALL)
     mask = Image.new("L", (128, 128))
     mask.paste(255, (40, 40, 100, 100))
     request = SMALL | {
@@ -165,10 +165,10 @@ def test_inpainting_with_a_mask(webui, soft, only_masked, sampler):
         "inpaint_full_res": only_masked, "mask_blur": 4, "sampler_name": sampler, "options": NATIVE,
         "more_scripts": {"Soft Inpainting": [True, 1, 0.5, 4, 0, 0.5, 2]} if soft else None,
     }  # fmt: skip
-    plain = webui.paint(**request)
+    plain = webui.generate(**request)
     if soft and plain.pixels == start.pixels:
         pytest.skip("this WebUI's Soft Inpainting leaves the image as it was")
-    made = webui.paint(UG | PFSA, **request)
+    made = webui.generate(UG | PFSA, **request)
     assert "note" not in made.info
     assert made.pixels != plain.pixels
     corner = 0, 0, 20, 20

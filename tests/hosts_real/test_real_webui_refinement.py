@@ -29,21 +29,21 @@ WINDOWS = UG | {"ug_windows": "Hann"}
 @pytest.mark.parametrize("strength", ["0.1", "1", "0.2, 0.4"])
 def test_stages_of_any_length(webui, sampler, strength):
     settings = REFINE | {"refine_eta2": strength}
-    refined = webui.paint(settings, sampler_name=sampler)
+    refined = webui.generate(settings, sampler_name=sampler)
     assert refined.sizes == [webui.times(1.5)]
     assert "note" not in refined.info
 
 
 def test_the_pivot_and_latent_enlargement(webui):
     for sampler in ("Euler", "DDIM"):
-        refined = webui.paint(REFINE | UG | {"refine_method": "Pivot"}, sampler_name=sampler)
+        refined = webui.generate(REFINE | UG | {"refine_method": "Pivot"}, sampler_name=sampler)
         assert refined.sizes == [webui.times(1.5)]
         assert "note" not in refined.info
 
 
 def test_decoding_in_tiles_changes_little(webui):
-    whole = webui.paint(REFINE).images[0]
-    tiles = webui.paint(REFINE | {"refine_tile": 256}).images[0]
+    whole = webui.generate(REFINE).images[0]
+    tiles = webui.generate(REFINE | {"refine_tile": 256}).images[0]
     assert tiles.size == whole.size
     # An untrained VAE, whose norms see each tile alone; a misplaced tile would differ far more.
     assert mean_distance(tiles, whole) < 6
@@ -54,17 +54,17 @@ def test_decoding_in_tiles_changes_little(webui):
 def test_the_last_finished_stage_survives(webui, what):
     """6 steps of the first pass, 3 of the first stage, then the second stage is stopped."""
     two = REFINE | {"refine_factor": 2, "refine_eta2": "0.5, 0.5"}
-    first = webui.paint().pixels
-    one_stage = webui.paint(two, fault=(what, 11))
+    first = webui.generate().pixels
+    one_stage = webui.generate(two, fault=(what, 11))
     assert "after stage 1 of 2" in one_stage.info
     assert webui.times(1) < one_stage.sizes[0] < webui.times(2)
-    none = webui.paint(two, fault=(what, 8))
+    none = webui.generate(two, fault=(what, 8))
     assert "after the first pass" in none.info
     assert none.pixels == first
 
 
 def test_an_interrupt_in_the_first_pass_refines_nothing(webui):
-    stopped = webui.paint(REFINE | UG, fault=("interrupt", 3))
+    stopped = webui.generate(REFINE | UG, fault=("interrupt", 3))
     assert stopped.sizes == [webui.times(1)]
 
 
@@ -74,12 +74,12 @@ def test_hires_fix_before_refinement(webui, upscaler):
         "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": upscaler, "hr_second_pass_steps": 4,
         "denoising_strength": 0.6,
     }  # fmt: skip
-    plain = webui.paint(**request)
-    guided = webui.paint(UG, **request)
+    plain = webui.generate(**request)
+    guided = webui.generate(UG, **request)
     assert plain.sizes == guided.sizes == [webui.times(1.5)]
     assert "note" not in guided.info
     assert plain.pixels != guided.pixels
-    both = webui.paint(UG | PFSA | REFINE | {"refine_factor": 1.25}, **request)
+    both = webui.generate(UG | PFSA | REFINE | {"refine_factor": 1.25}, **request)
     assert both.sizes == [webui.times(1.875)]
     assert "note" not in both.info
 
@@ -87,25 +87,25 @@ def test_hires_fix_before_refinement(webui, upscaler):
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM", "PLMS", "UniPC"])
 def test_a_stage_takes_its_share_of_the_steps(webui, sampler):
     """0.5 of 10 steps: DDIM and PLMS take one step less of the host than is asked for, and PLMS
-    asks once more in its first."""
+    evaluates once more in its first."""
     request = SMALL | {"steps": 10, "sampler_name": sampler, "fault": RECORD}
-    webui.paint(REFINE, **request)
-    asked = [size for size, _ in webui.asked()]
+    webui.generate(REFINE, **request)
+    evaluated = [size for size, _ in webui.evaluations()]
     whole = {"Euler": 10, "DDIM": 9, "PLMS": 10, "UniPC": 10}[sampler]
     stage = {"Euler": 5, "DDIM": 4, "PLMS": 5, "UniPC": 5}[sampler]
-    assert asked == [(16, 16)] * whole + [(24, 24)] * stage
+    assert evaluated == [(16, 16)] * whole + [(24, 24)] * stage
 
 
 def test_every_stage_is_kept(webui):
     keep = REFINE | {"refine_eta2": "0.5, 0.5", "refine_keep_stages": True}
-    plain = webui.paint(**SMALL)
-    final = webui.paint(keep | {"refine_keep_stages": False}, **SMALL)
+    plain = webui.generate(**SMALL)
+    final = webui.generate(keep | {"refine_keep_stages": False}, **SMALL)
 
     def saved():
         return {path.name for path in webui.log.parent.glob("outputs/txt2img-images/*/*.png")}
 
     before = saved()
-    made = webui.paint(keep, n_iter=2, save_images=True, **SMALL)
+    made = webui.generate(keep, n_iter=2, save_images=True, **SMALL)
     assert made.pixels[-6] == final.pixels[0]  # behind the grid
     assert made.pixels[-4] == plain.pixels[0]
     assert [size[0] for size in made.sizes[-4:]] == [128, 160, 128, 160]
@@ -119,15 +119,15 @@ def test_every_stage_is_kept(webui):
 
 def test_kept_stages_do_not_get_into_the_grid_of_a_script(webui):
     settings = REFINE | {"refine_keep_stages": True}
-    made = webui.paint(settings, **webui.plot(("Steps", "4, 5")), **SMALL)
+    made = webui.generate(settings, **webui.plot(("Steps", "4, 5")), **SMALL)
     assert made.sizes[1:] == [(192, 192)] * 2
 
 
 @pytest.mark.usefixtures("any_shape")
 def test_windows_in_the_stages(webui):
     request = SMALL | {"options": NATIVE}
-    whole = webui.paint(UG | REFINE, **request)
-    made = webui.paint(WINDOWS | REFINE, **request)
+    whole = webui.generate(UG | REFINE, **request)
+    made = webui.generate(WINDOWS | REFINE, **request)
     assert "note" not in made.info
     assert made.sizes == whole.sizes
     assert made.pixels[0] != whole.pixels[0]
@@ -136,10 +136,10 @@ def test_windows_in_the_stages(webui):
 def test_a_lora_with_guidance_and_stages(webui):
     settings, request = UG | REFINE, SMALL | {"options": NATIVE}
     prompt = "a red circle on grass <lora:tiny:1>"
-    plain = webui.paint(settings, **request)
-    made = webui.paint(settings, prompt=prompt, **request)
+    plain = webui.generate(settings, **request)
+    made = webui.generate(settings, prompt=prompt, **request)
     assert made.sizes == [(192, 192)]
     assert "note" not in made.info
     assert made.pixels != plain.pixels
-    assert webui.paint(settings, prompt=prompt, **request).pixels == made.pixels
-    assert webui.paint(settings, **request).pixels == plain.pixels
+    assert webui.generate(settings, prompt=prompt, **request).pixels == made.pixels
+    assert webui.generate(settings, **request).pixels == plain.pixels

@@ -30,41 +30,43 @@ WINDOWS = UG | {"ug_windows": "Hann"}
 @pytest.mark.parametrize("where", [1, 5, 12])
 def test_after_a_failure_the_next_image_is_as_ever(webui, where):
     settings = UG | PFSA | REFINE
-    plain, guided, before = webui.paint().pixels, webui.paint(settings).pixels, webui.state()
+    plain, guided, before = webui.generate().pixels, webui.generate(settings).pixels, webui.state()
     with pytest.raises(urllib.error.HTTPError):
-        webui.paint({}, fault=("raise", 2))
+        webui.generate({}, fault=("raise", 2))
     with suppress(urllib.error.HTTPError) if webui.by_shape else nullcontext():
-        webui.paint(UG, fault=("raise", where))  # Forge and its kin ask the large question alone
-    assert webui.paint().pixels == plain
+        webui.generate(
+            UG, fault=("raise", where)
+        )  # Forge and its kin make the large evaluation alone
+    assert webui.generate().pixels == plain
     with pytest.raises(urllib.error.HTTPError):
-        webui.paint(PFSA, fault=("raise", 3))
-    assert webui.paint().pixels == plain
-    assert webui.paint(settings).pixels == guided
+        webui.generate(PFSA, fault=("raise", 3))
+    assert webui.generate().pixels == plain
+    assert webui.generate(settings).pixels == guided
     assert webui.state() == before
 
 
-def test_a_small_call_that_fails_leaves_a_image_and_a_sentence(webui):
-    image = webui.paint(UG, fault=("raise small", 2))
+def test_a_native_evaluation_that_fails_leaves_an_image_and_a_message(webui):
+    image = webui.generate(UG, fault=("raise small", 2))
     assert "without Upsample Guidance" in image.info
     assert image.sizes == [webui.times(1)]
 
 
 def test_a_batch_gives_each_image_the_one_it_gives_alone(webui):
     settings = UG | PFSA | REFINE
-    batch = webui.paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
+    batch = webui.generate(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
     for k, image in enumerate(batch.images[-4:]):
-        alone = webui.paint(settings, seed=1 + k, sampler_name="Euler a").images[0]
+        alone = webui.generate(settings, seed=1 + k, sampler_name="Euler a").images[0]
         assert distance(image, alone) <= 2  # rounding
 
 
 def test_img2img_with_two_batches_on_one_sampler(webui):
-    start = webui.paint(seed=7).encoded[0]
+    start = webui.generate(seed=7).encoded[0]
     request = {"kind": "img2img", "init_images": [start], "denoising_strength": 0.7, "n_iter": 2}
-    plain = webui.paint(**request)
-    assert webui.paint(UG | {"ug_theta": 0}, **request).sizes == plain.sizes
-    guided = webui.paint(UG, **request)
+    plain = webui.generate(**request)
+    assert webui.generate(UG | {"ug_theta": 0}, **request).sizes == plain.sizes
+    guided = webui.generate(UG, **request)
     assert guided.pixels != plain.pixels
-    refined = webui.paint(UG | PFSA | REFINE, **request)
+    refined = webui.generate(UG | PFSA | REFINE, **request)
     assert set(refined.sizes[-2:]) == {webui.times(1.5)}
     assert "note" not in refined.info
 
@@ -98,17 +100,17 @@ def test_img2img_with_two_batches_on_one_sampler(webui):
 def test_combination(webui, request_):
     """Each with all three and a cadence: guided, refined, nothing left, nothing left out."""
     settings = UG | PFSA | REFINE | {"ug_cadence": 2}
-    plain = webui.paint(**request_)
-    made = webui.paint(settings, **request_)
+    plain = webui.generate(**request_)
+    made = webui.generate(settings, **request_)
     assert made.sizes[0][0] > plain.sizes[0][0]
     assert "note" not in made.info
-    assert webui.paint(settings, **request_).pixels == made.pixels
-    assert webui.paint(**request_).pixels == plain.pixels
+    assert webui.generate(settings, **request_).pixels == made.pixels
+    assert webui.generate(**request_).pixels == plain.pixels
 
 
 def test_at_or_below_the_native_size_nothing_happens(webui):
-    plain = webui.paint(options={"hires_guidance_native_size": 0})
-    guided = webui.paint(UG, options={"hires_guidance_native_size": 0})
+    plain = webui.generate(options={"hires_guidance_native_size": 0})
+    guided = webui.generate(UG, options={"hires_guidance_native_size": 0})
     assert guided.pixels == plain.pixels
     assert "not clearly above the model's native" in guided.info
 
@@ -119,8 +121,8 @@ def test_at_or_below_the_native_size_nothing_happens(webui):
 )
 def test_the_passes_that_are_chosen(webui, choice, guided):
     request = SMALL | HIRES | {"options": NATIVE, "fault": RECORD}
-    image = webui.paint(UG | {"ug_passes": choice}, **request)
-    sides = [size[0] for size, _ in webui.asked()]
+    image = webui.generate(UG | {"ug_passes": choice}, **request)
+    sides = [size[0] for size, _ in webui.evaluations()]
     pairs = zip(sides, sides[1:], strict=False)
     assert {large for large, small in pairs if small == 8 and large != 8} == guided
     assert ("the run has no pass" in image.info) == (not guided)
@@ -137,12 +139,12 @@ def test_the_passes_that_are_chosen(webui, choice, guided):
         {"options": NATIVE | {"sd_model_checkpoint": "inpaint"}},
     ],
 )
-def test_large_images_are_asked_about_in_windows(webui, request_):
+def test_large_images_are_evaluated_in_windows(webui, request_):
     """Of every sampler's own calls; the image is another, and the next one as it was."""
     request_ = SMALL | {"options": NATIVE} | request_
-    plain, whole = webui.paint(**request_), webui.paint(UG, **request_)
-    made = webui.paint(WINDOWS, **request_)
+    plain, whole = webui.generate(**request_), webui.generate(UG, **request_)
+    made = webui.generate(WINDOWS, **request_)
     assert "note" not in made.info
     assert made.pixels[0] not in (plain.pixels[0], whole.pixels[0])
-    assert made.pixels == webui.paint(WINDOWS, **request_).pixels
-    assert webui.paint(**request_).pixels == plain.pixels
+    assert made.pixels == webui.generate(WINDOWS, **request_).pixels
+    assert webui.generate(**request_).pixels == plain.pixels

@@ -22,21 +22,21 @@ def test_the_plot_has_an_axis_for_every_control(webui):
 
     assert sum(name.startswith("[HiRes]") for name in webui.plot_axes()) == len(declarations())
     plot = webui.plot((THETA, "0, 0.5, 1"), ("Steps", "4, 5"))
-    made = webui.paint(UG, **plot)
+    made = webui.generate(UG, **plot)
     settings = [(steps, theta) for steps in (4, 5) for theta in (0, 0.5, 1)]
     for cell, (steps, theta) in zip(made.pixels[1:], settings, strict=True):
-        assert cell == webui.paint(UG | {"ug_theta": theta}, steps=steps).pixels[0]
+        assert cell == webui.generate(UG | {"ug_theta": theta}, steps=steps).pixels[0]
 
 
 def test_positions_and_names_are_the_same(webui):
-    by_position = webui.paint([True, 0.8, 0.6])
-    by_name = webui.paint({"ug": True, "ug_theta": 0.8, "ug_eta": 0.6})
+    by_position = webui.generate([True, 0.8, 0.6])
+    by_name = webui.generate({"ug": True, "ug_theta": 0.8, "ug_eta": 0.6})
     assert by_position.pixels == by_name.pixels
     assert by_position.info == by_name.info
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [
         ({"ug_teta": 1}, "did you mean ug_theta"),
         ({"ug": True, "ug_theta": "much"}, "expected a number from 0 to 2"),
@@ -45,28 +45,28 @@ def test_positions_and_names_are_the_same(webui):
         ({"refine": True, "refine_width": 64, "refine_height": 64}, "is smaller than the first"),
     ],
 )
-def test_bad_values_are_refused_with_a_sentence(webui, settings, sentence):
+def test_bad_values_are_refused_with_a_message(webui, settings, message):
     size = {"width": 128, "height": 128}
-    image = webui.paint(settings, **size)
-    assert sentence in image.info
-    assert image.pixels == webui.paint(**size).pixels
+    image = webui.generate(settings, **size)
+    assert message in image.info
+    assert image.pixels == webui.generate(**size).pixels
 
 
 def test_png_info_makes_the_same_image(webui):
     settings = {**UG, "ug_eta": 0.5, **PFSA, **REFINE, "refine_eta2": "0.3, 0.5"}
-    first = webui.paint(settings)
+    first = webui.generate(settings)
     keys = [part.split(":")[0] for part in first.info.split(", ") if part.startswith("HiRes")]
     assert keys == [
         "HiRes ug", "HiRes ug eta", "HiRes pfsa", "HiRes pfsa gamma", "HiRes refine",
         "HiRes refine factor", "HiRes refine eta2", "HiRes native size",
     ]  # fmt: skip
     text = "a red circle on grass\nNegative prompt: blue\n" + first.info
-    again = webui.paint(infotext=text, styles=[])  # Forge's API fails to read those of a text
+    again = webui.generate(infotext=text, styles=[])  # Forge's API fails to read those of a text
     assert again.pixels == first.pixels
 
 
 def test_png_info_of_a_plain_image_has_nothing_of_ours(webui):
-    off = webui.paint({"ug_theta": 0.5}, options={"hires_guidance_native_size": 0})
+    off = webui.generate({"ug_theta": 0.5}, options={"hires_guidance_native_size": 0})
     assert "HiRes" not in off.info
 
 

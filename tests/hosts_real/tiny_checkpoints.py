@@ -5,9 +5,9 @@
 | hires-demo | the bundled model's shape, but narrower |
 | other | the same with other weights |
 | v | the first one's weights, read as predicting v |
-| inpaint | the same, told a mask and a masked image beside the latent |
+| inpaint | the same, received a mask and a masked image beside the latent |
 | control | SD1's twelve input blocks, which ControlNet counts on |
-| xl | SDXL's layout: told the image's size, its VAE draws a sample inside |
+| xl | SDXL's layout: received the image's size, its VAE draws a sample inside |
 | flux, sd3 | the layouts of Flux and Stable Diffusion 3, for Forge |
 
 Forge and reForge know a model by its shapes. For them the text encoder, the VAE and the U-Net's
@@ -213,11 +213,11 @@ def _inpainting(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _xl_weights(
-    weights: dict[str, Tensor], told: int = 2 * len(SIZES) * NUMBER_CHANNELS
+    weights: dict[str, Tensor], received: int = 2 * len(SIZES) * NUMBER_CHANNELS
 ) -> dict[str, Tensor]:
-    """The same under SDXL's names, with layers for the vector of `told` numbers."""
+    """The same under SDXL's names, with layers for the vector of `received` numbers."""
     hidden = 4 * len(weights[f"{UNET}input_blocks.0.0.weight"])
-    label = linear(f"{UNET}label_emb.0.0", told, hidden)
+    label = linear(f"{UNET}label_emb.0.0", received, hidden)
     label |= linear(f"{UNET}label_emb.0.2", hidden, hidden)
     kept = {key: value for key, value in weights.items() if key.startswith((UNET, VAE))}
     text = renamed(weights, TEXT, "conditioner.embedders.0.")
@@ -232,8 +232,8 @@ def _known_xl_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, value in unet.items():
         if ".proj_" in key and value.ndim == 4:
             unet[key] = value[:, :, 0, 0].contiguous()  # SDXL's are linear layers
-    told = XL_POOLED + 2 * len(SIZES) * NUMBER_CHANNELS
-    return _xl_weights(unet | beside, told) | half(_open_clip("conditioner.embedders.1.model."))
+    received = XL_POOLED + 2 * len(SIZES) * NUMBER_CHANNELS
+    return _xl_weights(unet | beside, received) | half(_open_clip("conditioner.embedders.1.model."))
 
 
 def _open_clip(prefix: str) -> dict[str, Tensor]:
@@ -258,8 +258,12 @@ def _open_clip(prefix: str) -> dict[str, Tensor]:
 
 def _xl_config(config: dict[str, Any]) -> dict[str, Any]:
     params = config["model"]["params"]
-    told = {"num_classes": "sequential", "adm_in_channels": 2 * len(SIZES) * NUMBER_CHANNELS}
-    unet = {**params["unet_config"]["params"], **told, "spatial_transformer_attn_type": "softmax"}
+    received = {"num_classes": "sequential", "adm_in_channels": 2 * len(SIZES) * NUMBER_CHANNELS}
+    unet = {
+        **params["unet_config"]["params"],
+        **received,
+        "spatial_transformer_attn_type": "softmax",
+    }
     del unet["image_size"]
     first_stage = params["first_stage_config"]["params"]
     text = {"target": "sgm.modules.encoders.modules.FrozenCLIPEmbedder", "input_key": "txt"}

@@ -37,16 +37,16 @@ def put_flow_models(model: Path) -> None:
 
 def _flux_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
     """Flux of two blocks. beside: the VAE and SD 1.5's text encoder."""
-    told = _flow_text_encoders(beside)
+    received = _flow_text_encoders(beside)
     transformer = half(_flux_transformer(FLUX_WIDTH, T5["d_model"]))
-    return renamed(_flow_vae(beside), VAE, "vae.") | told | transformer
+    return renamed(_flow_vae(beside), VAE, "vae.") | received | transformer
 
 
 def _sd3_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
     """Stable Diffusion 3 of one block. beside: the VAE and SD 1.5's text encoder."""
     clip_g = renamed(_larger_clip().state_dict(), "", "text_encoders.clip_g.transformer.")
-    told = _flow_text_encoders(beside) | half(clip_g)
-    return _flow_vae(beside) | told | half(_sd3_transformer(SD3_WIDTH))
+    received = _flow_text_encoders(beside) | half(clip_g)
+    return _flow_vae(beside) | received | half(_sd3_transformer(SD3_WIDTH))
 
 
 def _flow_vae(beside: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -82,10 +82,10 @@ def _larger_clip() -> CLIPTextModelWithProjection:
     return CLIPTextModelWithProjection(config)
 
 
-def _flux_transformer(width: int, told: int) -> dict[str, Tensor]:
+def _flux_transformer(width: int, received: int) -> dict[str, Tensor]:
     layers = {
         "img_in": (64, width),
-        "txt_in": (told, width),
+        "txt_in": (received, width),
         "time_in.in_layer": (256, width),
         "time_in.out_layer": (width, width),
         "vector_in.in_layer": (768, width),

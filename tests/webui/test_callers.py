@@ -30,7 +30,7 @@ def same(one, other) -> bool:
 
 def generate(host, settings, **request):
     torch.manual_seed(0)  # img2img draws from torch's own generator
-    return host.paint(settings, **request)
+    return host.generate(settings, **request)
 
 
 @pytest.mark.parametrize("script", ["Upscale", "Loopback"])
@@ -39,7 +39,7 @@ def test_a_script_of_img2img_gets_its_size(listed, script):
     plain = generate(listed, None, **request)
     made = generate(listed, REFINE, **request)
     assert same(made, plain)
-    assert f'not refined, because the script "{script}" counts on images' in made.said[0]
+    assert f'not refined, because the script "{script}" counts on images' in made.messages[0]
     assert [key for key in made.parameters if "refine" in key] == []
     guided = generate(listed, ALL, **request)
     assert not same(guided, plain)
@@ -50,13 +50,13 @@ def test_a_script_of_img2img_gets_its_size(listed, script):
 def test_a_script_that_makes_runs_of_its_own_gets_their_size(listed):
     made = generate(listed, REFINE, script="Unknown")
     assert made.images[0].shape[-2:] == (128, 128)
-    assert any('the script "Unknown" counts on' in message for message in made.said)
+    assert any('the script "Unknown" counts on' in message for message in made.messages)
 
 
 def test_a_plot_shows_refined_images_and_no_kept_stages(listed):
     keep = REFINE | {"refine_keep_stages": True}
     made = generate(listed, keep, script="Plot")
-    assert made.said == []
+    assert made.messages == []
     alone = [generate(listed, REFINE, seed=seed).images[0] for seed in (1, 2)]
     assert all(map(torch.equal, made.images, alone))
     assert len(made.images) == 2
@@ -69,7 +69,7 @@ def test_a_run_of_an_extension_gets_its_size(listed, monkeypatch):
     monkeypatch.setattr(txt2img, "txt2img", make_by_a_button)
     made = generate(listed, REFINE)
     assert same(made, plain)
-    assert '"host_scripts", which makes this run, counts on images' in made.said[0]
+    assert '"host_scripts", which makes this run, counts on images' in made.messages[0]
 
 
 def test_a_run_inside_another_gets_its_size():
@@ -99,10 +99,10 @@ def test_a_run_inside_another_gets_its_size():
                 self.inner.append((processing.process_images(own), list(own.comments)))
 
     host = Host(Detailer)
-    made = host.paint(REFINE)
+    made = host.generate(REFINE)
     (inner, messages), *_ = Detailer.inner
     assert made.images[0].shape[-2:] == (256, 256)
-    assert made.said == []
+    assert made.messages == []
     assert inner.images[0].shape[-2:] == (96, 96)
     assert "because it is made inside another run" in messages[0]
     assert scripts.errors == []
@@ -111,8 +111,8 @@ def test_a_run_inside_another_gets_its_size():
 def test_a_request_through_its_text_keeps_its_stages(host):
     """The host's API puts the text "None" where the number of the script stands."""
     keep = REFINE | {"refine_keep_stages": True}
-    made = host.paint(keep)
-    again = host.paint(infotext=made.parameters, script="None")
+    made = host.generate(keep)
+    again = host.generate(infotext=made.parameters, script="None")
     assert len(made.images) == len(again.images) == 2
     assert torch.equal(made.images[0], again.images[0])
 
@@ -123,9 +123,9 @@ def test_an_extension_that_samples_for_the_host_is_named_in_a_message(host):
 
     p = StableDiffusionProcessingTxt2Img()
     p.sample = lambda c, uc: torch.zeros(1, 4, 32, 32)
-    made = host.paint(ALL, p=p)
+    made = host.generate(ALL, p=p)
     assert made.images[0].shape[-2:] == (256, 256)
-    assert "because another extension samples for the WebUI" in made.said[0]
+    assert "because another extension samples for the WebUI" in made.messages[0]
     assert set(made.parameters) == {"HiRes note"}
 
 
@@ -135,9 +135,9 @@ def test_an_image_of_another_size_than_asked_for_is_not_refined(host):
     p = StableDiffusionProcessingTxt2Img()
     plain = p.sample
     p.sample = lambda c, uc: plain(c, uc)[..., :12]
-    made = host.paint(ALL, p=p)
+    made = host.generate(ALL, p=p)
     assert made.images[0].shape[-2:] == (128, 96)
-    assert "another extension has changed its size" in made.said[0]
+    assert "another extension has changed its size" in made.messages[0]
     assert {key for key in made.parameters if "refine" in key} == set()
     assert "HiRes ug" in made.parameters
 
@@ -148,7 +148,7 @@ def test_the_state_of_a_run_can_be_pickled(host):
     from lib_hires.webui.run_state import HostRun
 
     p = StableDiffusionProcessingTxt2Img()
-    host.paint(ALL, p=p)
+    host.generate(ALL, p=p)
     state = HostRun.of(p).state
     copied = pickle.loads(pickle.dumps(state))
     assert (copied.settings, copied.caller, copied.acted) == (

@@ -30,26 +30,26 @@ def controlled():
 
 def test_controlnet_acts_at_every_size(controlled):
     settings = UG | REFINE
-    plain, guided = controlled.paint(), controlled.paint(settings)
-    unit = controlled.paint(hint=HINT)
-    both = controlled.paint(settings, hint=HINT)
-    assert both.said == []
+    plain, guided = controlled.generate(), controlled.generate(settings)
+    unit = controlled.generate(hint=HINT)
+    both = controlled.generate(settings, hint=HINT)
+    assert both.messages == []
     assert not same(both, guided)
     assert not same(unit, plain)
     seen = controlled.networks[-1].seen
     assert {size for size, _, _ in seen} == {(8, 8), (16, 16), (32, 32)}
     assert all(acted and marked for _, acted, marked in seen)
-    assert same(both, controlled.paint(settings, hint=HINT))
-    assert same(unit, controlled.paint(hint=HINT))
-    assert same(guided, controlled.paint(settings))
-    assert same(plain, controlled.paint())
+    assert same(both, controlled.generate(settings, hint=HINT))
+    assert same(unit, controlled.generate(hint=HINT))
+    assert same(guided, controlled.generate(settings))
+    assert same(plain, controlled.generate())
     assert leftovers() == 0
 
 
-def test_controlnet_can_be_left_out_of_the_small_question(controlled):
-    both = controlled.paint(UG, hint=HINT)
-    without = controlled.paint(UG | {"ug_controlnet": False}, hint=HINT)
-    assert without.said == []
+def test_controlnet_can_be_left_out_of_native_evaluations(controlled):
+    both = controlled.generate(UG, hint=HINT)
+    without = controlled.generate(UG | {"ug_controlnet": False}, hint=HINT)
+    assert without.messages == []
     assert not same(both, without)
     seen = controlled.networks[-1].seen
     assert {(size, acted) for size, acted, _ in seen} == {((16, 16), True), ((8, 8), False)}
@@ -58,10 +58,10 @@ def test_controlnet_can_be_left_out_of_the_small_question(controlled):
 
 @pytest.mark.parametrize("side", ["both", "first", "second"])
 def test_controlnet_keeps_to_its_side_of_hires_fix(controlled, side):
-    """128 and 256 with small questions at 64, nearer to the first, and a stage at 320."""
+    """128 and 256 with native evaluations at 64, nearer to the first, and a stage at 320."""
     settings = UG | REFINE | {"refine_factor": 1.25}
-    made = controlled.paint(settings, hint=HINT, side=side, enable_hr=True)
-    assert made.said == []
+    made = controlled.generate(settings, hint=HINT, side=side, enable_hr=True)
+    assert made.messages == []
     network = controlled.networks[-1]
     first = [acted for size, acted, _ in network.seen[:10]]
     later = [acted for size, acted, _ in network.seen[10:]]
@@ -71,21 +71,21 @@ def test_controlnet_keeps_to_its_side_of_hires_fix(controlled, side):
 
 
 def test_controlnets_hints_are_put_back_whatever_happens(controlled):
-    states, plain = [], controlled.paint()
+    states, plain = [], controlled.generate()
     for call in (2, 8):
         repair = fail_at(controlled, call, raise_failure)
         with suppress(Failure):
-            controlled.paint(UG | REFINE, hint=HINT)
+            controlled.generate(UG | REFINE, hint=HINT)
         repair()
         unit = controlled.networks[-1].control_params[0]
         states.append(unit._hint_cond.shape[-2:])
         assert unit.hr_hint_cond is None
-        assert same(plain, controlled.paint())
+        assert same(plain, controlled.generate())
     assert states == [(128, 128)] * 2
     assert leftovers() == 0
 
 
-def test_an_unknown_controlnet_is_left_out_with_a_sentence(controlled):
+def test_an_unknown_controlnet_is_left_out_with_a_message(controlled):
     from controlnet_extension import Unit
 
     plain_init = Unit.__init__
@@ -96,9 +96,9 @@ def test_an_unknown_controlnet_is_left_out_with_a_sentence(controlled):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Unit, "__init__", renamed)
-        made = controlled.paint(UG | REFINE, hint=HINT)
-    assert "this version of it is not known" in made.said[0]
-    assert len(made.said) == 1
+        made = controlled.generate(UG | REFINE, hint=HINT)
+    assert "this version of it is not known" in made.messages[0]
+    assert len(made.messages) == 1
     assert sizes(made) == {(256, 256)}
     seen = controlled.networks[-1].seen
     assert {size for size, acted, _ in seen if acted} == {(16, 16)}

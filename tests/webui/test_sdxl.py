@@ -22,8 +22,8 @@ def sdxl():
     assert scripts.errors == []
 
 
-def test_sdxl_is_told_the_size_it_is_asked_about(sdxl):
-    """The vector that the host makes for a size, in the small question and in every stage."""
+def test_sdxl_receives_the_size_of_each_evaluation(sdxl):
+    """The vector that the host makes for a size, in the native evaluation and in every stage."""
     from modules import shared
 
     model = shared.loaded.sd_model
@@ -31,14 +31,16 @@ def test_sdxl_is_told_the_size_it_is_asked_about(sdxl):
     def expected(width, height):
         return model.encode_prompt("blue", (height, width))["vector"]
 
-    model.told.clear()
-    assert sdxl.paint(UG | REFINE, width=192).said == []
-    sizes = {size: told for (size, _), told in zip(model.asked, model.told, strict=True)}
+    model.received.clear()
+    assert sdxl.generate(UG | REFINE, width=192).messages == []
+    sizes = {
+        size: received for (size, _), received in zip(model.evaluated, model.received, strict=True)
+    }
     assert set(sizes) == {(16, 24), (32, 48), (8, 10)}
-    for (height, width), told in sizes.items():
-        assert torch.equal(told, expected(width * 8, height * 8))
-    plain = sdxl.paint()
-    assert same(plain, sdxl.paint(UG | {"ug_theta": 0}))
+    for (height, width), received in sizes.items():
+        assert torch.equal(received, expected(width * 8, height * 8))
+    plain = sdxl.generate()
+    assert same(plain, sdxl.generate(UG | {"ug_theta": 0}))
 
 
 @pytest.mark.parametrize("batch_cond_uncond", [True, False])
@@ -50,8 +52,8 @@ def test_sdxls_sizes_are_embedded_once_a_sampling(sdxl, batch_cond_uncond):
     embedded = []
     for embedder in shared.loaded.sd_model.embedders():
         embedder.register_forward_hook(lambda embedder, *_: embedded.append(embedder.input_key))
-    sdxl.paint()
+    sdxl.generate()
     by_the_host = len(embedded)
     embedded.clear()
-    assert sdxl.paint(UG, steps=7).said == []
+    assert sdxl.generate(UG, steps=7).messages == []
     assert embedded[by_the_host:] == ["target_size_as_tuple", "original_size_as_tuple"]

@@ -16,25 +16,25 @@ SAMPLERS = ["Euler", "Euler a", "Heun", "DPM2", "LMS", "DPM++ 2M", "DPM++ 2S a",
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_without_weight_nothing_changes_and_with_it_something_does(host, sampler):
-    plain = host.paint(sampler_name=sampler)
+    plain = host.generate(sampler_name=sampler)
     nothing = UG | PFSA | {"ug_theta": 0, "pfsa_gamma": 0}
-    assert same(plain, host.paint(nothing, sampler_name=sampler))
+    assert same(plain, host.generate(nothing, sampler_name=sampler))
     for settings in (UG, PFSA):
-        made = host.paint(settings, sampler_name=sampler)
+        made = host.generate(settings, sampler_name=sampler)
         assert not same(plain, made)
         assert torch.isfinite(made.images[0]).all()
-        assert made.said == []
-    assert same(plain, host.paint(sampler_name=sampler))
+        assert made.messages == []
+    assert same(plain, host.generate(sampler_name=sampler))
     assert leftovers() == 0
 
 
-def test_the_small_image_is_asked_about_at_the_native_size(host):
+def test_the_native_evaluation_has_the_native_size(host):
     from modules import shared
 
-    host.paint(UG)
-    assert shared.loaded.sd_model.asked == [((16, 16), 2), ((8, 8), 2)] * 5
-    host.paint(UG, width=192)
-    assert {size for size, _ in shared.loaded.sd_model.asked} == {(16, 24), (8, 10)}
+    host.generate(UG)
+    assert shared.loaded.sd_model.evaluated == [((16, 16), 2), ((8, 8), 2)] * 5
+    host.generate(UG, width=192)
+    assert {size for size, _ in shared.loaded.sd_model.evaluated} == {(16, 24), (8, 10)}
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "LMS"])
@@ -59,7 +59,7 @@ def test_the_coarse_image_is_the_native_samplers(host, sampler):
             patch.setattr(
                 processing, "decode_latent_batch", lambda _, z, **k: given.setdefault(side, z) * 0
             )
-            host.paint(settings, sampler_name=sampler, width=side, height=side)
+            host.generate(settings, sampler_name=sampler, width=side, height=side)
 
     run(UG | {"ug_shifted_start": False}, noise, sigmas, 128)
     run({}, 2 * D(noise, 2), sigmas / 2, 64)
@@ -72,14 +72,14 @@ def test_the_shifted_start_stretches_the_first_pass_only(host):
     starts = []
 
     class Watching(sd_samplers.KDiffusionSampler):
-        def _run(self, p, x, sigmas, told, steps):
+        def _run(self, p, x, sigmas, received, steps):
             starts.append((float(sigmas[0]), round(float(x.std()))))
-            return super()._run(p, x, sigmas, told, steps)
+            return super()._run(p, x, sigmas, received, steps)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sd_samplers, "KDiffusionSampler", Watching)
-        host.paint()
-        host.paint(UG, enable_hr=True)
+        host.generate()
+        host.generate(UG, enable_hr=True)
     (plain, _), (first, deviation), (second, _) = starts
     assert first == pytest.approx(2 * plain)
     assert deviation == pytest.approx(2 * plain, rel=0.1)
@@ -105,12 +105,12 @@ def test_combinations(host, request_, apart):
 
     settings = UG | PFSA | REFINE | {"ug_cadence": 2}
     shared.opts.batch_cond_uncond = not apart
-    plain = host.paint(**request_)
-    made = host.paint(settings, **request_)
-    assert made.said == []
+    plain = host.generate(**request_)
+    made = host.generate(settings, **request_)
+    assert made.messages == []
     assert not same(plain, made)
-    assert same(made, host.paint(settings, **request_))
-    assert same(plain, host.paint(**request_))
+    assert same(made, host.generate(settings, **request_))
+    assert same(plain, host.generate(**request_))
     assert leftovers() == 0
 
 
@@ -118,42 +118,42 @@ def test_calls_apart_are_the_stacked_call(host):
     from modules import shared
 
     settings = UG | {"ug_cadence": 3}
-    stacked = host.paint(settings).images[0]
+    stacked = host.generate(settings).images[0]
     shared.opts.batch_cond_uncond = False
-    assert torch.allclose(host.paint(settings).images[0], stacked, atol=1e-4)
+    assert torch.allclose(host.generate(settings).images[0], stacked, atol=1e-4)
 
 
 def test_a_batch_gives_each_image_the_one_it_gives_alone(host):
     settings = UG | PFSA | REFINE
-    batch = host.paint(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
+    batch = host.generate(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
     for k, image in enumerate(batch.images):
-        alone = host.paint(settings, seed=1 + k, sampler_name="Euler a").images[0]
+        alone = host.generate(settings, seed=1 + k, sampler_name="Euler a").images[0]
         assert torch.allclose(image, alone, atol=1e-4)
 
 
 def test_img2img_keeps_one_sampler_for_all_batches(host):
     request = {"init_image": torch.rand(3, 128, 128), "n_iter": 3}
-    host.paint(UG | PFSA | REFINE, **request)
+    host.generate(UG | PFSA | REFINE, **request)
     from modules.processing import StableDiffusionProcessingImg2Img
 
     p = StableDiffusionProcessingImg2Img(**request)
-    host.paint(UG | PFSA, p=p, init_image=None)
+    host.generate(UG | PFSA, p=p, init_image=None)
     assert not {"sample", "sample_img2img", "get_sigmas", "callback_state"} & set(vars(p.sampler))
     assert not p.sampler.model_wrap_cfg._forward_pre_hooks
     assert "forward" not in vars(p.sampler.model_wrap)
 
 
-def test_at_the_native_size_nothing_happens_and_says_so(host):
-    plain, made = host.paint(width=64, height=64), host.paint(UG, width=64, height=64)
+def test_at_the_native_size_nothing_happens_with_a_message(host):
+    plain, made = host.generate(width=64, height=64), host.generate(UG, width=64, height=64)
     assert same(plain, made)
-    assert "not clearly above the model's native 64x64" in made.said[0]
+    assert "not clearly above the model's native 64x64" in made.messages[0]
 
 
 def test_the_native_size_can_be_set(host):
     from modules import shared
 
     shared.opts.hires_guidance_native_size = 128
-    assert same(host.paint(), host.paint(UG))
+    assert same(host.generate(), host.generate(UG))
 
 
 def test_image_conditioning_shrinks_along(host):
@@ -167,7 +167,7 @@ def test_image_conditioning_shrinks_along(host):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StableDiffusionProcessing, "txt2img_image_conditioning", conditioning)
-        assert host.paint(UG | REFINE | {"ug_cadence": 2}).said == []
+        assert host.generate(UG | REFINE | {"ug_cadence": 2}).messages == []
     mask = (torch.rand(2, 1, 16, 24) > 0.5).float()
     part = torch.cat([mask, torch.rand(2, 4, 16, 24)], 1)
     kept = torch.rand(2, 4, 8, 8)
@@ -191,21 +191,21 @@ def test_image_conditioning_is_reduced_as_the_latent_is():
     assert torch.equal(shrunk(part, (16, 24), (10, 14)), expected.half())
 
 
-def test_a_unet_made_for_certain_sizes_is_left_alone_with_a_sentence(host):
+def test_a_unet_made_for_certain_sizes_is_left_alone_with_a_message(host):
     from types import SimpleNamespace
 
     from modules import sd_unet
 
-    plain = host.paint()
+    plain = host.generate()
     option = SimpleNamespace(label="[TRT] model")
     sd_unet.current_unet = SimpleNamespace(option=option)
-    made = host.paint(UG | REFINE)
+    made = host.generate(UG | REFINE)
     assert same(plain, made)
-    assert len(made.said) == 1
-    assert 'the SD Unet "[TRT] model" is made for certain sizes' in made.said[0]
-    mixed = host.paint(UG | PFSA)
+    assert len(made.messages) == 1
+    assert 'the SD Unet "[TRT] model" is made for certain sizes' in made.messages[0]
+    mixed = host.generate(UG | PFSA)
     sd_unet.current_unet = None
-    assert same(mixed, host.paint(PFSA))
+    assert same(mixed, host.generate(PFSA))
 
 
 PASSES = {
@@ -222,9 +222,9 @@ def test_upsample_guidance_acts_in_the_passes_chosen(host, choice):
     from modules import shared
 
     def guided(**request):
-        made = host.paint(UG | {"ug_passes": choice}, **request)
-        asked = shared.loaded.sd_model.asked
-        sizes = [size for size, _ in asked]
+        made = host.generate(UG | {"ug_passes": choice}, **request)
+        evaluated = shared.loaded.sd_model.evaluated
+        sizes = [size for size, _ in evaluated]
         large = [size for size in sizes if size != (8, 8)]
         found = {size for at, size in enumerate(sizes[:-1]) if sizes[at + 1] == (8, 8)}
         return made, {size for size in large if size in found}
@@ -233,32 +233,35 @@ def test_upsample_guidance_acts_in_the_passes_chosen(host, choice):
     expected = {"text": {(16, 16)}, "hires": {(32, 32)}}
     wanted = [expected[kind] for kind in PASSES[choice] if kind in expected]
     assert found == set().union(*wanted)
-    assert (made.said == []) == bool(wanted)
+    assert (made.messages == []) == bool(wanted)
     made, found = guided(init_image=torch.rand(3, 128, 128))
     assert found == ({(16, 16)} if "image" in PASSES[choice] else set())
     if not found:
-        assert f'no pass that is "{choice}"' in made.said[0]
+        assert f'no pass that is "{choice}"' in made.messages[0]
 
 
 @pytest.mark.parametrize("choice", PASSES)
 def test_attentive_guidance_acts_in_the_passes_chosen(host, choice):
     settings = PFSA | {"pfsa_passes": choice}
     chosen = {"automatic": ("text", "image")}.get(choice, PASSES[choice])
-    plain, mixed = host.paint(), host.paint(settings)
+    plain, mixed = host.generate(), host.generate(settings)
     assert same(plain, mixed) == ("text" not in chosen)
     request = {"init_image": torch.rand(3, 128, 128)}
     torch.manual_seed(0)
-    plain = host.paint(**request)
+    plain = host.generate(**request)
     torch.manual_seed(0)
-    assert same(plain, host.paint(settings, **request)) == ("image" not in chosen)
-    both = host.paint(settings, enable_hr=True)
-    assert same(both, host.paint(enable_hr=True)) == (not {"text", "hires"} & set(chosen))
+    assert same(plain, host.generate(settings, **request)) == ("image" not in chosen)
+    both = host.generate(settings, enable_hr=True)
+    assert same(both, host.generate(enable_hr=True)) == (not {"text", "hires"} & set(chosen))
     if "hires" in chosen:
-        first = host.paint(settings | {"pfsa_passes": "first pass"}, enable_hr=True)
+        first = host.generate(settings | {"pfsa_passes": "first pass"}, enable_hr=True)
         assert not same(both, first)
 
 
-def test_a_sampler_without_steps_is_not_mixed_and_says_so(host):
-    plain, made = host.paint(sampler_name="DPM fast"), host.paint(PFSA, sampler_name="DPM fast")
+def test_a_sampler_without_steps_is_not_mixed_with_a_message(host):
+    plain, made = (
+        host.generate(sampler_name="DPM fast"),
+        host.generate(PFSA, sampler_name="DPM fast"),
+    )
     assert same(plain, made)
-    assert "DPM fast has no fixed steps" in made.said[0]
+    assert "DPM fast has no fixed steps" in made.messages[0]

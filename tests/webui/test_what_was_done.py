@@ -26,13 +26,13 @@ MASKED = {"init_image": torch.rand(3, 128, 128), "image_mask": object()}
     ],
 )
 def test_what_was_left_out_is_in_the_note_alone(host, settings, request_, left):
-    made = host.paint(settings, **request_)
+    made = host.generate(settings, **request_)
     parameters = set(made.parameters)
     if left is None:
         assert parameters == {"HiRes ug", "HiRes ug eta", "HiRes pfsa", "HiRes pfsa gamma"}
         return
     assert parameters == left | {"HiRes note"}
-    assert len(made.said) == 1
+    assert len(made.messages) == 1
     assert "HiRes note" in made.infotexts[0]
 
 
@@ -40,7 +40,7 @@ def test_a_unet_made_for_certain_sizes_leaves_the_rest(host):
     from modules import sd_unet
 
     sd_unet.current_unet = SimpleNamespace(option=SimpleNamespace(label="[TRT] model"))
-    made = host.paint(UG | REFINE | PFSA)
+    made = host.generate(UG | REFINE | PFSA)
     sd_unet.current_unet = None
     assert set(made.parameters) == {"HiRes pfsa", "HiRes pfsa gamma", "HiRes note"}
 
@@ -54,8 +54,8 @@ def test_a_plots_next_cell_has_its_own(host):
     p = StableDiffusionProcessingTxt2Img()
     small, large = copy.copy(p), copy.copy(p)
     small.width = small.height = 64
-    assert "HiRes ug" not in host.paint(UG, p=small).parameters
-    assert set(host.paint(UG, p=large).parameters) == {"HiRes ug"}
+    assert "HiRes ug" not in host.generate(UG, p=small).parameters
+    assert set(host.generate(UG, p=large).parameters) == {"HiRes ug"}
 
 
 @pytest.fixture
@@ -83,9 +83,9 @@ def test_a_stage_that_fails_in_another_extension_names_it_and_the_remedy(host, e
         return plain(x, t, cond)
 
     model.apply_model = apply_model
-    made = host.paint(REFINE)
+    made = host.generate(REFINE)
     assert made.images[0].shape[-1] == 128
-    (message,) = made.said
+    (message,) = made.messages
     assert "stage 1 failed (ZeroDivisionError" in message
     assert 'The error came from the extension "loractl"' in message
     assert 'turn it off, or raise "Denoising strengths"' in message
@@ -104,8 +104,8 @@ def test_guidance_that_fails_in_another_extension_names_it(host, extension):
         return plain(x, t, cond)
 
     model.apply_model = apply_model
-    made = host.paint(UG)
-    assert 'because it failed in the extension "loractl" (ZeroDivisionError' in made.said[0]
+    made = host.generate(UG)
+    assert 'because it failed in the extension "loractl" (ZeroDivisionError' in made.messages[0]
     assert set(made.parameters) == {"HiRes note"}
 
 
@@ -130,6 +130,6 @@ def test_a_stage_outside_tiled_diffusion_is_a_message(host, monkeypatch):
         return sampler
 
     monkeypatch.setattr(sd_samplers, "create_sampler", hijacked)
-    assert host.paint(UG).said == []
-    (message,) = host.paint(REFINE).said
+    assert host.generate(UG).messages == []
+    (message,) = host.generate(REFINE).messages
     assert "Tiled Diffusion tiles the images of the size that was asked for" in message

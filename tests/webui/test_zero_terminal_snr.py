@@ -32,7 +32,7 @@ def evaluations(host, settings, **request):
         return plain(x, t, cond)
 
     model.apply_model = apply_model
-    made = host.paint(settings, **request)
+    made = host.generate(settings, **request)
     del model.apply_model
     return seen, made
 
@@ -40,7 +40,7 @@ def evaluations(host, settings, **request):
 def test_the_family_is_that_of_the_changed_schedule(zero_snr):
     from modules import sd_samplers, shared
 
-    zero_snr.paint()
+    zero_snr.generate()
     for name, largest in (("Euler", LARGEST), ("DDIM", None)):
         sampler = sd_samplers.create_sampler(name, shared.loaded.sd_model)
         family, _ = family_of(sampler.model_wrap_cfg.inner_model)
@@ -60,7 +60,7 @@ def test_both_evaluations_begin_at_the_last_timestep(zero_snr, sampler, shifted)
     """With the shifted start the large image begins at twice sigma_max, scaled down to it."""
     settings = UG | {"ug_shifted_start": shifted}
     seen, made = evaluations(zero_snr, settings, sampler_name=sampler)
-    assert made.said == []
+    assert made.messages == []
     assert torch.isfinite(made.images[0]).all()
     (large, t_large, x_large), (small, t_small, x_small) = seen[:2]
     assert (large, small) == (16, 8)
@@ -76,8 +76,8 @@ def test_both_evaluations_begin_at_the_last_timestep(zero_snr, sampler, shifted)
 def test_without_the_option_the_next_image_is_as_ever(host):
     from modules import shared
 
-    before = host.paint(UG).images[0]
+    before = host.generate(UG).images[0]
     shared.opts.sd_noise_schedule = "Zero Terminal SNR"
-    assert not torch.equal(host.paint(UG).images[0], before)
+    assert not torch.equal(host.generate(UG).images[0], before)
     shared.opts.sd_noise_schedule = "Default"
-    assert torch.equal(host.paint(UG).images[0], before)
+    assert torch.equal(host.generate(UG).images[0], before)

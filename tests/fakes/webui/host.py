@@ -47,10 +47,10 @@ class Host:
         self.runners = [scripts.ScriptRunner(classes, tab) for tab in (False, True)]
         self.axes = xyz.axis_options
 
-    def paint(self, settings=None, *, args=None, infotext=None, p=None, **request):
+    def generate(self, settings=None, *, args=None, infotext=None, p=None, **request):
         """Make images; settings by names. Raises what the generation itself raises.
 
-        `said`: what the user was told on the way.
+        `messages`: what the user was received on the way.
         """
         tab = "init_image" in request
         runner = self.runners[tab]
@@ -65,12 +65,12 @@ class Host:
         values[0] = self.chosen_script(runner, getattr(p, "script", None))
         p.scripts, p.script_args = runner, tuple(values)
         shared.state.begin()
-        shared.loaded.sd_model.asked.clear()
+        shared.loaded.sd_model.evaluated.clear()
         if infotext is not None:
             made = api.text2imgapi(p)
         else:
             made = img2img.img2img(p) if tab else txt2img.txt2img(p)
-        made.said = list(p.comments)
+        made.messages = list(p.comments)
         return made
 
     def chosen_script(self, runner, title):

@@ -118,8 +118,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         samples = F.interpolate(samples, size=size, mode="bilinear")
         self.rng = rng.ImageRNG(samples.shape[1:], self.seeds)
         noise = self.rng.next()
-        told = {"x": samples, "noise": noise, "c": c, "uc": uc}
-        self.scripts.call("process_before_every_sampling", self, **told)
+        received = {"x": samples, "noise": noise, "c": c, "uc": uc}
+        self.scripts.call("process_before_every_sampling", self, **received)
         image_cond = self.txt2img_image_conditioning(samples)
         samples = self.sampler.sample_img2img(
             self, samples, noise, c, uc, steps=self.steps, image_conditioning=image_cond
@@ -136,8 +136,8 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def sample(self, c, uc):
         noise, latent = self.rng.next(), self.init_latent
-        told = {"x": latent, "noise": noise, "c": c, "uc": uc}
-        self.scripts.call("process_before_every_sampling", self, **told)
+        received = {"x": latent, "noise": noise, "c": c, "uc": uc}
+        self.scripts.call("process_before_every_sampling", self, **received)
         image_cond = self.txt2img_image_conditioning(latent)
         return self.sampler.sample_img2img(
             self, latent, noise, c, uc, image_conditioning=image_cond
@@ -184,8 +184,8 @@ def process_images_inner(p):
             p.scripts.call("postprocess_image", p, pp)
             images.append(pp.image)
             lists = p.prompts, p.seeds, p.subseeds
-            told = create_infotext(p, *lists, place, all_negative_prompts=p.negative_prompts)
-            infotexts.append(told)
+            infotext = create_infotext(p, *lists, place, all_negative_prompts=p.negative_prompts)
+            infotexts.append(infotext)
     processed = SimpleNamespace(
         images=images,
         infotexts=infotexts,

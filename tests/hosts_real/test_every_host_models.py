@@ -118,7 +118,7 @@ def test_controlnet_acts_at_every_size(host, generate):
     assert upsampled.pixels[0] != generate(TWICE, **controlled).pixels[0]
     assert upsampled.pixels[0] != generate(MINE, **options).pixels[0]
     whole = generate(UG | {"ug_windows": "Hann"}, **controlled)
-    assert "as a whole, because ControlNet's units see whole images only" in whole.info
+    assert "at full size, because ControlNet's units see whole images only" in whole.info
     assert whole.pixels[0] == generate(UG, **controlled).pixels[0]
     unasked = generate(UG | {"ug_controlnet": False}, **controlled)
     assert "note" not in unasked.info

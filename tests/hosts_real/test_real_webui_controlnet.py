@@ -108,5 +108,5 @@ def test_after_a_failure_with_controlnet_the_next_image_is_as_ever(webui, unit):
 @pytest.mark.usefixtures("any_shape")
 def test_controlnet_wants_the_whole_image(webui, unit):
     made = webui.generate(WINDOWS, **unit())
-    assert "as a whole, because ControlNet's units see whole images only" in made.info
+    assert "at full size, because ControlNet's units see whole images only" in made.info
     assert made.pixels[0] == webui.generate(UG, **unit()).pixels[0]

@@ -72,13 +72,13 @@ def sample(
     sigmas: Tensor,
     sampler: Sampler,
     *,
-    streams: Sequence[torch.Generator],
+    sources: Sequence[torch.Generator],
     state_hook: StateHook | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Run a sampler from the noisy state x (b, c, h, w) down `sigmas` (steps + 1,).
 
-    streams: where stochastic samplers take their noise from, one stream per image.
+    sources: of the noise of stochastic samplers, one generator per image.
     on_step: called with the step's index and its prediction (b, c, h, w).
     """
     sampling = import_k_diffusion().sampling
@@ -87,10 +87,10 @@ def sample(
         sampler = SAMPLERS[ONE_STEP_SAMPLER]
     extra: dict[str, Any] = {} if sampler.eta is None else {"eta": sampler.eta}
     if sampler.noise == "white":
-        extra["noise_sampler"] = lambda *_: draw(streams, tuple(x.shape[1:])).to(x)
+        extra["noise_sampler"] = lambda *_: draw(sources, tuple(x.shape[1:])).to(x)
     elif sampler.noise == "brownian":
         positive = sigmas[sigmas > 0]
-        entropy = [stream.initial_seed() for stream in streams]
+        entropy = [source.initial_seed() for source in sources]
         extra["noise_sampler"] = sampling.BrownianTreeNoiseSampler(
             x, positive.min(), positive.max(), seed=entropy
         )

@@ -377,7 +377,7 @@ def _install_controlnet(webui: Path, data: Path, model: Path) -> str:
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:
     """Requests before this line of the log would end the WebUI."""
-    for _ in range(600):
+    for _ in range(1200):
         if "Startup time:" in log.read_text():
             return
         if process.poll() is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_hires.attentive_guidance import steps_behind
 from lib_hires.noise import draw
 from lib_hires.refinement import ONE_STEP_SAMPLER
 from lib_hires.standalone.models.k_diffusion import import_k_diffusion
@@ -114,8 +115,8 @@ class _StepStarts:
         self._count = 0
 
     def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
-        step, within = divmod(self._count, self._evaluations)
-        if within == 0:
+        step = steps_behind(self._count, self._evaluations)
+        if step is not None:
             self._hook(x, step)
         self._count += 1
         return self._denoise(x, sigma, **cond)

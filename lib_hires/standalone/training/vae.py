@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lib_hires.files import whole_file
-from lib_hires.standalone.benchmarks.quality.octaves import octave_energies
 from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import start_plainly, to_tensor
 from lib_hires.standalone.training.crops import SCALES, Crops
 from lib_hires.standalone.training.vae_losses import (
@@ -43,6 +43,7 @@ from lib_hires.standalone.training.vae_losses import (
 )
 from lib_hires.standalone.training.widen import widened
 from lib_hires.standalone.world import model as demo
+from lib_hires.standalone.world.octaves import octave_energies
 
 log = logging.getLogger("hires_guidance")
 
@@ -89,13 +90,6 @@ def build_vae(multipliers: Sequence[int]) -> AutoencoderKL:
     return AutoencoderKL.from_config(config)
 
 
-def training_dtype() -> torch.dtype:
-    """bfloat16 where the processor computes with it, else float32: there it is far slower."""
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    checks = [getattr(torch.cpu, name, lambda: False) for name in names]
-    return torch.bfloat16 if any(check() for check in checks) else torch.float32
-
-
 class VaeTraining:
     """One run: its networks, its optimizers and where it stands."""
 
@@ -105,7 +99,6 @@ class VaeTraining:
         """start: a trained VAE of the same or smaller widths to begin with, if there is one."""
         torch.manual_seed(config.seed)
         self.config, self._work, self._crops = config, work, crops
-        self._dtype = training_dtype()
         self.step, self.seconds = 0, 0.0
         self.vae = build_vae([int(each) for each in config.multipliers.split(",")])
         if start is None:
@@ -168,7 +161,7 @@ class VaeTraining:
         size. So latents of a large image hold those of the small one (Kouzelis et al. 2025).
         """
         c = self.config
-        with self._fast():
+        with fast_autocast():
             with torch.set_grad_enabled(self.step < c.encoder_steps):
                 posterior = self.vae.encode(true).latent_dist
             latent = posterior.sample().float()
@@ -189,7 +182,7 @@ class VaeTraining:
         """The gradient of all losses of the images, at the images `made`; trains the critic."""
         c = self.config
         values = value_loss(made, true, demo.VAE_FACTOR)
-        with self._fast():
+        with fast_autocast():
             features = self._perceptual(made)
             with torch.no_grad():
                 true_features = self._perceptual(true)
@@ -203,7 +196,7 @@ class VaeTraining:
         if self.step < c.plain_steps:
             return gradient
         self.critic.requires_grad_(False)
-        with self._fast():
+        with fast_autocast():
             score = mean_score(self.critic(made, features))
         (adversarial,) = torch.autograd.grad(-score, made)
         factor = balance(made, gradient, adversarial, self.vae.decoder.conv_out.weight)
@@ -219,15 +212,12 @@ class VaeTraining:
             group["lr"] = self.rate(self.config.critic_rate, since)
         images, features = zip(*sets, strict=True)
         maps = [torch.cat(each).detach() for each in zip(*features, strict=True)]
-        with self._fast():
+        with fast_autocast():
             loss = hinge(self.critic(torch.cat(images).detach(), maps))
         self._critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._critic_optimizer.step()
         self._note(critic=loss)
-
-    def _fast(self) -> torch.autocast:
-        return torch.autocast("cpu", self._dtype, enabled=self._dtype != torch.float32)
 
     def _freeze_encoder(self) -> None:
         """The averaged encoder becomes the encoder, for good."""
@@ -302,7 +292,7 @@ class VaeTraining:
         vae = self.average.module.eval()
         for scale, crops in zip(SCALES, self._crops.examples(SHOWN), strict=True):
             true = to_tensor(crops)
-            with self._fast():
+            with fast_autocast():
                 made = vae.decode(vae.encode(true).latent_dist.mode()).sample
             made = made.float().clamp(-1, 1)
             rows += [torch.cat(list(each), -1) for each in (true, made)]

@@ -158,6 +158,9 @@ def test_the_networks_values_are_named(loaded: dict[str, LatentModel], tmp_path:
         params = {"params": unet["params"] | {name: value}}
         edit_yaml(file, unet_config=params)
         assert f"tiny.yaml: unet_config.params.{name}: expected" in refusal(file)
+    for name, value in (("num_heads", 3), ("model_channels", -32), ("channel_mult", [0, 1])):
+        edit_yaml(file, unet_config={"params": unet["params"] | {name: value}})
+        assert "the U-Net does not fit its configuration" in refusal(file)
 
 
 def test_whatever_else_fails_is_a_message(folders, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_hires.standalone.benchmarks.quality.octaves import beside_truth, octave_energies
 from lib_hires.standalone.benchmarks.quality.real_features import (
     Beside,
     CropFeatures,
     Reference,
     gap_closed,
 )
+from lib_hires.standalone.world.octaves import beside_truth, octave_energies
 
 AGAIN, ENLARGED, THROUGH_VAE = ROWS = ("true_again", "true_enlarged", "true_through_vae")
 FRECHET_DRAWS = 20  # each takes about a second

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from lib_hires.standalone.benchmarks.quality.distances import detail
-from lib_hires.standalone.benchmarks.quality.octaves import beside_truth, octave_energies
+from lib_hires.standalone.world.octaves import beside_truth, octave_energies
 
 
 def wave(period, size=128):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.samplers
 from torch import Tensor
 
+from lib_hires.comfy.attentive import mixing_sampler
 from lib_hires.comfy.description import Input, Node, Output, control_widgets, meant_values, widget
 from lib_hires.comfy.guidance import guided_model
 from lib_hires.comfy.model import multiple_of, native_latent
+from lib_hires.comfy.refining import Refinement
 from lib_hires.resample import Reduction
 from lib_hires.settings import Settings
 from lib_hires.sizes import small_size
@@ -47,6 +50,36 @@ def shifted_sigmas(model: Any, sigmas: Tensor, latent: Any, native: int) -> tupl
     return (shifted_schedule(sigmas, Reduction.between(large, small).noise_gain),)
 
 
+def attentive_guidance(sampler: Any, **values: Any) -> tuple[Any]:
+    """SAMPLER to SAMPLER."""
+    return (mixing_sampler(sampler, Settings.from_values(meant_values("pfsa", values)).pfsa),)
+
+
+RUN = "seed", "steps", "cfg", "sampler_name", "scheduler"
+"""Inputs of the refinement that are not controls of it, beside the objects."""
+
+
+def progressive_refinement(
+    model: Any, positive: Any, negative: Any, vae: Any, latent: Any, **values: Any
+) -> tuple[Any, list[Tensor]]:
+    """LATENT to LATENT and the IMAGE of each stage."""
+    seed, steps, cfg, sampler, schedule = (values.pop(name) for name in RUN)
+    settings = Settings.from_values(meant_values("refine", values)).refine
+    return Refinement(
+        model=model,
+        vae=vae,
+        positive=positive,
+        negative=negative,
+        latent=latent,
+        settings=settings,
+        seed=seed,
+        steps=steps,
+        cfg=cfg,
+        sampler=sampler,
+        schedule=schedule,
+    ).run()
+
+
 UPSAMPLE_GUIDANCE = Node(
     "HiResUpsampleGuidance",
     "Upsample Guidance",
@@ -72,4 +105,65 @@ SHIFTED_SIGMAS = Node(
     shifted_sigmas,
 )
 
-NODES = (UPSAMPLE_GUIDANCE, SHIFTED_SIGMAS)
+ATTENTIVE_GUIDANCE = Node(
+    "HiResAttentiveGuidance",
+    "Attentive Guidance",
+    "Mixes a little self-attention of the latent into the latent after each step of a sampler.",
+    (Input("sampler", "SAMPLER", "The sampler to change."), *control_widgets("pfsa")),
+    (Output("SAMPLER", "sampler", "The sampler with mixing."),),
+    attentive_guidance,
+)
+
+SAMPLING = (
+    widget(
+        "seed",
+        "INT",
+        "The seed of the stages' noise, which is their own.",
+        default=0,
+        min=0,
+        max=0xFFFFFFFFFFFFFFFF,
+        control_after_generate=True,
+    ),
+    widget(
+        "steps",
+        "INT",
+        "The steps of the whole schedule; a stage denoises the end of it.",
+        default=30,
+        min=1,
+        max=10000,
+    ),
+    widget(
+        "cfg",
+        "FLOAT",
+        "The scale of classifier-free guidance.",
+        default=7.0,
+        min=0.0,
+        max=100.0,
+        step=0.1,
+    ),
+    widget("sampler_name", "COMBO", "The sampler.", options=list(comfy.samplers.KSampler.SAMPLERS)),
+    widget("scheduler", "COMBO", "The schedule.", options=list(comfy.samplers.KSampler.SCHEDULERS)),
+)
+
+PROGRESSIVE_REFINEMENT = Node(
+    "HiResProgressiveRefinement",
+    "Progressive Refinement",
+    "Upscales a finished latent and denoises it again, in stages. Give it a model from Upsample "
+    "Guidance, so that the stages are guided too.",
+    (
+        Input("model", "MODEL", "The model, guided or not."),
+        Input("positive", "CONDITIONING", "The prompt."),
+        Input("negative", "CONDITIONING", "The negative prompt."),
+        Input("vae", "VAE", "Decodes and encodes between the stages."),
+        Input("latent", "LATENT", "The finished first image."),
+        *SAMPLING,
+        *control_widgets("refine", ("guided", "keep_stages")),
+    ),
+    (
+        Output("LATENT", "latent", "The last stage's latent."),
+        Output("IMAGE", "images", "The image of each stage, the last one the result.", many=True),
+    ),
+    progressive_refinement,
+)
+
+NODES = (UPSAMPLE_GUIDANCE, SHIFTED_SIGMAS, ATTENTIVE_GUIDANCE, PROGRESSIVE_REFINEMENT)

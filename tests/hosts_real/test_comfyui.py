@@ -80,6 +80,11 @@ def test_an_image_is_the_standalone_sides(seen, standalone):
     assert off <= 1, f"{off} of 255"
 
 
+def test_the_hosts_whole_timesteps_change_little(seen):
+    off = (seen["files"]["image"] - seen["files"]["rounded"]).abs() * 255
+    assert 0 < off.mean() < 0.5
+
+
 def test_theta_0_changes_no_bit_and_nothing_is_left_behind(seen):
     assert seen["theta_0_is_the_model"] == {"off": True, "on": False, "after": True, "again": True}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -11,6 +12,7 @@ from lib_hires.comfy.attentive import mixing_sampler
 from lib_hires.comfy.description import Input, Node, Output, control_widgets, meant_values, widget
 from lib_hires.comfy.guidance import guided_model
 from lib_hires.comfy.model import multiple_of, native_latent
+from lib_hires.comfy.planning import planned
 from lib_hires.comfy.refining import Refinement
 from lib_hires.resample import Reduction
 from lib_hires.settings import Settings
@@ -19,6 +21,8 @@ from lib_hires.upsample_guidance import shifted_schedule
 
 NOT_HERE = ("windows", "overlap")
 """Controls of Upsample Guidance that ComfyUI's side does not have."""
+
+SIDES = "width", "height"
 
 NATIVE = widget(
     "native",
@@ -80,6 +84,22 @@ def progressive_refinement(
     ).run()
 
 
+def plan(
+    model: Any,
+    width: int,
+    height: int,
+    steps: int,
+    sampler_name: str,
+    scheduler: str,
+    refine: bool,
+    **values: Any,
+) -> tuple[str]:
+    """MODEL to the plan's line."""
+    values = {name.removeprefix("final_"): value for name, value in values.items()}
+    settings = Settings.from_values({**meant_values("refine", values), "refine": refine})
+    return (planned(model, settings, (height, width), steps, sampler_name, scheduler).summary(),)
+
+
 UPSAMPLE_GUIDANCE = Node(
     "HiResUpsampleGuidance",
     "Upsample Guidance",
@@ -114,6 +134,19 @@ ATTENTIVE_GUIDANCE = Node(
     attentive_guidance,
 )
 
+SCHEDULE = (
+    widget(
+        "steps",
+        "INT",
+        "The steps of the whole schedule; a stage denoises the end of it.",
+        default=30,
+        min=1,
+        max=10000,
+    ),
+    widget("sampler_name", "COMBO", "The sampler.", options=list(comfy.samplers.KSampler.SAMPLERS)),
+    widget("scheduler", "COMBO", "The schedule.", options=list(comfy.samplers.KSampler.SCHEDULERS)),
+)
+
 SAMPLING = (
     widget(
         "seed",
@@ -125,14 +158,6 @@ SAMPLING = (
         control_after_generate=True,
     ),
     widget(
-        "steps",
-        "INT",
-        "The steps of the whole schedule; a stage denoises the end of it.",
-        default=30,
-        min=1,
-        max=10000,
-    ),
-    widget(
         "cfg",
         "FLOAT",
         "The scale of classifier-free guidance.",
@@ -141,9 +166,10 @@ SAMPLING = (
         max=100.0,
         step=0.1,
     ),
-    widget("sampler_name", "COMBO", "The sampler.", options=list(comfy.samplers.KSampler.SAMPLERS)),
-    widget("scheduler", "COMBO", "The schedule.", options=list(comfy.samplers.KSampler.SCHEDULERS)),
+    *SCHEDULE,
 )
+
+REFINEMENT = control_widgets("refine", ("guided", "keep_stages"))
 
 PROGRESSIVE_REFINEMENT = Node(
     "HiResProgressiveRefinement",
@@ -157,7 +183,7 @@ PROGRESSIVE_REFINEMENT = Node(
         Input("vae", "VAE", "Decodes and encodes between the stages."),
         Input("latent", "LATENT", "The finished first image."),
         *SAMPLING,
-        *control_widgets("refine", ("guided", "keep_stages")),
+        *REFINEMENT,
     ),
     (
         Output("LATENT", "latent", "The last stage's latent."),
@@ -166,4 +192,23 @@ PROGRESSIVE_REFINEMENT = Node(
     progressive_refinement,
 )
 
-NODES = (UPSAMPLE_GUIDANCE, SHIFTED_SIGMAS, ATTENTIVE_GUIDANCE, PROGRESSIVE_REFINEMENT)
+PLAN = Node(
+    "HiResPlan",
+    "HiRes Plan",
+    "Says what a run will do before it starts: its steps, stages and evaluations of the model.",
+    (
+        Input("model", "MODEL", "The model, guided or not."),
+        widget("width", "INT", "Of the first image.", default=1024, min=64, max=16384, step=8),
+        widget("height", "INT", "Of the first image.", default=1024, min=64, max=16384, step=8),
+        *SCHEDULE,
+        widget("refine", "BOOLEAN", "With Progressive Refinement after it.", default=False),
+        *(
+            replace(part, name=f"final_{part.name}") if part.name in SIDES else part
+            for part in REFINEMENT
+        ),
+    ),
+    (Output("STRING", "plan", "The plan in one line."),),
+    plan,
+)
+
+NODES = (UPSAMPLE_GUIDANCE, SHIFTED_SIGMAS, ATTENTIVE_GUIDANCE, PROGRESSIVE_REFINEMENT, PLAN)

@@ -46,18 +46,27 @@ class Server:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
         try:
             with urllib.request.urlopen(request, timeout=300) as response:
-                return json.load(response)
+                return json.loads(response.read() or "null")
         except urllib.error.HTTPError as error:
             with error:
                 return json.load(error)
 
-    def run(self, workflow):
-        """The images that a workflow saves."""
+    def start(self, workflow):
+        """The number of a run that is begun."""
         answer = self.request("/prompt", {"prompt": workflow})
         assert "prompt_id" in answer, answer
-        while not (history := self.request(f"/history/{answer['prompt_id']}")):
+        return answer["prompt_id"]
+
+    def ended(self, number):
+        """What the host tells of a run when it has ended."""
+        while not (history := self.request(f"/history/{number}")):
             time.sleep(0.5)
         (result,) = history.values()
+        return result
+
+    def run(self, workflow):
+        """The images that a workflow saves."""
+        result = self.ended(self.start(workflow))
         assert result["status"]["status_str"] == "success", self.log[-3000:]
         return [image for out in result["outputs"].values() for image in out["images"]]
 
@@ -131,3 +140,17 @@ def test_an_example_is_refused_for_its_files_alone(server, name):
 def test_an_example_makes_its_images(server, name, images):
     assert len(server.run(small(name))) == images
     assert "Upsample Guidance: 128x128 guided at 64x64" in server.log
+
+
+@pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
+def test_an_interruption_in_a_stage_is_the_hosts_and_the_next_run_is_whole(server):
+    workflow, stage = small("refinement-2x"), "stage 1 at 128x128 in 12 steps"
+    workflow["7"]["inputs"] |= {"steps": 12, "eta2": "1", "seed": 2}
+    number = server.start(workflow)
+    while stage not in server.log:
+        time.sleep(0.1)
+    server.request("/interrupt", {})
+    messages = [name for name, _ in server.ended(number)["status"]["messages"]]
+    assert "execution_interrupted" in messages
+    workflow["7"]["inputs"] |= {"steps": 4, "eta2": "0.5", "seed": 3}
+    assert len(server.run(workflow)) == 1

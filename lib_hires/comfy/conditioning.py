@@ -7,6 +7,7 @@ areas and masks to the latent. ControlNet's hints it fits itself at each call.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -48,16 +49,45 @@ def scaled_conditioning(conditioning: Sequence[Any], to: Size, of: Size) -> list
     return [[features, scaled(cond, to, of)] for features, cond in conditioning]
 
 
-def shrunk_conds(conds: Sequence[Any], small: Size, large: Size, model: Any) -> list[Any]:
+class Controls:
+    """ControlNets and their kin once more, for evaluations of another size, in one sampling.
+
+    Each keeps the hint that it has fitted to the latent's size; with one of its own for either
+    size none fits its hint again at every step, which may mean to encode it. Weights are shared.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[Any, Any]] = {}  # by id, with the original, so that it lives
+
+    def copy(self, control: Any) -> Any:
+        """The copy of a control and of those chained to it; always the same one."""
+        if id(control) not in self._copies:
+            made = copy.copy(control)
+            if getattr(made, "previous_controlnet", None) is not None:
+                made.previous_controlnet = self.copy(made.previous_controlnet)
+            self._copies[id(control)] = control, made
+        return self._copies[id(control)][1]
+
+
+def shrunk_conds(
+    conds: Sequence[Any], small: Size, large: Size, model: Any, controls: Controls
+) -> list[Any]:
     """The lists of conds of each branch, as the host evaluates them, for the small latent.
 
     small, large: (height, width) of the latents. model: the host's BaseModel.
     """
-    return [branch and [_shrunk(cond, small, large, model) for cond in branch] for branch in conds]
+    return [
+        branch and [_shrunk(cond, small, large, model, controls) for cond in branch]
+        for branch in conds
+    ]
 
 
-def _shrunk(cond: Mapping[str, Any], small: Size, large: Size, model: Any) -> dict[str, Any]:
+def _shrunk(
+    cond: Mapping[str, Any], small: Size, large: Size, model: Any, controls: Controls
+) -> dict[str, Any]:
     made = scaled(cond, small, large)
+    if cond.get("control") is not None:
+        made["control"] = controls.copy(cond["control"])
     if "mask" in cond:
         made["mask"] = area_means(cond["mask"], small).to(cond["mask"].dtype)
     parts = dict(cond["model_conds"])

@@ -21,7 +21,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
-from lib_hires.comfy.conditioning import shrunk_conds
+from lib_hires.comfy.conditioning import Controls, shrunk_conds
 from lib_hires.comfy.model import (
     family_of,
     multiple_of,
@@ -136,6 +136,7 @@ class GuidedCalls:
         self._times = whole_times(sigmas, family)
         self._guides: dict[Hashable, UpsampleGuided] = {}
         self._calls: Counter[Hashable] = Counter()  # in this evaluation
+        self._controls = Controls()
 
     def predict_noise(self, executor: Any, *arguments: Any, **named: Any) -> Any:
         """The wrapper around each evaluation that a sampler makes."""
@@ -170,7 +171,7 @@ class GuidedCalls:
 
     def _shrunk(self, cond: Mapping[str, Any], small: Size) -> dict[str, Any]:
         call: Call = cond["call"]
-        conds = shrunk_conds(call.conds, small, self._large, call.model)
+        conds = shrunk_conds(call.conds, small, self._large, call.model, self._controls)
         return {"call": Call(call.executor, call.model, conds, call.options)}
 
 

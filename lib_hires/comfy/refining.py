@@ -84,8 +84,7 @@ class Refinement:
         for result in self._results(samples, decode, sampling.denoise):
             samples = result.latent
             made.append((decode(samples) / 2 + 0.5).movedim(1, -1))
-        kept = {name: part for name, part in self.latent.items() if name != "noise_mask"}
-        return {**kept, "samples": samples}, made
+        return {**self.latent, "samples": samples}, made
 
     def _results(
         self,

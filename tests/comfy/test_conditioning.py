@@ -2,7 +2,7 @@ import torch
 from comfy.conds import CONDNoiseShape, CONDRegular
 from comfy.model_base import SDXL
 
-from lib_hires.comfy.conditioning import scaled, scaled_conditioning, shrunk_conds
+from lib_hires.comfy.conditioning import Controls, scaled, scaled_conditioning, shrunk_conds
 from lib_hires.resample import area_means
 
 
@@ -34,7 +34,7 @@ def test_masks_and_what_lies_beside_the_latent_shrink_by_area():
     mask, beside = torch.rand(1, 8, 8), torch.rand(1, 5, 8, 8)
     other = CONDRegular(torch.rand(1, 77, 8))
     cond = {"mask": mask, "model_conds": {"c_concat": CONDNoiseShape(beside), "c": other}}
-    positive, negative = shrunk_conds([[cond], None], (4, 4), (8, 8), model=None)
+    positive, negative = shrunk_conds([[cond], None], (4, 4), (8, 8), None, Controls())
     assert negative is None
     torch.testing.assert_close(positive[0]["mask"], area_means(mask, (4, 4)))
     parts = positive[0]["model_conds"]
@@ -47,5 +47,27 @@ def test_sdxl_receives_the_users_sizes_in_proportion():
     model = SDXL(None, None)
     vector = CONDRegular(torch.zeros(1, 4))
     cond = {"width": 2048, "height": 1024, "crop_w": 128, "model_conds": {"y": vector}}
-    (((made,),)) = shrunk_conds([[cond]], (8, 8), (16, 16), model)
+    (((made,),)) = shrunk_conds([[cond]], (8, 8), (16, 16), model, Controls())
     assert made["model_conds"]["y"].cond.tolist() == [[512, 1024, 0, 64]]
+
+
+class Control:
+    """As the host's: it keeps the hint that it has fitted to the latent's size."""
+
+    def __init__(self, weights, previous=None):
+        self.weights, self.previous_controlnet, self.hint = weights, previous, None
+
+
+def test_a_control_has_a_hint_for_either_size_and_its_weights_once():
+    weights = torch.ones(3)
+    chained = Control(weights)
+    control, controls = Control(weights, chained), Controls()
+    cond = {"control": control, "model_conds": {}}
+    (positive, negative) = shrunk_conds([[cond], [cond]], (4, 4), (8, 8), None, controls)
+    made = positive[0]["control"]
+    assert made is negative[0]["control"], "the host evaluates both branches in one call"
+    made.hint, made.previous_controlnet.hint = "small", "small"
+    assert control.hint is None and chained.hint is None
+    assert made.weights is weights
+    again = shrunk_conds([[cond]], (4, 4), (8, 8), None, controls)
+    assert again[0][0]["control"] is made

@@ -32,6 +32,15 @@ def gamma_at(steps_done: int, total_steps: int, settings: AttentiveGuidance) -> 
     return float(settings.gamma * wave**settings.beta)
 
 
+def steps_behind(evaluations: int, per_step: int) -> int | None:
+    """The finished steps, where the evaluation after so many begins a step; else None.
+
+    per_step: how often the sampler evaluates the model in each step.
+    """
+    steps, within = divmod(evaluations, per_step)
+    return None if within else steps
+
+
 def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     """Parameter-free self-attention of each image's positions.
 

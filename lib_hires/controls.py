@@ -75,9 +75,9 @@ class Control:
         """The accepted numbers, for messages."""
         noun = "a whole number" if whole else "a number"
         if math.isfinite(self.maximum):
-            bounds = f" from {self.minimum:g} to {self.maximum:g}"
+            bounds = f" from {self.minimum:.10g} to {self.maximum:.10g}"
         else:
-            bounds = f" of at least {self.minimum:g}"
+            bounds = f" of at least {self.minimum:.10g}"
         return noun + bounds + (" (0: automatic)" if self.automatic else "")
 
 

@@ -401,7 +401,7 @@ def _range(row: Declaration) -> str:
         return "on, off"
     if row.kind is tuple:
         return "numbers in (0, 1]"
-    bounds = f"{row.control.minimum:g} to {row.control.maximum:g}"
+    bounds = f"{row.control.minimum:.10g} to {row.control.maximum:.10g}"
     return bounds + ", 0: automatic" if row.control.automatic else bounds
 
 

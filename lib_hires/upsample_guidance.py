@@ -77,6 +77,7 @@ class UpsampleGuided:
     times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers).
     shrink_cond: fits conditioning of the image's size (c_concat, hints) to the native evaluation,
     and conditioning that was cropped to windows to theirs.
+    predict_native: `predict` as it is called for native evaluations, where a host marks them.
     on_guided: receives, for every guided evaluation, whether a native evaluation was made for it.
     Call it like the model, which may be evaluated in windows; where a host evaluates the model at
     full size itself, use `model_input` before and `guide` after.
@@ -96,8 +97,10 @@ class UpsampleGuided:
         prediction: Prediction = "denoised",
         shrink_cond: ShrinkCond | None = None,
         on_guided: Callable[[bool], None] = lambda native: None,
+        predict_native: Predictor | None = None,
     ) -> None:
-        self._predict = self._predict_large = predict
+        self._predict_native = predict_native or predict
+        self._predict_large = predict
         if settings.windows != "off":
             self._predict_large = Windowed(
                 predict,
@@ -169,7 +172,7 @@ class UpsampleGuided:
             cond = self._shrink_cond(cond, (small.shape[-2], small.shape[-1]))
         tau = tau if t.is_floating_point() else tau.round()
         small_x = small.to(x.dtype, memory_format=_layout(x))
-        output = self._predict(small_x, tau.to(t.dtype), **cond)
+        output = self._predict_native(small_x, tau.to(t.dtype), **cond)
         return self._family.denoised(self._prediction, small, output.float(), tau)
 
     def _needs_native(self, t: Tensor) -> bool:

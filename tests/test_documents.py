@@ -63,3 +63,11 @@ def test_links_and_images_are_there(document: Path) -> None:
     for link in links:
         if "://" not in link:
             assert (document.parent / link).exists(), link
+
+
+@pytest.mark.slow
+def test_the_readme_s_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "fish.png").stat().st_size > 10_000

@@ -14,50 +14,51 @@ from torch import Tensor
 from lib_hires.run.passes import Kind, guides, idle_reason
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
-from lib_hires.webui.hosts.latents import FACTOR
-from lib_hires.webui.hosts.model import ModelSizes, chosen_native, is_supported
-from lib_hires.webui.messages import say_to
+from lib_hires.webui.callers import caller_of_run
+from lib_hires.webui.hosts.model import chosen_native, is_supported
+from lib_hires.webui.hosts.protocol import FACTOR
 from lib_hires.webui.patching import Once
-from lib_hires.webui.refining.kept import forget_kept, show_kept
-from lib_hires.webui.refining.refine import announce_stages, refine_samples
-from lib_hires.webui.sampling.controlnet import active_controlnet
+from lib_hires.webui.refining.kept import show_kept
+from lib_hires.webui.refining.refine import prepare_stages, refine_samples
+from lib_hires.webui.run_state import HostRun, RunState
 from lib_hires.webui.sampling.guidance import Guidance, guided
-from lib_hires.webui.sampling.recording import begin_record, record_of, show_record, taking
+from lib_hires.webui.sampling.recording import new_record, show_record, taking
 from lib_hires.webui.surfaces import infotext
-from lib_hires.webui.surfaces.arguments import keep_settings, kept_settings, read_arguments
+from lib_hires.webui.surfaces.arguments import read_run
+
+ALL = "ug", "pfsa", "refine"
 
 
 def begin(p: Any, arguments: Sequence[object]) -> None:
-    """Check the arguments once, tell the user what is wrong with them, and write the PNG info."""
-    forget_kept(p)
-    begin_record(p)
+    """Check the arguments once, warn of what is wrong with them, and write the PNG info."""
+    run = HostRun.begin(p, RunState(new_record(), caller=caller_of_run()))
     try:
-        settings = read_arguments(arguments, p)
+        run.state.settings, run.state.upsampler = read_run(arguments, p)
     except SettingsError as error:
-        keep_settings(p, Settings())
         infotext.write(Settings(), p.extra_generation_params)
-        say_to(p)(f"the image was made without it. {error}.")
+        run.warn(f"the image was made without it. {error}.")
         return
-    keep_settings(p, settings)
-    infotext.write(settings, p.extra_generation_params, chosen_native())
+    infotext.write(run.settings, p.extra_generation_params, chosen_native())
 
 
 def before_sampling(p: Any) -> None:
     """Make the sampling that follows, the first pass or that of Hires. fix, a guided one."""
-    settings, say = _settings_for_model(p), say_to(p)
-    if not any((settings.ug.enabled, settings.pfsa.enabled, settings.refine.enabled)):
+    run, kind = HostRun.of(p), kind_of(p)
+    if not _is_on(run.settings):
         return
-    kind = kind_of(p)
-    sizes, controlnet = ModelSizes.of(p.sd_model), active_controlnet(p)
-    guidance = Guidance(settings, sizes, kind, say, record_of(p), controlnet)
-    if p.iteration == 0 and kind != "hires":
-        announce_stages(p, settings, say)
-        _say_if_idle(p, guidance)
+    if run.state.size is None:
+        run.state.size = list(passes_of(p).values())[-1]
+        _turn_off_unsupported(run)
+        prepare_stages(run)
+        _warn_if_idle(run, Guidance.of(run, kind))
+    if not _is_on(run.settings):
+        return
+    guidance = Guidance.of(run, kind)
 
     @contextmanager
     def scope(_p: Any, x: Tensor, *args: Any, **kwargs: Any) -> Iterator[None]:
         size = x.shape[-2] * FACTOR, x.shape[-1] * FACTOR
-        with taking(p, kind, size), guided(p.sampler, x, guidance):
+        with taking(run.record, kind, size), guided(p.sampler, x, guidance):
             yield
 
     Once(p.sampler, "sample" if kind == "text" else "sample_img2img", scope)
@@ -65,45 +66,56 @@ def before_sampling(p: Any) -> None:
 
 def after_sampling(p: Any, samples: Any) -> Any:
     """The samples that the host goes on with."""
-    return refine_samples(p, samples, _settings_for_model(p), say_to(p))
+    run = HostRun.of(p)
+    if _is_on(run.settings) and run.state.size is None:
+        run.turn_off(
+            ALL, "the image was made without it, because another extension samples for the WebUI."
+        )
+    refined = refine_samples(run, samples)
+    run.describe()
+    return refined
 
 
 def end(p: Any, processed: Any) -> None:
-    """Add what was kept on the way to the run's images, and say what happened."""
-    show_kept(p, processed)
-    show_record(p, processed)
+    """Add what was kept on the way to the run's images, and show what happened."""
+    run = HostRun.of(p)
+    show_kept(run, processed)
+    show_record(run.record, processed)
 
 
-def _settings_for_model(p: Any) -> Settings:
-    """The run's settings without what cannot work with this model; the user is told of it."""
-    settings, say = kept_settings(p), say_to(p)
-    ug, refine = settings.ug, settings.refine
-    if not (ug.enabled or settings.pfsa.enabled or refine.enabled):
-        return settings
-    if not is_supported(p.sd_model):
-        say("the image was made without it, because it does not work with this model yet.")
-        return Settings()
-    if sd_unet.current_unet is not None and (ug.enabled or refine.enabled):
-        say(
-            "Upsample Guidance and Progressive Refinement were left out, because the SD Unet "
-            f'"{sd_unet.current_unet.option.label}" is made for certain sizes; set SD Unet to None.'
+def _is_on(settings: Settings) -> bool:
+    return settings.ug.enabled or settings.pfsa.enabled or settings.refine.enabled
+
+
+def _turn_off_unsupported(run: HostRun) -> None:
+    """Leave out what cannot work with the model that is loaded."""
+    if not is_supported(run.p.sd_model):
+        run.turn_off(
+            ALL, "the image was made without it, because it does not work with this model yet."
         )
-        ug, refine = replace(ug, enabled=False), replace(refine, enabled=False)
-    return replace(settings, ug=ug, refine=refine)
+    elif sd_unet.current_unet is not None and (
+        run.settings.ug.enabled or run.settings.refine.enabled
+    ):
+        name = sd_unet.current_unet.option.label
+        run.turn_off(
+            ["ug", "refine"],
+            "Upsample Guidance and Progressive Refinement were left out, because the SD Unet "
+            f'"{name}" is made for certain sizes; set SD Unet to None.',
+        )
 
 
-def _say_if_idle(p: Any, guidance: Guidance) -> None:
-    """Upsample Guidance alone, with nothing to do in any pass of the run, says so."""
+def _warn_if_idle(run: HostRun, guidance: Guidance) -> None:
+    """Where Upsample Guidance alone is on, and has nothing to do in any pass of the run."""
     settings, native = guidance.settings, guidance.sizes.native
     if not settings.ug.enabled or settings.ug.theta == 0 or settings.refine.enabled:
         return
-    passes = {kind: size for kind, size in passes_of(p).items() if guides(settings, kind)}
+    passes = {kind: size for kind, size in passes_of(run.p).items() if guides(settings, kind)}
     for kind, (height, width) in passes.items():
         latent = height // FACTOR, width // FACTOR
         if replace(guidance, kind=kind).reduction(latent) is not None:
             return
     reason = idle_reason(settings.ug.passes, passes.values(), (native, native))
-    guidance.say(f"Upsample Guidance had nothing to do, because {reason}.")
+    run.leaving_out("ug")(f"Upsample Guidance had nothing to do, because {reason}.")
 
 
 def kind_of(p: Any) -> Kind:
@@ -115,7 +127,16 @@ def kind_of(p: Any) -> Kind:
 
 def passes_of(p: Any) -> dict[Kind, Size]:
     """All passes of a run and their (height, width) in pixels; refinement's stages come after."""
-    first: dict[Kind, Size] = {"text" if kind_of(p) == "hires" else kind_of(p): (p.height, p.width)}
+    first: dict[Kind, Size] = {
+        "text" if kind_of(p) == "hires" else kind_of(p): _sampled(p.height, p.width)
+    }
     if getattr(p, "enable_hr", False):
-        first["hires"] = p.hr_upscale_to_y, p.hr_upscale_to_x
+        height = p.hr_upscale_to_y - getattr(p, "truncate_y", 0) * FACTOR
+        width = p.hr_upscale_to_x - getattr(p, "truncate_x", 0) * FACTOR
+        first["hires"] = _sampled(height, width)
     return first
+
+
+def _sampled(height: int, width: int) -> Size:
+    """As the host rounds it."""
+    return height // FACTOR * FACTOR, width // FACTOR * FACTOR

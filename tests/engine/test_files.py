@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib_hires.files import whole_file
-from lib_hires.standalone.pipeline.png import writable_folder
+from lib_hires.standalone.pipeline.outputs import writable_folder
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class WebUI:
         self.log = log
         self.by_shape = by_shape
         self.side = 64 if by_shape else 256  # of an image in pixels
-        self.native = self.side // 2  # as the tests tell it
+        self.native = self.side // 2  # as the tests set it
         self.controlled = controlled
         self.has_controlnet = bool(controlled)
 
@@ -110,7 +110,7 @@ class WebUI:
         with urllib.request.urlopen(request, timeout=300) as answer:
             return json.load(answer)
 
-    def paint(
+    def generate(
         self,
         settings: dict[str, Any] | list[Any] | None = None,
         *,
@@ -178,16 +178,18 @@ class WebUI:
         return self.request("/hires-test/state")
 
     def traced(self) -> list[dict[str, Any]]:
-        """t, x and answer of each evaluation of the last run that traced, as tensors."""
+        """t, x and prediction of each evaluation of the last run that traced, as tensors."""
         import torch
 
-        found = self.request("/hires-test/asked")
-        return [{name: torch.tensor(one[name]) for name in ("t", "x", "answer")} for one in found]
+        found = self.request("/hires-test/evaluations")
+        return [
+            {name: torch.tensor(one[name]) for name in ("t", "x", "prediction")} for one in found
+        ]
 
-    def asked(self) -> list[tuple[tuple[int, int], Any]]:
-        """(latent size, size that SDXL was told) of each evaluation since the run that recorded."""
-        found = self.request("/hires-test/asked")
-        return [(tuple(one["size"]), one["told"]) for one in found]
+    def evaluations(self) -> list[tuple[tuple[int, int], Any]]:
+        """(latent size, size that SDXL received) of each evaluation since the run that recorded."""
+        found = self.request("/hires-test/evaluations")
+        return [(tuple(one["size"]), one["received"]) for one in found]
 
 
 def _answer(answer: dict[str, Any]) -> Answer:
@@ -249,6 +251,18 @@ def host(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     controlled = _install_controlnet(installation.folder, data, model)
     with _running(installation, data, model) as port:
         yield WebUI(port, model, data / LOG, controlled, known)
+
+
+@pytest.fixture
+def generate(host: WebUI) -> Callable[..., Answer]:
+    """Images of 64x64 with a native size of 32, and the model's evaluations for them."""
+
+    def generate(settings: Any = None, **request: Any) -> Answer:
+        small = {"width": 64, "height": 64, "steps": 4}
+        native = {"options": {"hires_guidance_native_size": 32}}
+        return host.generate(settings, **(small | native | request))
+
+    return generate
 
 
 @pytest.fixture(scope="session")
@@ -363,7 +377,7 @@ def _install_controlnet(webui: Path, data: Path, model: Path) -> str:
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:
     """Requests before this line of the log would end the WebUI."""
-    for _ in range(600):
+    for _ in range(1200):
         if "Startup time:" in log.read_text():
             return
         if process.poll() is not None:

@@ -2,9 +2,9 @@
 
 Arguments: what happens ("raise", "raise small", "interrupt", "skip" or ""), and at which
 evaluation (counted from 1 in each run). "raise small" looks at small images only. Its route
-/hires-test/state tells what the last run left on the objects that outlive it; after a run with
-"record", /hires-test/asked tells what the model was asked, after one with "trace" also the states
-and the answers.
+/hires-test/state gives what the last run left on the objects that outlive it; after a run with
+"record", /hires-test/evaluations gives the model's evaluations, after one with "trace" also the
+states and the predictions.
 """
 
 import sys
@@ -18,17 +18,17 @@ class Fault(RuntimeError):
     """The failure that was asked for."""
 
 
-asked = []  # the latent size of each evaluation, the image's size that the model was told, ...
+evaluations = []  # of the last run: latent size, the image's size that the model received, ...
 
 
-def evaluated(sd_model):
-    """What the host's samplers ask: the model itself, or on Forge the one inside its patcher."""
+def evaluated_by(sd_model):
+    """What the host's samplers evaluate: the model, or on Forge the one inside its patcher."""
     objects = getattr(sd_model, "forge_objects", None)
     return sd_model if objects is None else objects.unet.model
 
 
-def told_size(model, x, cond=None, y=None, **_):
-    """[height, width] if SDXL was told the size of x, else None. y: how Forge names the vector."""
+def received_size(model, x, cond=None, y=None, **_):
+    """[height, width] if SDXL received the size of x, else None. y: how Forge names the vector."""
     vector = y if cond is None else cond.get("vector")
     if vector is None or not getattr(model, "is_sdxl", False):
         return None
@@ -38,7 +38,7 @@ def told_size(model, x, cond=None, y=None, **_):
 
 
 def embedded(model, pairs):
-    """Pairs of numbers as SDXL is told them, (1, n). Forge's has one function for all of them."""
+    """Pairs of numbers as SDXL receives them, (1, n). Forge's has one function for all of them."""
     if hasattr(model, "embedder"):
         return model.embedder(torch.tensor(pairs).flatten().float()).flatten()[None]
     parts = zip(list(model.conditioner.embedders)[-3:], pairs, strict=True)
@@ -66,18 +66,21 @@ class Faults(scripts.Script):
         return [gr.Textbox("", label="Fault"), gr.Number(0, label="Fault at")]
 
     def process(self, p, what, at):  # the request's own model is loaded by now
-        model = evaluated(p.sd_model)
+        model = evaluated_by(p.sd_model)
         if is_of_a_fault(vars(model).get("apply_model")):
             del model.apply_model
         if not what:
             return
         plain, counted, sizes = model.apply_model, [0], []
-        asked.clear()
+        evaluations.clear()
 
         def apply_model(x, t, *conds, **named):
             sizes.append(x.shape[-2:])
-            asked.append(
-                {"size": list(x.shape[-2:]), "told": told_size(p.sd_model, x, *conds, **named)}
+            evaluations.append(
+                {
+                    "size": list(x.shape[-2:]),
+                    "received": received_size(p.sd_model, x, *conds, **named),
+                }
             )
             counts = what != "raise small" or x.shape[-2] < sizes[0][0]
             counted[0] += counts
@@ -85,7 +88,11 @@ class Faults(scripts.Script):
                 fail(what)
             denoised = plain(x, t, *conds, **named)
             if what == "trace":
-                asked[-1] |= {"t": t.tolist(), "x": x.tolist(), "answer": denoised.tolist()}
+                evaluations[-1] |= {
+                    "t": t.tolist(),
+                    "x": x.tolist(),
+                    "prediction": denoised.tolist(),
+                }
             return denoised
 
         apply_model.is_of_a_fault = True
@@ -121,17 +128,17 @@ def add_route(_demo, app):
             model_channels=32, channel_mult=[1, 1, 1, 1], num_heads=1
         )
 
-    @app.get("/hires-test/asked")
-    def what_was_asked():
-        return asked
+    @app.get("/hires-test/evaluations")
+    def what_was_evaluated():
+        return evaluations
 
     @app.get("/hires-test/state")
     def state():
         methods = vars(sd_samplers_common.Sampler)
         callbacks = script_callbacks.callback_map
         return {
-            **hooks(evaluated(shared.sd_model)),
-            "asks": is_replaced(evaluated(shared.sd_model)),
+            **hooks(evaluated_by(shared.sd_model)),
+            "replaced": is_replaced(evaluated_by(shared.sd_model)),
             "options": options_of(shared.sd_model),
             "sampler_methods": sorted(name for name in methods if not name.startswith("__")),
             "callbacks": {name: len(found) for name, found in callbacks.items()},

@@ -22,7 +22,7 @@ def know_small_xl(kinds):
 
 
 def shorten_text_encoder(owner, name, is_large):
-    """owner.name: makes a configuration from a path, of which is_large tells."""
+    """owner.name: makes a configuration from a path, which is_large knows."""
     plain = getattr(owner, name)
 
     def shortened(path, *args, **kwargs):
@@ -40,8 +40,8 @@ def know_small_flux(detection):
     def detect(weights, prefix):
         config = plain(weights, prefix)
         if config and config.get("image_model") == "flux":
-            width, told = weights[f"{prefix}txt_in.weight"].shape
-            config |= {"hidden_size": width, "num_heads": width // HEAD, "context_in_dim": told}
+            width, received = weights[f"{prefix}txt_in.weight"].shape
+            config |= {"hidden_size": width, "num_heads": width // HEAD, "context_in_dim": received}
             config |= {"depth": 1, "depth_single_blocks": 1}
         return config
 

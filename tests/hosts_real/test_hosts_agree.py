@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.host
+
 REQUEST = {
     "width": 128, "height": 128, "steps": 5, "scheduler": "Automatic",
     "options": {"hires_guidance_native_size": 64, "enable_quantization": True},
@@ -39,14 +41,14 @@ LARGEST, MEAN = 2, 0.1
 
 
 @pytest.fixture(scope="module")
-def painted(webuis):
+def generated(webuis):
     """By folder, sampler and setting: what each WebUI answered. One runs at a time."""
     answers = {}
     for folder, start in webuis.items():
         with start() as host:
             answers[folder] = {
                 sampler: {
-                    name: host.paint(controls, sampler_name=sampler, **REQUEST)
+                    name: host.generate(controls, sampler_name=sampler, **REQUEST)
                     for name, (controls, _) in SETTINGS.items()
                 }
                 for sampler in SAMPLERS
@@ -56,10 +58,10 @@ def painted(webuis):
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_images_agree(painted, sampler, name):
-    first, *others = (answers[sampler][name] for answers in painted.values())
+def test_images_agree(generated, sampler, name):
+    first, *others = (answers[sampler][name] for answers in generated.values())
     found = {}
-    for folder, other in zip([*painted][1:], others, strict=True):
+    for folder, other in zip([*generated][1:], others, strict=True):
         assert "note" not in first.info + other.info
         largest, mean = found[folder] = _differences(first.images[0], other.images[0])
         logging.info("%s, %s, %s: largest %d, mean %.3f", folder, sampler, name, largest, mean)
@@ -68,9 +70,9 @@ def test_images_agree(painted, sampler, name):
 
 @pytest.mark.parametrize("name", [name for name, (_, beside) in SETTINGS.items() if beside])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_setting_does_far_more_than_the_images_may_differ(painted, sampler, name):
+def test_a_setting_does_far_more_than_the_images_may_differ(generated, sampler, name):
     """So that a WebUI that left it out would be seen."""
-    first = next(iter(painted.values()))[sampler]
+    first = next(iter(generated.values()))[sampler]
     beside = SETTINGS[name][1]
     _, mean = _differences(first[beside].images[0], first[name].images[0])
     logging.info("%s, %s: %.1f on average from %s", sampler, name, mean, beside)

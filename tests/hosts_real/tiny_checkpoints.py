@@ -5,9 +5,9 @@
 | hires-demo | the bundled model's shape, but narrower |
 | other | the same with other weights |
 | v | the first one's weights, read as predicting v |
-| inpaint | the same, told a mask and a masked image beside the latent |
+| inpaint | the same, received a mask and a masked image beside the latent |
 | control | SD1's twelve input blocks, which ControlNet counts on |
-| xl | SDXL's layout: told the image's size, its VAE draws a sample inside |
+| xl | SDXL's layout: received the image's size, its VAE draws a sample inside |
 | flux, sd3 | the layouts of Flux and Stable Diffusion 3, for Forge |
 
 Forge and reForge know a model by its shapes. For them the text encoder, the VAE and the U-Net's
@@ -17,7 +17,8 @@ flux and sd3 are of shapes that they know with the extension small_shapes.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from small_shapes import HEAD, T5, XL_TEXT_LAYERS
+from small_shapes import XL_TEXT_LAYERS
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
-    CLIPTextModelWithProjection,
-    T5Config,
-    T5EncoderModel,
 )
 
 from lib_hires.feature_upsampler import (
@@ -41,6 +39,7 @@ from lib_hires.feature_upsampler import (
     default_layers,
     layout_of,
 )
+from lib_hires.standalone.world import layout
 from lib_hires.standalone.world import model as demo_model
 from lib_hires.upsampler_file import write_upsampler
 
@@ -55,8 +54,6 @@ SD15_SHAPE = {
 }  # fmt: skip
 NUMBER_CHANNELS = 256  # SDXL's embedding of one number
 XL_CONTEXT, XL_POOLED = 2048, 1280  # of SDXL's text encoders
-FLUX_WIDTH = 128
-SD3_WIDTH, SD3_CONTEXT, SD3_PATCHES = 64, 4096, 16  # 64 for each block; patches along a side
 SIZES = "original_size_as_tuple", "crop_coords_top_left", "target_size_as_tuple"
 
 
@@ -79,16 +76,8 @@ def put_known_models(folder: Path) -> Path:
     file = _export(folder, demo_model.NAME, SD15_SHAPE, text_encoder=_sd15_text_encoder())
     config, weights = yaml.safe_load(file.with_suffix(".yaml").read_text()), load_file(file)
     _put_variants(folder, weights, config)
-    save_file(_known_xl_weights(_beside_unet(weights)), folder / "xl.safetensors")
+    save_file(_known_xl_weights(beside_unet(weights)), folder / "xl.safetensors")
     return file
-
-
-def put_flow_models(model: Path) -> None:
-    """flux and sd3. model: the first one that `put_known_models` wrote; they lie beside it."""
-    torch.manual_seed(2)
-    beside = _beside_unet(load_file(model))
-    save_file(_flux_weights(beside), model.with_name("flux.safetensors"))
-    save_file(_sd3_weights(beside), model.with_name("sd3.safetensors"))
 
 
 def put_controlnet(model: Path, file: Path) -> None:
@@ -103,11 +92,11 @@ def put_controlnet(model: Path, file: Path) -> None:
     }
     widths = [3, 16, 16, 32, 32, 96, 96, 256, width]
     for layer, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-        state |= _convolution(f"input_hint_block.{2 * layer}", before, after, side=3)
+        state |= convolution(f"input_hint_block.{2 * layer}", before, after, side=3)
     blocks = {key.split(".")[1] for key in state if key.startswith("input_blocks.")}
     for block in range(len(blocks)):
-        state |= _convolution(f"zero_convs.{block}.0", width, width)
-    state |= _convolution("middle_block_out.0", width, width)
+        state |= convolution(f"zero_convs.{block}.0", width, width)
+    state |= convolution("middle_block_out.0", width, width)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, file)
 
@@ -139,9 +128,7 @@ def put_upsampler(
 ) -> None:
     """A feature upsampler of random weights for a U-Net of this shape, for twice the sides."""
     torch.manual_seed(1)
-    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
-        for constant, value in shape.items():
-            patch.setattr(demo_model, constant, value)
+    with _shaped(shape), torch.device("meta"):
         unet = demo_model.build_unet()
     layers, skips = default_layers(unet), layout_of(unet).skips
     channels = tuple(skips[layer].channels for layer in layers)
@@ -152,7 +139,7 @@ def put_upsampler(
     write_upsampler(file, upsampler, upsampler.info)
 
 
-def _beside_unet(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def beside_unet(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value for key, value in weights.items() if key.startswith((VAE, TEXT))}
 
 
@@ -166,22 +153,30 @@ def _sd15_text_encoder() -> CLIPTextModel:
     return model
 
 
+@contextmanager
+def _shaped(shape: dict[str, Any]) -> Iterator[None]:
+    """Inside the block the bundled model's parts and their layout are of this shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        for constant, value in shape.items():
+            patch.setattr(demo_model, constant, value)
+            patch.setattr(layout, constant, value)
+        yield
+
+
 def _export(
     folder: Path, name: str, shape: dict[str, Any], text_encoder: CLIPTextModel | None = None
 ) -> Path:
     """text_encoder: if not the bundled model's."""
-    with pytest.MonkeyPatch.context() as patch:
-        for constant, value in shape.items():
-            patch.setattr(demo_model, constant, value)
+    with _shaped(shape):
         parts = {
             "vae": demo_model.build_vae(),
             "unet": demo_model.build_unet(),
             "text_encoder": text_encoder or demo_model.build_text_encoder(),
         }
-        file = demo_model.export(folder, **parts, name=name)
+        file = layout.export(folder, **parts, name=name)
     config = file.with_suffix(".yaml")
     clip = str(folder / demo_model.CLIP_FOLDER)
-    config.write_text(config.read_text().replace(demo_model.WEBUI_CLIP, clip))
+    config.write_text(config.read_text().replace(layout.WEBUI_CLIP, clip))
     return file
 
 
@@ -218,29 +213,27 @@ def _inpainting(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _xl_weights(
-    weights: dict[str, Tensor], told: int = 2 * len(SIZES) * NUMBER_CHANNELS
+    weights: dict[str, Tensor], received: int = 2 * len(SIZES) * NUMBER_CHANNELS
 ) -> dict[str, Tensor]:
-    """The same under SDXL's names, with layers for the vector of `told` numbers."""
+    """The same under SDXL's names, with layers for the vector of `received` numbers."""
     hidden = 4 * len(weights[f"{UNET}input_blocks.0.0.weight"])
-    label = _linear(f"{UNET}label_emb.0.0", told, hidden)
-    label |= _linear(f"{UNET}label_emb.0.2", hidden, hidden)
+    label = linear(f"{UNET}label_emb.0.0", received, hidden)
+    label |= linear(f"{UNET}label_emb.0.2", hidden, hidden)
     kept = {key: value for key, value in weights.items() if key.startswith((UNET, VAE))}
-    text = _renamed(weights, TEXT, "conditioner.embedders.0.")
-    return kept | text | _half(label)
+    text = renamed(weights, TEXT, "conditioner.embedders.0.")
+    return kept | text | half(label)
 
 
 def _known_xl_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
     """SDXL in full width. beside: the VAE and SD 1.5's text encoder."""
-    with pytest.MonkeyPatch.context() as patch:
-        for constant, value in (SD15_SHAPE | {"CONTEXT": XL_CONTEXT}).items():
-            patch.setattr(demo_model, constant, value)
-        names, state = demo_model._unet_names(), demo_model.build_unet().state_dict()
-        unet = _half(demo_model._renamed(state, names, UNET))
+    with _shaped(SD15_SHAPE | {"CONTEXT": XL_CONTEXT}):
+        names, state = layout._unet_names(), demo_model.build_unet().state_dict()
+        unet = half(layout._renamed(state, names, UNET))
     for key, value in unet.items():
         if ".proj_" in key and value.ndim == 4:
             unet[key] = value[:, :, 0, 0].contiguous()  # SDXL's are linear layers
-    told = XL_POOLED + 2 * len(SIZES) * NUMBER_CHANNELS
-    return _xl_weights(unet | beside, told) | _half(_open_clip("conditioner.embedders.1.model."))
+    received = XL_POOLED + 2 * len(SIZES) * NUMBER_CHANNELS
+    return _xl_weights(unet | beside, received) | half(_open_clip("conditioner.embedders.1.model."))
 
 
 def _open_clip(prefix: str) -> dict[str, Tensor]:
@@ -250,130 +243,27 @@ def _open_clip(prefix: str) -> dict[str, Tensor]:
         "positional_embedding": torch.randn(positions, width) / 10,
         "token_embedding.weight": torch.randn(words, width) / 10,
         "text_projection": torch.randn(width, width) * width**-0.5,
-        **_norm("ln_final", width),
+        **norm("ln_final", width),
     }
     for layer in range(XL_TEXT_LAYERS):
         block = f"transformer.resblocks.{layer}"
-        into = _linear("", width, 3 * width)
+        into = linear("", width, 3 * width)
         state |= {f"{block}.attn.in_proj_{part[1:]}": value for part, value in into.items()}
-        state |= _linear(f"{block}.attn.out_proj", width, width)
-        state |= _linear(f"{block}.mlp.c_fc", width, 4 * width)
-        state |= _linear(f"{block}.mlp.c_proj", 4 * width, width)
-        state |= _norm(f"{block}.ln_1", width) | _norm(f"{block}.ln_2", width)
+        state |= linear(f"{block}.attn.out_proj", width, width)
+        state |= linear(f"{block}.mlp.c_fc", width, 4 * width)
+        state |= linear(f"{block}.mlp.c_proj", 4 * width, width)
+        state |= norm(f"{block}.ln_1", width) | norm(f"{block}.ln_2", width)
     return {prefix + key: value for key, value in state.items()}
-
-
-def _flux_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Flux of two blocks. beside: the VAE and SD 1.5's text encoder."""
-    told = _flow_text_encoders(beside)
-    transformer = _half(_flux_transformer(FLUX_WIDTH, T5["d_model"]))
-    return _renamed(_flow_vae(beside), VAE, "vae.") | told | transformer
-
-
-def _sd3_weights(beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Stable Diffusion 3 of one block. beside: the VAE and SD 1.5's text encoder."""
-    clip_g = _renamed(_larger_clip().state_dict(), "", "text_encoders.clip_g.transformer.")
-    told = _flow_text_encoders(beside) | _half(clip_g)
-    return _flow_vae(beside) | told | _half(_sd3_transformer(SD3_WIDTH))
-
-
-def _flow_vae(beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """That of SD 1.5 for latents of 16 channels, without the layers next to the latent."""
-    vae = {key: value for key, value in beside.items() if key.startswith(VAE)}
-    vae = {key: value for key, value in vae.items() if "quant" not in key}
-    for end in ("weight", "bias"):
-        last = f"{VAE}encoder.conv_out.{end}"
-        vae[last] = torch.cat([vae[last]] * 4)
-    first = f"{VAE}decoder.conv_in.weight"
-    vae[first] = vae[first].repeat(1, 4, 1, 1) / 2
-    return vae
-
-
-def _flow_text_encoders(beside: dict[str, Tensor]) -> dict[str, Tensor]:
-    """SD 1.5's and a narrow T5."""
-    config = T5Config(**T5, feed_forward_proj="gated-gelu")
-    t5 = T5EncoderModel(config).state_dict()
-    t5.pop("encoder.embed_tokens.weight", None)  # the same as shared.weight
-    clip_l = _renamed(beside, TEXT, "text_encoders.clip_l.")
-    return clip_l | _half(_renamed(t5, "", "text_encoders.t5xxl.transformer."))
-
-
-def _larger_clip() -> CLIPTextModelWithProjection:
-    """SD3's larger text encoder, that of SDXL, with fewer layers."""
-    config = CLIPTextConfig(
-        hidden_size=XL_POOLED,
-        intermediate_size=4 * XL_POOLED,
-        projection_dim=XL_POOLED,
-        num_hidden_layers=XL_TEXT_LAYERS,
-        num_attention_heads=20,
-    )
-    return CLIPTextModelWithProjection(config)
-
-
-def _flux_transformer(width: int, told: int) -> dict[str, Tensor]:
-    layers = {
-        "img_in": (64, width),
-        "txt_in": (told, width),
-        "time_in.in_layer": (256, width),
-        "time_in.out_layer": (width, width),
-        "vector_in.in_layer": (768, width),
-        "vector_in.out_layer": (width, width),
-        "guidance_in.in_layer": (256, width),
-        "guidance_in.out_layer": (width, width),
-        "single_blocks.0.linear1": (width, 7 * width),
-        "single_blocks.0.linear2": (5 * width, width),
-        "single_blocks.0.modulation.lin": (width, 3 * width),
-        "final_layer.linear": (width, 64),
-        "final_layer.adaLN_modulation.1": (width, 2 * width),
-    }
-    norms = ["single_blocks.0.norm"]
-    for part in ("img", "txt"):
-        block = f"double_blocks.0.{part}"
-        layers |= {
-            f"{block}_mod.lin": (width, 6 * width),
-            f"{block}_attn.qkv": (width, 3 * width),
-            f"{block}_attn.proj": (width, width),
-            f"{block}_mlp.0": (width, 4 * width),
-            f"{block}_mlp.2": (4 * width, width),
-        }
-        norms.append(f"{block}_attn.norm")
-    state: dict[str, Tensor] = {}
-    for name, (before, after) in layers.items():
-        state |= _linear(name, before, after)
-    for name in norms:
-        state |= {f"{name}.{of}_norm.scale": torch.ones(HEAD) for of in ("query", "key")}
-    return _renamed(state, "", UNET)
-
-
-def _sd3_transformer(width: int) -> dict[str, Tensor]:
-    """Of one block and one attention head."""
-    layers = {
-        "t_embedder.mlp.0": (256, width),
-        "t_embedder.mlp.2": (width, width),
-        "y_embedder.mlp.0": (768 + XL_POOLED, width),
-        "y_embedder.mlp.2": (width, width),
-        "context_embedder": (SD3_CONTEXT, width),
-        "joint_blocks.0.context_block.adaLN_modulation.1": (width, 2 * width),
-        "joint_blocks.0.context_block.attn.qkv": (width, 3 * width),
-        "joint_blocks.0.x_block.adaLN_modulation.1": (width, 6 * width),
-        "joint_blocks.0.x_block.attn.qkv": (width, 3 * width),
-        "joint_blocks.0.x_block.attn.proj": (width, width),
-        "joint_blocks.0.x_block.mlp.fc1": (width, 4 * width),
-        "joint_blocks.0.x_block.mlp.fc2": (4 * width, width),
-        "final_layer.adaLN_modulation.1": (width, 2 * width),
-        "final_layer.linear": (width, 64),
-    }
-    state = _convolution("x_embedder.proj", 16, width, side=2)
-    state["pos_embed"] = torch.randn(1, SD3_PATCHES**2, width)
-    for name, (before, after) in layers.items():
-        state |= _linear(name, before, after)
-    return _renamed(state, "", UNET)
 
 
 def _xl_config(config: dict[str, Any]) -> dict[str, Any]:
     params = config["model"]["params"]
-    told = {"num_classes": "sequential", "adm_in_channels": 2 * len(SIZES) * NUMBER_CHANNELS}
-    unet = {**params["unet_config"]["params"], **told, "spatial_transformer_attn_type": "softmax"}
+    received = {"num_classes": "sequential", "adm_in_channels": 2 * len(SIZES) * NUMBER_CHANNELS}
+    unet = {
+        **params["unet_config"]["params"],
+        **received,
+        "spatial_transformer_attn_type": "softmax",
+    }
     del unet["image_size"]
     first_stage = params["first_stage_config"]["params"]
     text = {"target": "sgm.modules.encoders.modules.FrozenCLIPEmbedder", "input_key": "txt"}
@@ -411,17 +301,17 @@ def _sgm(package: str) -> Callable[..., dict[str, Any]]:
     return part
 
 
-def _convolution(name: str, before: int, after: int, side: int = 1) -> dict[str, Tensor]:
+def convolution(name: str, before: int, after: int, side: int = 1) -> dict[str, Tensor]:
     scale = (before * side * side) ** -0.5
     weight = torch.randn(after, before, side, side) * scale
     return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(after)}
 
 
-def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.half() for key, value in state.items()}
 
 
-def _renamed(state: dict[str, Tensor], before: str, after: str) -> dict[str, Tensor]:
+def renamed(state: dict[str, Tensor], before: str, after: str) -> dict[str, Tensor]:
     """Those of `state` that begin with `before`, beginning with `after`."""
     return {
         after + key.removeprefix(before): value
@@ -430,10 +320,10 @@ def _renamed(state: dict[str, Tensor], before: str, after: str) -> dict[str, Ten
     }
 
 
-def _norm(name: str, width: int) -> dict[str, Tensor]:
+def norm(name: str, width: int) -> dict[str, Tensor]:
     return {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.full((width,), 0.1)}
 
 
-def _linear(name: str, before: int, after: int) -> dict[str, Tensor]:
+def linear(name: str, before: int, after: int) -> dict[str, Tensor]:
     weight = torch.randn(after, before) * before**-0.5
     return {f"{name}.weight": weight, f"{name}.bias": torch.zeros(after)}

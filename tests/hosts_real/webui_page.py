@@ -25,8 +25,11 @@ class Page:
         if tab == "img2img":
             page.locator("#tabs > .tab-nav button", has_text="img2img").click()
         if not closed:
-            self.ours("accordion").locator(".label-wrap").first.click()
-            self.ours("preset_apply").wait_for()
+            self.open_accordion()
+
+    def open_accordion(self) -> None:
+        self.ours("accordion").locator(".label-wrap").first.click()
+        self.ours("preset_apply").wait_for()
 
     def ours(self, name: str) -> Any:
         return self.page.locator(f"#script_{self.tab}_hires_guidance_{name}").first

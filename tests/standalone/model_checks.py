@@ -20,8 +20,8 @@ def noise(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 
 
 def call(model: LatentModel, x: torch.Tensor, sigma: torch.Tensor, **extra: Any) -> torch.Tensor:
-    said = model.encode_prompts(["a red house"] * len(x), [""] * len(x))
-    return model.denoiser()(x, sigma, context=said.cond, pooled=said.pooled_cond, **extra)
+    embedded = model.encode_prompts(["a red house"] * len(x), [""] * len(x))
+    return model.denoiser()(x, sigma, context=embedded.cond, pooled=embedded.pooled_cond, **extra)
 
 
 def copy(folder: Path, to: Path) -> Path:

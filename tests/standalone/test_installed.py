@@ -20,7 +20,7 @@ def test_the_page_has_its_script_and_style(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
     clone = tmp_path / "clone"
     for folder in ("javascript", "lib_hires"):
-        left_out = shutil.ignore_patterns("__pycache__", "bundled")
+        left_out = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(ROOT / folder, clone / folder, ignore=left_out)
     for file in ("LICENSE", "README.md", "pyproject.toml", "style.css"):
         shutil.copy(ROOT / file, clone)

@@ -21,7 +21,7 @@ from lib_hires.settings import ProgressiveRefinement, Settings, UpsampleGuidance
 from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui import hosts
 from lib_hires.webui.hosts import forge, forge_conds, host_of
-from lib_hires.webui.hosts.guided_pass import GuidedPass
+from lib_hires.webui.hosts.protocol import GuidedPass
 from lib_hires.webui.refining.refine import stages_of
 
 LARGE, SMALL = (8, 8), (4, 4)
@@ -37,14 +37,14 @@ class Cond:
 
 
 class Model:
-    """Predicts an image from all that it is told; `predictor` has its noise levels."""
+    """Predicts an image from all that it receives; `predictor` has its noise levels."""
 
     def __init__(self, sigmas=SIGMAS):
         self.predictor = SimpleNamespace(sigmas=sigmas, prediction_type="epsilon")
-        self.asked = []
+        self.evaluated = []
 
     def apply_model(self, x, sigma, *, transformer_options, **cond):
-        self.asked.append((tuple(x.shape[-2:]), cond | transformer_options))
+        self.evaluated.append((tuple(x.shape[-2:]), cond | transformer_options))
         gain = cond["c_crossattn"] / (1 + sigma[:, None, None, None] ** 2)
         return gain * x + x.mean((-2, -1), keepdim=True)
 
@@ -77,13 +77,13 @@ def evaluated(model, x, sigma, uncond, cond, scale, options, seed):
         )
         for place, branch in enumerate((cond, uncond))
     )
-    told = {
+    received = {
         "denoised": negative + scale * (positive - negative), "cond": cond, "uncond": uncond,
         "model": model, "model_options": options, "input": x, "sigma": sigma,
     }  # fmt: skip
     for function in options.get("sampler_post_cfg_function", []):
-        told["denoised"] = function(told)
-    return told["denoised"]
+        received["denoised"] = function(received)
+    return received["denoised"]
 
 
 @pytest.fixture(autouse=True)
@@ -109,13 +109,10 @@ class Sampler:
         self.model_wrap_cfg.update_inner_model()
 
 
-def guiding(sampler, settings=PLAIN, said=None):
-    def new_guide(predict, **more):
-        reduction = Reduction.between(LARGE, SMALL)
-        return UpsampleGuided(predict, reduction=reduction, **more)
-
-    say = [].append if said is None else said.append
-    guided = GuidedPass(LARGE, SMALL, settings, new_guide, [5.0, 2.0, 0.0], say)
+def guiding(sampler, settings=PLAIN, messages=None):
+    warn = [].append if messages is None else messages.append
+    reduction = Reduction.between(LARGE, SMALL)
+    guided = GuidedPass(LARGE, reduction, settings, [5.0, 2.0, 0.0], lambda native: None, warn)
     return hosts.guiding(sampler.model_wrap_cfg, guided)
 
 
@@ -132,7 +129,7 @@ def reduced(x):
     return Reduction.between(LARGE, SMALL).reduce(x)
 
 
-def test_the_coarse_part_of_the_answer_is_the_small_answer():
+def test_the_coarse_part_of_the_prediction_is_the_native_prediction():
     """D[x0'] = x0_small at theta = 1, with the host's own CFG in both."""
     sd_model = SdModel()
     with guiding(Sampler(sd_model)):
@@ -144,17 +141,17 @@ def test_the_coarse_part_of_the_answer_is_the_small_answer():
 IN_WINDOWS = replace(PLAIN, windows="Hann", overlap=0.5)
 
 
-def test_the_large_question_is_put_in_windows_and_the_small_one_as_a_whole():
-    """Nine windows in calls of four, whose rows the host's extensions can tell apart."""
+def test_the_large_image_is_evaluated_in_windows_and_the_native_one_whole():
+    """Nine windows in calls of four, whose rows the host's extensions can distinguish."""
     sd_model = SdModel()
     model = sd_model.forge_objects.unet.model
     with guiding(Sampler(sd_model), IN_WINDOWS):
         guided = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
     assert "apply_model" not in vars(model)
-    assert {size for size, _ in model.asked} == {SMALL}
-    rows = [told["cond_indices"] for _, told in model.asked]
+    assert {size for size, _ in model.evaluated} == {SMALL}
+    rows = [received["cond_indices"] for _, received in model.evaluated]
     assert rows == [*[[0, 1, 2, 3], [0, 1, 2, 3], [0]] * 2, [0], [0]]
-    branches = [told["cond_or_uncond"] for _, told in model.asked]
+    branches = [received["cond_or_uncond"] for _, received in model.evaluated]
     assert branches == [[0] * 4, [0] * 4, [0], [1] * 4, [1] * 4, [1], [0], [1]]
 
     def plain(x, sigma):
@@ -170,15 +167,15 @@ def test_the_large_question_is_put_in_windows_and_the_small_one_as_a_whole():
     torch.testing.assert_close(guided, windowed(X, SIGMA))
 
 
-def test_without_guidance_the_rest_is_asked_about_as_a_whole():
-    sd_model, said = SdModel(), []
+def test_without_guidance_the_rest_is_evaluated_at_full_size():
+    sd_model, messages = SdModel(), []
     sampler, model = Sampler(sd_model), sd_model.forge_objects.unet.model
     plain = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
-    with guiding(sampler, IN_WINDOWS, said):
+    with guiding(sampler, IN_WINDOWS, messages):
         sampler.model_wrap_cfg.need_last_noise_uncond = True
         assert torch.equal(sd_model.denoise(X, SIGMA, conds(), conds(0.2)), plain)
-    assert {size for size, _ in model.asked} == {LARGE}
-    assert len(said) == 1
+    assert {size for size, _ in model.evaluated} == {LARGE}
+    assert len(messages) == 1
 
 
 def test_two_windows_of_a_call_have_the_rows_of_both():
@@ -186,10 +183,10 @@ def test_two_windows_of_a_call_have_the_rows_of_both():
         "cond_or_uncond": [1, 0], "uuids": ["u", "c"], "kept": 7, "sigmas": torch.ones(2),
         "cond_indices": [2, 3], "uncond_indices": [0, 1], "cond_mark": torch.tensor([1, 1, 0, 0]),
     }  # fmt: skip
-    told = forge_conds.options_in_windows(options, 4, 8)
-    assert told.pop("cond_mark").tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
-    assert told.pop("sigmas") is options["sigmas"]
-    assert told == {
+    received = forge_conds.options_in_windows(options, 4, 8)
+    assert received.pop("cond_mark").tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
+    assert received.pop("sigmas") is options["sigmas"]
+    assert received == {
         "cond_or_uncond": [1, 0, 1, 0], "uuids": ["u", "c", "u", "c"], "kept": 7,
         "cond_indices": [2, 3, 6, 7], "uncond_indices": [0, 1, 4, 5],
     }  # fmt: skip
@@ -206,7 +203,7 @@ def test_two_windows_of_a_call_have_the_rows_of_both():
         (None, {"transformer_options": {"patches_replace": {"attn1": {}}}}, "attention"),
     ],
 )
-def test_what_goes_by_the_whole_images_attention_is_asked_as_a_whole(controlnet, options, reason):
+def test_what_goes_by_the_whole_images_attention_is_evaluated_whole(controlnet, options, reason):
     sd_model = SdModel()
     patcher = sd_model.forge_objects.unet
     patcher.controlnet_linked_list, patcher.model_options = controlnet, options
@@ -242,13 +239,13 @@ def test_the_refiners_model_is_guided_from_then_on():
         sampler.refine_with(second)
         second.denoise(X, SIGMA, conds(), conds(0.2))
         assert first.options == {"kept": 1}
-    sizes = [size for size, _ in second.forge_objects.unet.model.asked]
+    sizes = [size for size, _ in second.forge_objects.unet.model.evaluated]
     assert sizes == [LARGE, LARGE, SMALL, SMALL]
     assert second.options == {"kept": 1}
 
 
-def test_a_small_question_that_fails_is_told_once_and_not_asked_again():
-    sd_model, said = SdModel(), []
+def test_a_native_evaluation_that_fails_is_one_message_and_not_made_again():
+    sd_model, messages = SdModel(), []
     apply_model = sd_model.forge_objects.unet.model.apply_model
     plain = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
 
@@ -257,41 +254,44 @@ def test_a_small_question_that_fails_is_told_once_and_not_asked_again():
         return apply_model(x, *more, **cond)
 
     sd_model.forge_objects.unet.model.apply_model = failing
-    with guiding(Sampler(sd_model), said=said):
+    with guiding(Sampler(sd_model), messages=messages):
         for _ in range(2):
             assert torch.equal(sd_model.denoise(X, SIGMA, conds(), conds(0.2)), plain)
-    assert len(said) == 1
-    assert "AssertionError: too small" in said[0]
+    assert len(messages) == 1
+    assert "AssertionError: too small" in messages[0]
 
 
 def test_a_sampler_that_replaces_our_function_is_noticed():
-    sd_model, said = SdModel(), []
-    with guiding(Sampler(sd_model), said=said):
+    sd_model, messages = SdModel(), []
+    with guiding(Sampler(sd_model), messages=messages):
         sd_model.options["sampler_post_cfg_function"] = []
         for _ in range(3):
             sd_model.denoise(X, SIGMA, conds(), conds(0.2))
-    assert len(said) == 1
-    assert "a function of its own" in said[0]
+    assert len(messages) == 1
+    assert "a function of its own" in messages[0]
 
 
 def test_a_sampler_that_goes_on_from_uncond_is_left_alone():
-    """DDIM CFG++, which says so after the sampling has begun."""
-    sd_model, said = SdModel(), []
+    """DDIM CFG++, which is known after the sampling has begun."""
+    sd_model, messages = SdModel(), []
     sampler = Sampler(sd_model)
     plain = sd_model.denoise(X, SIGMA, conds(), conds(0.2))
-    with guiding(sampler, said=said):
+    with guiding(sampler, messages=messages):
         sampler.model_wrap_cfg.need_last_noise_uncond = True
         for _ in range(2):
             assert torch.equal(sd_model.denoise(X, SIGMA, conds(), conds(0.2)), plain)
-    assert len(said) == 1
-    assert "from uncond alone" in said[0]
+    assert len(messages) == 1
+    assert "from uncond alone" in messages[0]
 
 
 def test_a_mask_beside_the_latent_shrinks_and_controlnet_stays_where_it_is_wanted():
     sd_model, beside = SdModel(), torch.ones(1, 5, *LARGE)
     with guiding(Sampler(sd_model)):
         sd_model.denoise(X, SIGMA, conds(c_concat=beside), conds(0.2, c_concat=beside))
-    sides = [told["c_concat"].shape[-2:] for _, told in sd_model.forge_objects.unet.model.asked]
+    sides = [
+        received["c_concat"].shape[-2:]
+        for _, received in sd_model.forge_objects.unet.model.evaluated
+    ]
     assert sides == [LARGE, LARGE, SMALL, SMALL]
     cond = {"cond": conds(), "uncond": None}
     for controlled, control in ((True, "hint"), (False, None)):
@@ -307,8 +307,8 @@ def test_a_mask_beside_the_latent_shrinks_and_controlnet_stays_where_it_is_wante
         assert cond["cond"][0]["control"] == "hint"
 
 
-@pytest.mark.parametrize(("length", "told"), [(2816, (32, 32, 0, 0, 32, 32)), (2560, (32, 32))])
-def test_sdxls_vector_is_told_the_small_size(length, told):
+@pytest.mark.parametrize(("length", "received"), [(2816, (32, 32, 0, 0, 32, 32)), (2560, (32, 32))])
+def test_sdxls_vector_receives_the_small_size(length, received):
     """The base has six numbers behind the pooled text, the refiner five, the last a score."""
 
     def embed(numbers):
@@ -319,7 +319,7 @@ def test_sdxls_vector_is_told_the_small_size(length, told):
     vector = torch.zeros(1, length)
     made = forge_conds.size_embeddings(sd_model).with_size(vector, (32, 32))
     numbers = made[0, 1280:].view(-1, 256)[:, 0]
-    assert tuple(numbers[: len(told)].tolist()) == told
+    assert tuple(numbers[: len(received)].tolist()) == received
     assert made[0, :1280].eq(0).all()
     assert not vector.any()
 
@@ -342,7 +342,7 @@ def test_sdxls_sizes_are_embedded_once_a_sampling():
 FLOW = torch.linspace(0.001, 1, 1000)
 
 
-def test_a_flow_model_is_asked_about_the_small_image_at_its_own_noise_level():
+def test_a_flow_models_native_evaluation_is_at_its_own_noise_level():
     """x = (1 - t)·x0 + t·eps with half the noise: the same sum's share of noise, and its scale."""
     sd_model, t = SdModel(Model(FLOW)), torch.tensor([0.8])
     with guiding(Sampler(sd_model)):
@@ -352,20 +352,19 @@ def test_a_flow_model_is_asked_about_the_small_image_at_its_own_noise_level():
 
 
 def test_ddim_does_not_guide_a_flow_model():
-    sd_model, said = SdModel(Model(FLOW)), []
+    sd_model, messages = SdModel(Model(FLOW)), []
     sampler = Sampler(sd_model)
     del sampler.model_wrap_cfg.inner_model.sigmas
     before = sd_model.options
-    with guiding(sampler, said=said):
+    with guiding(sampler, messages=messages):
         assert sd_model.options is before
-    assert len(said) == 1
-    assert "knows no flow models" in said[0]
+    assert len(messages) == 1
+    assert "knows no flow models" in messages[0]
 
 
 def test_a_flow_models_stages_are_of_whole_patches():
-    p = SimpleNamespace(sd_model=SdModel(Model(FLOW)))
     refine = ProgressiveRefinement(enabled=True, factor=1.5, eta2="0.5")
-    (stage,) = stages_of(p, Settings(refine=refine), (80, 64))
+    (stage,) = stages_of(SdModel(Model(FLOW)), Settings(refine=refine), (80, 64))
     assert stage.size == (128, 96)  # not 120
 
 

@@ -1,4 +1,4 @@
-"""Attentive Guidance in a sampler's steps, on a CFG denoiser that answers nothing."""
+"""Attentive Guidance in a sampler's steps, on a CFG denoiser that changes nothing."""
 
 from __future__ import annotations
 
@@ -100,11 +100,11 @@ def raising(error):
 
 
 @pytest.mark.parametrize(("name", "levels"), [("Euler", VE), ("DDIM", VP), ("UniPC", VP)])
-def test_a_mix_that_fails_leaves_the_rest_unmixed_and_says_so_once(name, levels, monkeypatch):
-    sampler, mixed, said = Sampler(Inner(**levels), name), [], []
+def test_a_mix_that_fails_leaves_the_rest_unmixed_and_is_one_message(name, levels, monkeypatch):
+    sampler, mixed, messages = Sampler(Inner(**levels), name), [], []
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     time = torch.full((2,), 5.0)
-    with mixing(sampler, PFSA, lambda: mixed.append(1), said.append):
+    with mixing(sampler, PFSA, lambda: mixed.append(1), messages.append):
         sampler.take_step(x, time)
         sampler.take_step(x, time)
         kept, before = x.clone(), len(mixed)
@@ -115,7 +115,7 @@ def test_a_mix_that_fails_leaves_the_rest_unmixed_and_says_so_once(name, levels,
         sampler.take_step(x, time)
     assert torch.equal(x, kept)
     assert len(mixed) == before > 0
-    assert said == [
+    assert messages == [
         "the rest of the image was made without Attentive Guidance, because it failed "
         "(OutOfMemoryError: CUDA out of memory)."
     ]
@@ -125,13 +125,13 @@ def test_an_interrupt_in_a_mix_is_no_failure(monkeypatch):
     class Interrupted(BaseException):
         """As the hosts' own is derived."""
 
-    sampler, said = Sampler(Inner(**VE), "Euler"), []
+    sampler, messages = Sampler(Inner(**VE), "Euler"), []
     monkeypatch.setattr("lib_hires.attentive_guidance.pfsa", raising(Interrupted()))
     x, time = torch.zeros(1, 4, 8, 8), torch.ones(1)
-    with pytest.raises(Interrupted), mixing(sampler, PFSA, lambda: None, said.append):
+    with pytest.raises(Interrupted), mixing(sampler, PFSA, lambda: None, messages.append):
         sampler.take_step(x, time)
         sampler.take_step(x, time)
-    assert said == []
+    assert messages == []
 
 
 def test_a_half_precision_state_is_brought_to_scale_in_float32():

@@ -203,8 +203,8 @@ def test_the_line_is_what_happens(host, data):
         for name, value in settings.items():
             tab[name].value = value
         count = int(re.search(r"(\d+) model eval", tab.line())[1])
-        host.paint(settings, sampler_name=sampler, steps=5)
-        assert len(shared.loaded.sd_model.asked) == count
+        host.generate(settings, sampler_name=sampler, steps=5)
+        assert len(shared.loaded.sd_model.evaluated) == count
 
 
 def values_of(slider):

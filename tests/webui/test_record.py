@@ -1,4 +1,4 @@
-"""What a run in the stand-in host is said to have done, beside what it was to do."""
+"""What a run in the stand-in host is reported to have done, beside what it was to do."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def record_of(host, settings, **request):
     """The record of a run, and the finished run."""
     from modules import processing
 
-    from lib_hires.webui.sampling.recording import RECORD
+    from lib_hires.webui.run_state import HostRun
 
     kind = "StableDiffusionProcessing" + ("Img2Img" if "init_image" in request else "Txt2Img")
     p = getattr(processing, kind)(**(RUN | request))
-    made = host.paint(settings, p=p)
-    return vars(p)[RECORD], made
+    made = host.generate(settings, p=p)
+    return HostRun.of(p).record, made
 
 
 def lines(made):
     """The lines of the record under the image."""
-    return [line for line in made.comments.splitlines() if line not in made.said]
+    return [line for line in made.comments.splitlines() if line not in made.messages]
 
 
 def without_seconds(line):
@@ -52,7 +52,7 @@ def test_what_happened_is_what_was_planned(host, sampler, cadence, batch_cond_un
         Settings.from_values(settings), page | {"hr-checkbox": False}, shared.loaded.sd_model
     )
     record, made = record_of(host, settings, sampler_name=sampler)
-    assert made.said == []
+    assert made.messages == []
     assert [part.steps for part in record.passes] == [part.steps for part in plan.passes]
     for done, planned in zip(record.passes, plan.passes, strict=True):
         for name in ("size", "guided_steps", "mixed_steps"):
@@ -124,20 +124,20 @@ def test_a_stopped_run_says_how_far_it_came(host, way):
 
 def test_without_us_nothing_is_said(host):
     for settings in (None, {"ug_theta": 0.5}, {"ug": True, "ug_theta": 9}):
-        assert lines(host.paint(settings)) == []
+        assert lines(host.generate(settings)) == []
 
 
 def test_the_cells_of_a_grid_have_records_of_their_own(host):
     from modules import processing
 
-    from lib_hires.webui.sampling.recording import RECORD
+    from lib_hires.webui.run_state import STATE
 
     p = processing.StableDiffusionProcessingTxt2Img(**RUN)
     cells = [copy.copy(p) for _ in range(2)]
-    first, second = (host.paint(UG, p=cell) for cell in cells)
+    first, second = (host.generate(UG, p=cell) for cell in cells)
     assert len(lines(first)) == len(lines(second)) == 2
-    assert RECORD not in vars(p)
+    assert STATE not in vars(p)
     assert p.comments == {}
-    record = vars(cells[0])[RECORD]
-    assert record is not vars(cells[1])[RECORD]
-    assert pickle.loads(pickle.dumps(record)).lines() == record.lines()
+    state = vars(cells[0])[STATE]
+    assert state.record is not vars(cells[1])[STATE].record
+    assert pickle.loads(pickle.dumps(state)).record.lines() == state.record.lines()

@@ -45,24 +45,24 @@ def test_sliders_reach_every_value_and_nothing_is_only_automatic(host):
 
 
 def test_defaults_are_off(host):
-    made = host.paint()
+    made = host.generate()
     assert made.parameters == {}
-    assert made.said == []
+    assert made.messages == []
 
 
 def test_positions_names_and_text_are_the_same(host):
-    by_name = host.paint(EXAMPLES)
+    by_name = host.generate(EXAMPLES)
     positions = [EXAMPLES.get(row.name) for row in declarations()]
     assert json.loads(json.dumps(positions)) == positions
-    by_position = host.paint(args=positions)
-    by_text = host.paint(infotext=by_name.parameters)
+    by_position = host.generate(args=positions)
+    by_text = host.generate(infotext=by_name.parameters)
     for other in (by_position, by_text):
         assert other.parameters == by_name.parameters
         assert other.images[0].equal(by_name.images[0])
 
 
 def test_png_info_is_flat_under_one_prefix(host):
-    parameters = host.paint(EXAMPLES).parameters
+    parameters = host.generate(EXAMPLES).parameters
     assert set(parameters) == {"HiRes " + name.replace("_", " ") for name in EXAMPLES}
     assert all(isinstance(value, (bool, int, float, str)) for value in parameters.values())
 
@@ -88,11 +88,11 @@ def test_readers_never_raise(host, text):
 
 
 def test_false_in_a_text_is_off(host):
-    assert host.paint(infotext={"HiRes ug": "False"}).parameters == {}
+    assert host.generate(infotext={"HiRes ug": "False"}).parameters == {}
 
 
 @pytest.mark.parametrize(
-    ("args", "sentence"),
+    ("args", "message"),
     [
         ([{"ug_teta": 1}], "did you mean ug_theta?"),
         ([{"ug": "perhaps"}], "expected true or false"),
@@ -102,19 +102,19 @@ def test_false_in_a_text_is_off(host):
         ([{"refine": True, "refine_width": 512, "refine_height": 256}], "another shape"),
     ],
 )
-def test_bad_arguments_leave_a_image_and_a_sentence(host, args, sentence):
+def test_bad_arguments_leave_an_image_and_a_message(host, args, message):
     p_args = [*args]
     if len(p_args) > len(declarations()):
         from lib_hires.settings import SettingsError
         from lib_hires.webui.surfaces.arguments import read_arguments
 
-        with pytest.raises(SettingsError, match=sentence):
+        with pytest.raises(SettingsError, match=message):
             read_arguments(p_args)
         return
-    made = host.paint(args=p_args)
-    assert sentence in made.said[0]
-    assert sentence in made.parameters["HiRes note"]
-    assert made.images[0].equal(host.paint().images[0])
+    made = host.generate(args=p_args)
+    assert message in made.messages[0]
+    assert message in made.parameters["HiRes note"]
+    assert made.images[0].equal(host.generate().images[0])
 
 
 def test_every_control_has_an_axis(host):
@@ -132,11 +132,11 @@ def test_axes_act_on_their_cell_alone(host):
     axis = next(axis for axis in host.axes if "θ" in axis.label)
     apply = axis.a[2]
     shared = StableDiffusionProcessingTxt2Img()
-    expected = [host.paint({"ug": True, "ug_theta": value}) for value in (0.5, 1.0)]
+    expected = [host.generate({"ug": True, "ug_theta": value}) for value in (0.5, 1.0)]
     for value, wanted in zip((0.5, 1.0), expected, strict=True):
         cell = copy.copy(shared)
         apply(cell, value, (0.5, 1.0))
-        made = host.paint({"ug": True}, p=cell)
+        made = host.generate({"ug": True}, p=cell)
         assert made.images[0].equal(wanted.images[0])
         assert made.parameters == wanted.parameters
     assert "hires_guidance_axis_values" not in vars(shared)

@@ -60,12 +60,12 @@ def host(folder):
     assert scripts.errors == []
 
 
-def asked_small(calls: int) -> list[int]:
+def small_evaluations(calls: int) -> list[int]:
     """Rows of the calls at the first image's size that come after the first pass's `calls`."""
     from modules import shared
 
-    asked = shared.loaded.sd_model.asked
-    return [rows for size, rows in asked[calls:] if size == (8, 8)]
+    evaluated = shared.loaded.sd_model.evaluated
+    return [rows for size, rows in evaluated[calls:] if size == (8, 8)]
 
 
 def close(one, other) -> bool:
@@ -75,18 +75,18 @@ def close(one, other) -> bool:
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "DDIM", "UniPC"])
 def test_it_changes_the_stage_and_costs_one_small_call(host, sampler):
-    plain = host.paint(REFINE, sampler_name=sampler, **NATIVE)
-    made = host.paint(WITH_IT, sampler_name=sampler, **NATIVE)
-    assert made.said == []
+    plain = host.generate(REFINE, sampler_name=sampler, **NATIVE)
+    made = host.generate(WITH_IT, sampler_name=sampler, **NATIVE)
+    assert made.messages == []
     assert not close(made, plain)
     if sampler == "Euler":
-        assert asked_small(5) == [2]
+        assert small_evaluations(5) == [2]
 
 
 def test_untrained_it_changes_no_bit(host, folder):
-    plain = host.paint(REFINE, **NATIVE)
+    plain = host.generate(REFINE, **NATIVE)
     write(folder / "mine.safetensors", zero=True)
-    made = host.paint(WITH_IT, **NATIVE)
+    made = host.generate(WITH_IT, **NATIVE)
     assert torch.equal(made.images[0], plain.images[0])
 
 
@@ -95,20 +95,20 @@ def test_every_row_has_the_features_of_its_own_image_and_prompt(host):
     from modules import shared
 
     prompts = {"prompt": "a red house AND a blue sky :0.5"}
-    together = host.paint(WITH_IT, **NATIVE, **prompts)
+    together = host.generate(WITH_IT, **NATIVE, **prompts)
     shared.opts.batch_cond_uncond = False
-    apart = host.paint(WITH_IT, **NATIVE, **prompts)
-    assert asked_small(10) == [2, 1]
+    apart = host.generate(WITH_IT, **NATIVE, **prompts)
+    assert small_evaluations(10) == [2, 1]
     assert close(together, apart)
-    batch = host.paint(WITH_IT, **NATIVE, batch_size=2, **prompts)
+    batch = host.generate(WITH_IT, **NATIVE, batch_size=2, **prompts)
     assert torch.allclose(batch.images[0], apart.images[0], rtol=0, atol=1e-4)
     assert not torch.allclose(batch.images[1], apart.images[0], rtol=0, atol=1e-2)
 
 
 def test_upsample_guidance_and_several_stages_go_with_it(host):
     settings = WITH_IT | {"ug": True, "refine_method": "Pivot", "refine_factor": 4}
-    made = host.paint(settings, **NATIVE)
-    assert made.said == []
+    made = host.generate(settings, **NATIVE)
+    assert made.messages == []
     assert tuple(made.images[0].shape[-2:]) == (256, 256)
     from modules import shared
 
@@ -117,47 +117,47 @@ def test_upsample_guidance_and_several_stages_go_with_it(host):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"family": "sdxl"}, "mine was trained on toy (sdxl"),
         ({"scale": 4.0}, "mine was trained for stages of 4 times the sides, and none from 64x64"),
     ],
 )
-def test_one_that_does_not_fit_is_left_out_with_a_sentence(host, folder, changes, sentence):
-    plain = host.paint(REFINE, **NATIVE)
+def test_one_that_does_not_fit_is_left_out_with_a_message(host, folder, changes, message):
+    plain = host.generate(REFINE, **NATIVE)
     write(folder / "mine.safetensors", **changes)
-    made = host.paint(WITH_IT, **NATIVE)
-    assert len(made.said) == 1
-    assert sentence in made.said[0]
+    made = host.generate(WITH_IT, **NATIVE)
+    assert len(made.messages) == 1
+    assert message in made.messages[0]
     assert torch.equal(made.images[0], plain.images[0])
 
 
 @pytest.mark.parametrize("name", ["another", "../mine", "mine.safetensors", "mine ["])
 def test_only_names_of_the_list_are_taken(host, name):
-    made = host.paint(REFINE | {"refine_upsampler": name}, **NATIVE)
-    assert "expected the name of a feature upsampler (mine)" in made.said[0]
-    assert torch.equal(made.images[0], host.paint(**NATIVE).images[0])
+    made = host.generate(REFINE | {"refine_upsampler": name}, **NATIVE)
+    assert "expected the name of a feature upsampler (mine)" in made.messages[0]
+    assert torch.equal(made.images[0], host.generate(**NATIVE).images[0])
 
 
 def test_a_damaged_file_is_refused(host, folder):
     (folder / "mine.safetensors").write_bytes(b"nonsense")
-    made = host.paint(WITH_IT, **NATIVE)
-    assert "mine.safetensors: is not a safetensors file" in made.said[0]
+    made = host.generate(WITH_IT, **NATIVE)
+    assert "mine.safetensors: is not a safetensors file" in made.messages[0]
 
 
 def test_png_info_keeps_name_and_hash_and_repeats(host, folder):
-    made = host.paint(WITH_IT, **NATIVE)
+    made = host.generate(WITH_IT, **NATIVE)
     title = f"mine [{read_upsampler(folder / 'mine.safetensors')[1]}]"
     assert made.parameters["HiRes refine upsampler"] == title
-    again = host.paint(infotext=made.parameters, **NATIVE)
+    again = host.generate(infotext=made.parameters, **NATIVE)
     assert torch.equal(again.images[0], made.images[0])
     write(folder / "mine.safetensors", zero=True)
-    changed = host.paint(infotext=made.parameters, **NATIVE)
-    assert f"{title} is no longer here; mine is another file now" in changed.said[0]
+    changed = host.generate(infotext=made.parameters, **NATIVE)
+    assert f"{title} is no longer here; mine is another file now" in changed.messages[0]
 
 
 def test_pasting_shows_the_name_of_the_list(host):
-    made = host.paint(WITH_IT, **NATIVE)
+    made = host.generate(WITH_IT, **NATIVE)
     readers = {c.elem_id: read for c, read in host.runners[0].infotext_fields}
     read = readers["script_txt2img_hires_guidance_refine_upsampler"]
     assert read(made.parameters) == "mine"

@@ -43,14 +43,14 @@ def test_what_a_host_encodes_in_tiles_is_taken_as_it_gives_it():
             return torch.cat(halves, dim=-1)
 
     Host(model=InTiles)
-    images, said = torch.rand(1, 3, 64, 128) - 0.5, []
+    images, messages = torch.rand(1, 3, 64, 128) - 0.5, []
     model = shared.loaded.sd_model
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
-    encoded = HostVae(model, 0, said.append).encode(images)
+    encoded = HostVae(model, 0, messages.append).encode(images)
     assert torch.equal(before, torch.random.get_rng_state())
     assert torch.equal(encoded, model.encode_first_stage(images))
-    assert said == ["the WebUI encodes in tiles of its own, which adds a little noise."]
+    assert messages == ["the WebUI encodes in tiles of its own, which adds a little noise."]
 
 
 @pytest.mark.parametrize("dtype, context", [(torch.float32, ""), (torch.float64, "autocast")])
@@ -94,15 +94,15 @@ def test_a_stages_prompts_are_encoded_and_sampled_in_the_hosts_precisions(
     prompts, calls = set(), set()
 
     class Listening(ToyModel):
-        def encode_prompt(self, *told):
+        def encode_prompt(self, *received):
             prompts.update(contexts[-1:])
-            return super().encode_prompt(*told)
+            return super().encode_prompt(*received)
 
-        def ask(self, *told):
+        def evaluate(self, *received):
             calls.update(contexts[-1:])
-            return super().ask(*told)
+            return super().evaluate(*received)
 
     monkeypatch.setattr(devices, "unet_needs_upcast", upcast)
-    Host(model=Listening).paint(REFINE)
+    Host(model=Listening).generate(REFINE)
     assert prompts == {"autocast"}
     assert calls == {"without_autocast" if upcast else "autocast"}

@@ -14,8 +14,7 @@ from PIL import Image
 from lib_hires.settings import SettingsError
 from lib_hires.sizes import count
 from lib_hires.standalone.app.job import Ended, Saved, Step
-from lib_hires.standalone.pipeline.png import read_about
-from lib_hires.standalone.pipeline.results import folded
+from lib_hires.standalone.pipeline.outputs import folded, read_about
 
 
 class Shown:

@@ -16,9 +16,8 @@ from torch import Tensor
 from lib_hires.resample import Reduction
 from lib_hires.run.record import RunRecord
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.generate import Painted, Run
-from lib_hires.standalone.pipeline.png import to_pil
-from lib_hires.standalone.pipeline.results import free_paths, save_stage, what_happened
+from lib_hires.standalone.pipeline.generate import FinishedStage, Run
+from lib_hires.standalone.pipeline.outputs import free_paths, save_stage, to_pil, what_happened
 
 log = logging.getLogger("hires_guidance")
 
@@ -86,11 +85,11 @@ class Job:
     def _generate(self) -> None:
         try:
             paths: dict[int, Path] = {}
-            for painted in self._run.paint(self._after_step):
+            for finished in self._run.generate(self._after_step):
                 paths = paths or free_paths(self._run, self._folder)
-                save_stage(self._run, painted, paths)
-                self._events.put(self._saved(painted, tuple(paths.values())))
-                self._stage = painted.stage + 1
+                save_stage(self._run, finished, paths)
+                self._events.put(self._saved(finished, tuple(paths.values())))
+                self._stage = finished.stage + 1
         except Stopped:
             self._events.put(self._ended(f"stopped in {self._stage_name()}"))
         except Exception as error:
@@ -104,10 +103,10 @@ class Job:
         preview = self._preview.of(denoised)
         self._events.put(Step(stage, len(self._run.stages), step + 1, steps, preview))
 
-    def _saved(self, painted: Painted, paths: tuple[Path, ...]) -> Saved:
-        first = to_pil(painted.images[0])
+    def _saved(self, finished: FinishedStage, paths: tuple[Path, ...]) -> Saved:
+        first = to_pil(finished.images[0])
         record = self._run.record
-        return Saved(painted.stage, painted.stages, paths, first, painted.seconds, record)
+        return Saved(finished.stage, finished.stages, paths, first, finished.seconds, record)
 
     def _ended(self, message: str) -> Ended:
         return Ended(message, self._run.record)

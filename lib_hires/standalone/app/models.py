@@ -10,7 +10,7 @@ import torch
 
 from lib_hires.run.schedules import Model
 from lib_hires.standalone.models import load_model
-from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.models.latent import AS_STATED, LatentModel, Overrides
 from lib_hires.standalone.pipeline.generate import plan_model
 
 BUNDLED = "bundled"
@@ -19,10 +19,17 @@ BUNDLED = "bundled"
 class Models:
     """The models that the page offers by name, one of them loaded at a time."""
 
-    def __init__(self, paths: Sequence[Path], device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        device: str,
+        dtype: torch.dtype,
+        overrides: Overrides = AS_STATED,
+    ) -> None:
+        """overrides: of every model that was given; the bundled one is as its files state."""
         self._paths: dict[str, Path | None] = {BUNDLED: None}
         self._paths |= {str(path): path for path in paths}
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._overrides = device, dtype, overrides
         self._loaded: tuple[str, LatentModel] | None = None
         self._known: dict[str, Model] = {}
         self._lock = threading.Lock()
@@ -37,7 +44,13 @@ class Models:
         with self._lock:
             if self._loaded is None or self._loaded[0] != name:
                 self._loaded = None  # first make room
-                model = load_model(self._paths[name], device=self._device, dtype=self._dtype)
+                path = self._paths[name]
+                model = load_model(
+                    path,
+                    device=self._device,
+                    dtype=self._dtype,
+                    overrides=AS_STATED if path is None else self._overrides,
+                )
                 self._loaded = name, model
                 self._known[name] = plan_model(model)
             return self._loaded[1]

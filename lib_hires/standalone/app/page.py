@@ -19,7 +19,7 @@ from lib_hires.standalone.app.plan import plan_line, plan_markup
 from lib_hires.standalone.app.queue import Line
 from lib_hires.standalone.models.latent import ModelError
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import read_run
+from lib_hires.standalone.pipeline.outputs import read_run
 from lib_hires.standalone.pipeline.request import Request
 
 MOST_WAITING = 16  # of the server's 40 threads; more wait where they cannot stop

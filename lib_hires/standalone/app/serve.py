@@ -13,6 +13,7 @@ import torch
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.app.models import Models
 from lib_hires.standalone.app.page import Page
+from lib_hires.standalone.models import Overrides
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SCRIPT, STYLE = "javascript/hires_guidance.js", "style.css"
@@ -26,7 +27,8 @@ def run_page(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     """
     check_served(options.out)
     auth = visitors(options.listen, options.user, options.password)
-    models = Models(options.model, options.device, getattr(torch, options.dtype))
+    overrides = Overrides(options.prediction, options.zero_snr)
+    models = Models(options.model, options.device, getattr(torch, options.dtype), overrides)
     page = Page(models, options.out)
     address = serve(page, options.out, listen=options.listen, port=options.port, auth=auth)
     say(f"the page is at {address} (Ctrl+C ends it)")

@@ -24,7 +24,7 @@ from lib_hires.standalone.benchmarks.techniques import (
     with_upsampler,
 )
 from lib_hires.standalone.models import LatentModel, load_model
-from lib_hires.standalone.pipeline.png import save
+from lib_hires.standalone.pipeline.outputs import save
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.pipeline.upsamplers import find_upsampler
 from lib_hires.standalone.world.judge import Judge, inspect, load_judge
@@ -58,15 +58,17 @@ def demo(
     shown_at: Mapping[int, int] = SHOWN_AT,
     upsampler: str = NOTHING,
     sampling: Request | None = None,
+    model: LatentModel | None = None,
 ) -> str:
     """Make the images, the contact sheet `demo.png` and `report.json` in `out`.
 
     shown_at: how many of the wishes are made at each scale. upsampler: a feature upsampler, as the
     control names it; adds rows with it. sampling: how, but for prompt, size and seed.
+    model: another than the bundled one.
     Returns the sheet's path and a short table for the terminal.
     """
     find_upsampler(upsampler)  # raises before the work starts
-    model, judge = load_model(None), load_judge()
+    model, judge = model or load_model(None), load_judge()
     to_large = [(scale, technique) for scale in (2, 4) for technique in _to_large(scale, upsampler)]
     plan = [(1, NATIVE), (1, NATIVE_PFSA), *to_large]
     plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]

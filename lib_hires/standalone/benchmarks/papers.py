@@ -32,7 +32,7 @@ from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.latent import LatentModel, ModelError
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import to_pil
+from lib_hires.standalone.pipeline.outputs import to_pil
 from lib_hires.standalone.pipeline.request import Request
 
 PIPELINE = "pipeline_apldm_sdxl"
@@ -205,7 +205,7 @@ def _our_image(job: Job, model: LatentModel) -> Image.Image:
         stage_sizes=[(side, side) for side in _their_sides(job, model.factor)],
         gamma=_their_gamma,
     )
-    *_, last = run.paint()
+    *_, last = run.generate()
     return to_pil(last.images[0])
 
 

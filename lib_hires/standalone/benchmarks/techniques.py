@@ -13,7 +13,7 @@ from lib_hires.presets import preset_for
 from lib_hires.settings import Plain, Settings, SettingsError, declarations, meant_hint
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import to_pil
+from lib_hires.standalone.pipeline.outputs import to_pil
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.pipeline.upsamplers import BUNDLED_2X
 
@@ -277,7 +277,7 @@ def make(technique: Technique, model: LatentModel, base: Request, scale: int) ->
     """One batch at `scale` times the native size."""
     request, settings = technique.request(base, scale, model), technique.settings_at(scale)
     run = Run(model, request, settings)
-    *_, last = run.paint()
+    *_, last = run.generate()
     images = [to_pil(image) for image in last.images]
     if technique.lanczos:
         size = model.native[1] * scale, model.native[0] * scale

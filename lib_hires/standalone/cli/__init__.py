@@ -50,7 +50,7 @@ def _add_demo(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     writable_folder(options.out)
     from lib_hires.standalone.benchmarks.demo import demo

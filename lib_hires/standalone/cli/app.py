@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_hires.settings import SettingsError
-from lib_hires.standalone.cli.options import DTYPES, complain, say, slow_dtype
+from lib_hires.standalone.cli.options import DTYPES, add_overrides, say, warn_slow
 
 
 def add_app(commands: Any) -> None:
@@ -19,6 +19,7 @@ def add_app(commands: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    add_overrides(parser)
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
     parser.add_argument(
         "--listen", metavar="ADDRESS", default="127.0.0.1", help="(default: this machine alone)"
@@ -29,17 +30,16 @@ def add_app(commands: Any) -> None:
 
 
 def _app(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError:
         message = "app: gradio is missing; install it with pip install -e '.[app]'"
         raise SettingsError(message) from None
-    from lib_hires.standalone.app.page import run_page
+    from lib_hires.standalone.app.serve import run_page
 
     writable_folder(options.out)
-    if warning := slow_dtype(options.dtype, options.device):
-        complain(warning)
-    run_page(options, say=say)
+    warn_slow(options.dtype, options.device)
+    run_page(options, say)
     return 0

@@ -13,6 +13,7 @@ from lib_hires.standalone.cli.options import (
     complain,
     names_in,
     say,
+    warn_slow,
 )
 from lib_hires.standalone.pipeline.request import Request
 
@@ -48,6 +49,11 @@ def add_benchmarks(commands: Any) -> None:
     text = "of the images on it in pixels, with commas (default: 2048, 4096)"
     speed.add_argument("--sides", default="2048, 4096", help=text)
     speed.set_defaults(command=_benchmark_speed)
+    flops = kinds.add_parser("flops", help="operations of every technique on SD 1.5 and SDXL")
+    flops.add_argument(
+        "--out", type=Path, default=Path("benchmark/flops"), help="folder (default: %(default)s)"
+    )
+    flops.set_defaults(command=_benchmark_flops)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
     pfsa.set_defaults(command=_benchmark_pfsa)
     papers = kinds.add_parser("papers", help="AP-LDM's own code beside ours, on one SDXL model")
@@ -120,7 +126,7 @@ def _add_papers_options(parser: argparse.ArgumentParser) -> None:
 def _benchmark_quality(options: argparse.Namespace) -> int:
     _check_together(options)
     sampling = Request(**{name: value for name, value in vars(options).items() if name in SAMPLED})
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     kind = f"{options.scale}x"
     if options.model:
@@ -132,6 +138,8 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
     from lib_hires.standalone.models import fast_dtype
 
     auto = options.dtype == "auto"
+    if not auto:
+        warn_slow(options.dtype, options.device)
     dtype = fast_dtype(options.device) if auto else getattr(torch, options.dtype)
     techniques = _chosen_techniques(options, sampling)
     subject, measurer = _measured_model(options, dtype, sampling)
@@ -199,9 +207,10 @@ def _measured_model(
 
 
 def _benchmark_speed(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     sides = _sides(options.sides)
+    warn_slow(options.dtype, "cpu")
     writable_folder(options.out)
     import torch
 
@@ -228,6 +237,22 @@ def _sides(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def _benchmark_flops(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.pipeline.outputs import writable_folder
+
+    out = writable_folder(options.out)
+    import torch
+
+    from lib_hires.standalone.benchmarks.flops import flops_rows, flops_table
+    from lib_hires.standalone.benchmarks.reports import write_report
+
+    rows = list(flops_rows())
+    write_report(out / "report.json", rows, dtype=torch.float32, device="meta")
+    say("\n".join(flops_table(rows)))
+    say(f"\n{out / 'report.json'}")
+    return 0
+
+
 def _benchmark_pfsa(options: argparse.Namespace) -> int:
     from lib_hires.standalone.benchmarks.speed.pfsa import pfsa_cost
 
@@ -236,9 +261,10 @@ def _benchmark_pfsa(options: argparse.Namespace) -> int:
 
 
 def _benchmark_papers(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     out = writable_folder(options.out)
+    warn_slow(options.dtype, options.device)
     from lib_hires.standalone.benchmarks.papers import Job, chosen, papers
 
     jobs = [

@@ -12,11 +12,13 @@ from lib_hires.presets import PURPOSES, PresetError, preset_for
 from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, declarations
 from lib_hires.standalone.cli.options import (
     DTYPES,
+    PREDICTIONS,
     add_option,
+    add_overrides,
     add_request_options,
     complain,
     say,
-    slow_dtype,
+    warn_slow,
     write_error,
 )
 from lib_hires.standalone.pipeline.request import Request, fitted
@@ -24,8 +26,6 @@ from lib_hires.standalone.pipeline.request import Request, fitted
 if TYPE_CHECKING:
     from lib_hires.standalone.models.latent import LatentModel
     from lib_hires.standalone.pipeline.generate import Run
-
-PREDICTIONS = ("eps", "v")
 
 
 def add_generate(commands: Any) -> None:
@@ -42,7 +42,7 @@ def add_generate(commands: Any) -> None:
     parser.add_argument("--prompts", metavar="FILE", type=Path, help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
-    _add_overrides(parser)
+    add_overrides(parser)
     image = parser.add_argument_group("Image")
     add_request_options(image, [name for name, *_ in Request.rows() if name != "prompt"])
     groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
@@ -51,17 +51,9 @@ def add_generate(commands: Any) -> None:
             add_option(groups[row.group], row.name, row.kind, row.control, row.default)
 
 
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    text = "what the U-Net predicts, in the place of what its files state"
-    parser.add_argument("--prediction", choices=PREDICTIONS, help=text)
-    text = "whether its noise schedule ends in pure noise (zero terminal SNR), likewise"
-    action = argparse.BooleanOptionalAction
-    parser.add_argument("--zero-snr", action=action, default=None, help=text)
-
-
 @dataclass(frozen=True)
 class Job:
-    """What a command line asks for, once for all; what the model decides is still open."""
+    """What a command line wants, once for all; what the model decides is still open."""
 
     request: Request
     settings: Settings
@@ -130,7 +122,7 @@ def _about(options: argparse.Namespace) -> dict[str, Any]:
         raise SettingsError("--prompts: expected neither a prompt nor --from beside it")
     if options.preset is not None:
         raise SettingsError("--preset: expected no --from beside it")
-    from lib_hires.standalone.pipeline.png import read_run
+    from lib_hires.standalone.pipeline.outputs import read_run
 
     return read_run(options.source)
 
@@ -174,11 +166,10 @@ def _source(
 
 def run(job: Job) -> int:
     """Make the images of a job; returns the exit code."""
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     writable_folder(job.out)
-    if warning := slow_dtype(job.dtype, job.device):
-        complain(warning)
+    warn_slow(job.dtype, job.device)
     if job.prompts:
         return _generate_many(job, job.prompts)
     model = _loaded(job, job.device)
@@ -220,7 +211,7 @@ def _save_stages(run: Run, job: Job) -> int:
     """Write the images as each stage finishes, the later over the earlier, so none is lost."""
     from tqdm import tqdm
 
-    from lib_hires.standalone.pipeline.results import free_paths, save_stage, what_happened
+    from lib_hires.standalone.pipeline.outputs import free_paths, save_stage, what_happened
 
     only = job.source.only if job.source else None
     paths: dict[int, Path] = {}
@@ -228,7 +219,7 @@ def _save_stages(run: Run, job: Job) -> int:
     finished = -1
     try:
         with tqdm(total=sum(run.steps), unit="step", leave=False) as bar:
-            for stage in run.paint(on_step=lambda *_: bar.update()):
+            for stage in run.generate(on_step=lambda *_: bar.update()):
                 paths = paths or free_paths(run, job.out, only)
                 save_stage(run, stage, paths)
                 finished = stage.stage

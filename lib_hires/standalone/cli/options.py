@@ -13,6 +13,7 @@ from lib_hires.settings import Control
 from lib_hires.standalone.pipeline.request import Request
 
 DTYPES = ("float32", "float16", "bfloat16")
+PREDICTIONS = ("eps", "v")
 
 
 def add_request_options(group: Any, names: Sequence[str]) -> None:
@@ -20,6 +21,15 @@ def add_request_options(group: Any, names: Sequence[str]) -> None:
     for name, kind, control, attribute in Request.rows():
         if name in names:
             add_option(group, name, kind, control, getattr(Request(), attribute))
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """What the user knows better than a model's files."""
+    text = "what the U-Net predicts, in the place of what its files state"
+    parser.add_argument("--prediction", choices=PREDICTIONS, help=text)
+    text = "whether its noise schedule ends in pure noise (zero terminal SNR), likewise"
+    action = argparse.BooleanOptionalAction
+    parser.add_argument("--zero-snr", action=action, default=None, help=text)
 
 
 def add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:
@@ -40,15 +50,16 @@ def names_in(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def slow_dtype(dtype: str, device: str) -> str:
-    """A warning where a CPU has no units for a dtype that the user asks for; else empty."""
+def warn_slow(dtype: str, device: str) -> None:
+    """Warn where a CPU has no units for a dtype that the user chooses."""
     if dtype == "float32" or device.partition(":")[0] != "cpu":
-        return ""
+        return
     import torch
 
     from lib_hires.standalone.models.precision import slow_message
 
-    return slow_message(getattr(torch, dtype))
+    if message := slow_message(getattr(torch, dtype)):
+        complain(message)
 
 
 def let_print() -> None:

@@ -58,7 +58,7 @@ def _add_train_upsampler_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _train_demo(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     stages = names_in(options.stages) or BUNDLED_STAGES
     known = BUNDLED_STAGES + STUDENT_STAGES
@@ -94,7 +94,7 @@ def _minutes(**given: float | None) -> dict[str, float]:
 
 
 def _train_upsampler(options: argparse.Namespace) -> int:
-    from lib_hires.standalone.pipeline.png import writable_folder
+    from lib_hires.standalone.pipeline.outputs import writable_folder
 
     given = vars(options)
     names = [name for name, *_ in UpsamplerTraining.rows()]

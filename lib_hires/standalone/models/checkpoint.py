@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lib_hires.standalone.models.latent import ModelError, Prediction
+from lib_hires.standalone.models.latent import ModelError, Prediction, reason
 from lib_hires.standalone.models.names import Place, Places
 
 log = logging.getLogger("hires_guidance")
@@ -102,11 +102,14 @@ class Part:
         names = (name for name in checkpoint.shapes if name.startswith(prefix))
         self.names = {name[len(prefix) :] for name in names}
 
-    def shape(self, name: str) -> list[int]:
-        """Raises ModelError where there is no such tensor."""
+    def shape(self, name: str, axes: int = 2) -> list[int]:
+        """Raises ModelError where there is no such tensor, or one of other axes."""
         if name not in self.names:
             raise self._lacks([name])
-        return self.checkpoint.shapes[self.prefix + name]
+        shape = self.checkpoint.shapes[self.prefix + name]
+        if len(shape) != axes:
+            raise self._misfit(f"{self.prefix}{name}: expected {axes} axes, got {_shown(shape)}")
+        return shape
 
     def count(self, before: str) -> int:
         """One more than the largest number that stands behind `before` in a name."""
@@ -118,8 +121,11 @@ class Part:
 
         exact: refuse a file that has more blocks than the network. Raises ModelError.
         """
-        with torch.device("meta"):
-            network = build()
+        try:
+            with torch.device("meta"):
+                network = build()
+        except Exception as error:  # whatever a value of the configuration leads to
+            raise self._misfit(reason(error)) from error
         weights, missing, taken = {}, [], set()
         for key, like in network.state_dict().items():
             options = list(places(key))
@@ -195,7 +201,7 @@ def is_edm(checkpoint: Checkpoint) -> bool:
 
 
 def marked_prediction(checkpoint: Checkpoint) -> Prediction | None:
-    """What the file says of its own prediction: by a tensor's name, or in its metadata."""
+    """What the file states of its own prediction: by a tensor's name, or in its metadata."""
     if _is_named(checkpoint, "v_pred"):
         return "v"
     metadata = _metadata(checkpoint)
@@ -210,7 +216,7 @@ def marked_prediction(checkpoint: Checkpoint) -> Prediction | None:
 
 
 def marked_zero_snr(checkpoint: Checkpoint) -> bool:
-    """Whether the file says that its schedule ends in pure noise."""
+    """Whether the file states that its schedule ends in pure noise."""
     metadata = _metadata(checkpoint)
     keys = ("ztsnr", "ss_zero_terminal_snr", "zero_terminal_snr", "rescale_betas_zero_snr")
     return _is_named(checkpoint, "ztsnr") or any(_is_true(metadata.get(key)) for key in keys)

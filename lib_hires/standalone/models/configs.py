@@ -91,7 +91,7 @@ class Original:
         self.stated_prediction()
 
     def stated_prediction(self) -> Prediction | None:
-        """What the yaml says of the prediction; None where it says nothing."""
+        """What the yaml states of the prediction; None where it states nothing."""
         kind = self.params.given("parameterization")
         if kind is not None:
             if kind not in ("eps", "v"):

@@ -27,7 +27,7 @@ ALIGNED = 64  # bytes, as torch allocates
 
 
 class ModelError(ValueError):
-    """A model that cannot be used; one sentence that names the file and says what to do."""
+    """A model that cannot be used; the message names the file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ AS_STATED = Overrides()
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the prompts and the negative prompts say, per image, in the model's dtype."""
+    """The embeddings of the prompts and the negative prompts, per image, in the model's dtype."""
 
     cond: torch.Tensor  # (b, n, d)
     uncond: torch.Tensor  # (b, n, d)
@@ -75,7 +75,7 @@ class TextEncoder:
         return min(int(self.tokenizer.model_max_length or positions), positions)
 
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Token ids (b, n); a longer prompt is cut, with a warning in the log."""
+        """Token ids (b, n); a longer prompt loses its end, with a warning in the log."""
         rows = []
         for prompt in prompts:
             ids = self.tokenizer(prompt, verbose=False).input_ids
@@ -156,7 +156,7 @@ class LatentModel:
         """k-diffusion's own wrapper: denoise(x, sigma, *, context, pooled=None, size=None) -> x0.
 
         x, x0: (b, c, h, w); sigma: (b,), between which and the model's timesteps it interpolates
-        (a sigma outside the table is told to the U-Net as the table's end); context: (b, n, d);
+        (a sigma outside the table reaches the U-Net as the table's end); context: (b, n, d);
         pooled: (b, p), SDXL; size: pixels of this call for SDXL, from x where not given.
         x0 has x's dtype, whatever the model computes in. `sigmas`, `sigma_min`, `sigma_max`,
         `sigma_to_t` and `t_to_sigma` are there too.
@@ -202,7 +202,7 @@ class LatentModel:
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         """The image (b, 3, H, W), float32 around [-1, 1], of a latent (b, c, h, w).
 
-        What lies outside is kept, for AP-LDM's own code enlarges it as it is.
+        What lies outside is kept, for AP-LDM's own code upsamples it as it is.
         """
         scale, shift = self._latent_scale(latent)
         z = (latent / scale + shift).to(self.device, self.vae.dtype)
@@ -232,7 +232,7 @@ class LatentModel:
 def size_numbers(
     height: int, width: int, device: torch.device, *, dtype: torch.dtype
 ) -> torch.Tensor:
-    """(1, 6) what SDXL is told of an image's size in pixels."""
+    """(1, 6) what SDXL receives of an image's size in pixels."""
     ids = [height, width, 0, 0, height, width]  # original size, crop, target size
     return torch.tensor([ids], device=device, dtype=dtype)
 
@@ -253,7 +253,7 @@ def assembled(
     overrides: Overrides = AS_STATED,
 ) -> LatentModel:
     """The parts in evaluation mode, on the device, in the dtype; sample_size in latent units."""
-    # SDXL's VAE overflows in float16 and says so; elsewhere the flag is diffusers' default.
+    # SDXL's VAE overflows in float16, as its configuration states; elsewhere the flag is a default.
     upcast = family == "sdxl" and dtype == torch.float16 and vae.config.force_upcast
     scaling = getattr(vae.config, "scaling_factor", None)
     if isinstance(scaling, bool) or not isinstance(scaling, (int, float)) or not scaling > 0:

@@ -141,7 +141,7 @@ def _unet(file: Checkpoint) -> Part:
     first, last = ("input_blocks.0.0.weight", "out.2.weight")
     if not ldm:
         first, last = "conv_in.weight", "conv_out.weight"
-    if unet.shape(first)[1] != unet.shape(last)[0]:
+    if unet.shape(first, 4)[1] != unet.shape(last, 4)[0]:
         raise ModelError(no_inpainting(file.path))
     if is_edm(file):
         raise ModelError(
@@ -199,7 +199,7 @@ def _original(layout: Layout, yaml: Path) -> Original:
         return Original.of_file(yaml, layout.family)
     unet = layout.unet
     first = next(n for n in ("input_blocks.0.0.weight", "conv_in.weight") if n in unet.names)
-    if unet.shape(first)[0] == STANDARD_WIDTH:
+    if unet.shape(first, 4)[0] == STANDARD_WIDTH:
         return Original.standard(layout.family)
     raise ModelError(
         f"{unet.checkpoint.path}: not of a standard {layout.family.upper()} shape and has no yaml; "
@@ -232,7 +232,7 @@ def _prediction(file: Checkpoint, original: Original, unet: Any) -> Prediction:
     if marked == "v":
         if stated == "eps":
             log.warning(
-                "%s: marked as predicting v, and sampled so, though its yaml says epsilon "
+                "%s: marked as predicting v, and sampled so, though its yaml states epsilon "
                 "(--prediction eps follows the yaml)",
                 file.path.name,
             )

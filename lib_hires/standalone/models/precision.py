@@ -50,7 +50,7 @@ def is_slow(dtype: torch.dtype, device: str | torch.device = "cpu") -> bool:
 
 
 def slow_message(dtype: torch.dtype, device: str | torch.device = "cpu") -> str:
-    """A warning for who asks for a dtype that is slow there; empty where it is not."""
+    """A warning for who chooses a dtype that is slow there; empty where it is not."""
     if not is_slow(dtype, device):
         return ""
     name = str(dtype).removeprefix("torch.")

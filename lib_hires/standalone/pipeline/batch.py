@@ -1,7 +1,7 @@
 """Many images from a file of prompts, over the processes that accelerate's launcher starts.
 
-An image's file is named by the hash of all that its PNG text says of it (the model by name, not by
-its weights), so a second call, with any number of processes, generates what is missing and no more.
+An image's file is named by the hash of all that its PNG text states of it (the model by name, not
+by its weights), so a second call, with any number of processes, makes what is missing and no more.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from lib_hires.settings import SettingsError
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.lines import Line, Warn, read_lines
-from lib_hires.standalone.pipeline.png import read_about
-from lib_hires.standalone.pipeline.results import save_stage, what_happened
+from lib_hires.standalone.pipeline.outputs import read_about, save_stage, what_happened
 
 __all__ = ["Line", "generate_lines", "processes", "read_lines"]
 
@@ -70,7 +69,7 @@ def _generated(run: Run, folder: Path) -> list[Path]:
         return list(paths.values())
     stage = 0
     try:
-        for finished in run.paint():
+        for finished in run.generate():
             save_stage(run, finished, paths)
             stage = finished.stage + 1
     except (RuntimeError, FloatingPointError, OSError) as error:

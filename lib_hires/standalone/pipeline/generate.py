@@ -48,7 +48,7 @@ Wrap = Callable[[str, Convert], Convert]
 
 
 @dataclass(frozen=True, eq=False)
-class Painted:
+class FinishedStage:
     """A finished stage: 0 is the first image, the last one is the result."""
 
     stage: int
@@ -61,7 +61,7 @@ class Painted:
 
 
 class Run:
-    """Everything one run needs, checked when built; `paint` makes the images.
+    """Everything one run needs, checked when built; `generate` makes the images.
 
     Raises SettingsError for what cannot work with this model and these sizes.
     """
@@ -141,7 +141,7 @@ class Run:
         return torch.tensor(stage.times(self.sigmas.tolist(), self._sigma_at)).to(self.sigmas)
 
     def planned(self) -> RunPlan:
-        """What `paint` will do, counted beforehand."""
+        """What `generate` will do, counted beforehand."""
         sampler = Sampler(SAMPLERS[self.request.sampler].evaluations)
         sampling = Sampling(self.first, self.request.steps, sampler, self.request.schedule)
         return run_plan(self.settings, sampling, plan_model(self.model))
@@ -158,41 +158,41 @@ class Run:
         }
 
     @torch.no_grad()
-    def paint(self, on_step: OnStep = lambda *_: None) -> Iterator[Painted]:
+    def generate(self, on_step: OnStep = lambda *_: None) -> Iterator[FinishedStage]:
         """Yield the first image and then each stage's, as soon as it is finished.
 
-        What happens is told in `record`, which begins anew.
+        `record` begins anew and receives what happens.
         on_step: called after each step with (stage, step, steps of the stage, predicted latent).
         """
         started = time.perf_counter()
         record = self.record = self._new_record()
-        painter = Painter(self, on_step)
+        generation = Generation(self, on_step)
         decode = _Remembering(self.decode)
 
-        def painted(stage: int, latent: Tensor) -> Painted:
+        def finished(stage: int, latent: Tensor) -> FinishedStage:
             images = decode(latent).clamp(-1, 1)
             seconds = time.perf_counter() - started
             counts = record.evaluations, record.native_evaluations
-            return Painted(stage, len(self.stages), latent, images, seconds, *counts)
+            return FinishedStage(stage, len(self.stages), latent, images, seconds, *counts)
 
         with record.taking("text", self.first):
-            latent = painter.first_image()
+            latent = generation.first_image()
             if not torch.isfinite(latent).all():
                 raise FloatingPointError("the first image came out as values that are not numbers")
-            made = painted(0, latent)
+            made = finished(0, latent)
         yield made
         results: Iterator[StageResult] = refine(
             latent,
             self.stages,
             decode=decode,
             encode=self.encode,
-            denoise=painter.denoise_stage,
+            denoise=generation.denoise_stage,
             factor=self.model.factor,
             colour_match=self.settings.refine.colour_match,
         )
         for stage in self.stages:
             with record.taking("stage", stage.size, stage.number):
-                made = painted(stage.number, next(results).latent)
+                made = finished(stage.number, next(results).latent)
             yield made
 
     def _sigma_at(self, timestep: float) -> float:
@@ -241,8 +241,8 @@ class Run:
         )
 
 
-class Painter:
-    """Samples the images of one run once through, and tells the run's record of it."""
+class Generation:
+    """Samples the images of one run once through, and reports to the run's record."""
 
     def __init__(self, run: Run, on_step: OnStep) -> None:
         self._run, self._on_step = run, on_step
@@ -264,26 +264,26 @@ class Painter:
         sigmas, reduction = run.sigmas, run.reduction(run.first)
         if reduction is not None and run.settings.ug.shifted_start:
             sigmas = shifted_schedule(sigmas, reduction.noise_gain)
-        streams = generators(run.request.seeds)
+        sources = generators(run.request.seeds)
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
-        noise = draw(streams, shape).to(sigmas)
+        noise = draw(sources, shape).to(sigmas)
         return self._sample(
-            noise * sigmas[0], streams, sigmas, schedule=sigmas, reduction=reduction
+            noise * sigmas[0], sources, sigmas, schedule=sigmas, reduction=reduction
         )
 
     def denoise_stage(self, latent: Tensor, stage: Stage, before: Tensor) -> Tensor:
-        """The enlarged latent (b, c, h, w), renoised as the stage says and denoised.
+        """The upsampled latent (b, c, h, w), renoised as the stage says and denoised.
 
         before: the smaller latent, which the stage before finished.
         """
         run, sigmas = self._run, self._run.stage_sigmas(stage)
-        streams = generators(run.request.seeds, stage.number)
-        noisy = latent + sigmas[0] * draw(streams, tuple(latent.shape[1:])).to(latent)
+        sources = generators(run.request.seeds, stage.number)
+        noisy = latent + sigmas[0] * draw(sources, tuple(latent.shape[1:])).to(latent)
         reduction = run.reduction(stage.size, stage.number)
         with self._upsampled(before, (latent.shape[-2], latent.shape[-1])):
             return self._sample(
-                noisy, streams, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
+                noisy, sources, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
             )
 
     def _upsampled(self, clean: Tensor, size: Size) -> AbstractContextManager[None]:
@@ -300,7 +300,7 @@ class Painter:
     def _sample(
         self,
         x: Tensor,
-        streams: Sequence[torch.Generator],
+        sources: Sequence[torch.Generator],
         sigmas: Tensor,
         *,
         schedule: Tensor,
@@ -337,13 +337,13 @@ class Painter:
             x,
             sigmas,
             SAMPLERS[self._run.request.sampler],
-            streams=streams,
+            sources=sources,
             state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
             on_step=after_step,
         )
 
     def _counted(self, denoise: Denoiser) -> Denoiser:
-        """`denoise`, with the record told of its evaluations."""
+        """`denoise`, reporting its evaluations to the record."""
 
         def evaluate(x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
             self._run.record.current.begin_evaluation()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_hires.attentive_guidance import steps_behind
 from lib_hires.noise import draw
 from lib_hires.refinement import ONE_STEP_SAMPLER
 from lib_hires.standalone.models.k_diffusion import import_k_diffusion
@@ -71,13 +72,13 @@ def sample(
     sigmas: Tensor,
     sampler: Sampler,
     *,
-    streams: Sequence[torch.Generator],
+    sources: Sequence[torch.Generator],
     state_hook: StateHook | None = None,
     on_step: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """Run a sampler from the noisy state x (b, c, h, w) down `sigmas` (steps + 1,).
 
-    streams: where stochastic samplers take their noise from, one stream per image.
+    sources: of the noise of stochastic samplers, one generator per image.
     on_step: called with the step's index and its prediction (b, c, h, w).
     """
     sampling = import_k_diffusion().sampling
@@ -86,10 +87,10 @@ def sample(
         sampler = SAMPLERS[ONE_STEP_SAMPLER]
     extra: dict[str, Any] = {} if sampler.eta is None else {"eta": sampler.eta}
     if sampler.noise == "white":
-        extra["noise_sampler"] = lambda *_: draw(streams, tuple(x.shape[1:])).to(x)
+        extra["noise_sampler"] = lambda *_: draw(sources, tuple(x.shape[1:])).to(x)
     elif sampler.noise == "brownian":
         positive = sigmas[sigmas > 0]
-        entropy = [stream.initial_seed() for stream in streams]
+        entropy = [source.initial_seed() for source in sources]
         extra["noise_sampler"] = sampling.BrownianTreeNoiseSampler(
             x, positive.min(), positive.max(), seed=entropy
         )
@@ -114,8 +115,8 @@ class _StepStarts:
         self._count = 0
 
     def __call__(self, x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
-        step, within = divmod(self._count, self._evaluations)
-        if within == 0:
+        step = steps_behind(self._count, self._evaluations)
+        if step is not None:
             self._hook(x, step)
         self._count += 1
         return self._denoise(x, sigma, **cond)

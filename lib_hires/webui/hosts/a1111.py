@@ -1,4 +1,4 @@
-"""The AUTOMATIC1111 WebUI, whose samplers ask one inner denoiser for cond and uncond stacked."""
+"""The AUTOMATIC1111 WebUI, whose samplers evaluate cond and uncond in one inner denoiser."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ from torch import Tensor
 
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts.conditioning import SizeEmbeddings, shrink_cond
-from lib_hires.webui.hosts.guided_pass import GuidedPass
-from lib_hires.webui.hosts.model_calls import ModelCalls
 from lib_hires.webui.hosts.noise import family_of
 from lib_hires.webui.hosts.per_call import PlacedModel
+from lib_hires.webui.hosts.protocol import GuidedPass, ModelCalls
 from lib_hires.webui.patching import replaced
+
+
+def is_host_of(sd_model: Any) -> bool:
+    """The original has a model's modules; so it is taken where no other host knows the model."""
+    return True
 
 
 def is_supported(sd_model: Any) -> bool:
@@ -73,7 +77,7 @@ def scaled(sd_model: Any, mean: Tensor) -> Tensor:
 
 
 def reason_not_to_guide(config: Any) -> str:
-    """Its samplers all go on from what the guided inner denoiser answers."""
+    """Its samplers all go on from the guided inner denoiser's prediction."""
     return ""
 
 
@@ -103,21 +107,19 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     inner = denoiser.inner_model
     family, prediction = family_of(inner)
     sizes = SizeEmbeddings.of(inner.inner_model)
-    new_guide = partial(
-        guided.new_guide,
+    guide = partial(
+        guided.guide,
         inner.forward,
-        guided.settings,
         family=family,
-        times=guided.times,
+        shrink_cond=partial(shrink_cond, large=guided.large, sizes=sizes),
         prediction=prediction,
-        shrink_cond=partial(shrink_cond, large=guided.size, sizes=sizes),
     )
     model = PlacedModel(
         inner.forward,
-        lambda *_: new_guide(),
-        size=guided.size,
+        lambda *_: guide(),
+        size=guided.large,
         technique="Upsample Guidance",
-        say=guided.say,
+        warn=guided.warn,
     )
     with (
         replaced(inner, "forward", model),

@@ -1,4 +1,4 @@
-"""What the model is told beside the latent, made to fit the small image."""
+"""What the model receives beside the latent, made to fit the native evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib_hires.resample import area_means
 from lib_hires.sizes import Size
-from lib_hires.webui.hosts.latents import FACTOR
+from lib_hires.webui.hosts.protocol import FACTOR
 
 NUMBERS = {
     "original_size_as_tuple": 2,
@@ -36,7 +36,7 @@ class SizeEmbeddings:
 
     @classmethod
     def of(cls, sd_model: Any) -> SizeEmbeddings:
-        """By the original's conditioner, which only SDXL has; others are told no size."""
+        """By the original's conditioner, which only SDXL has; others receive no size."""
         embedders = getattr(getattr(sd_model, "conditioner", None), "embedders", ())
         return cls(lambda length: embedders)
 

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lib_hires.sizes import Size
-from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui.hosts import noise
-from lib_hires.webui.hosts.forge_conds import (
-    call_fitting,
-    options_in_windows,
-    shrunk_conds,
-    size_embeddings,
-)
-from lib_hires.webui.hosts.guided_pass import GuidedPass
-from lib_hires.webui.hosts.model_calls import CONTROLNET_SEES_WHOLE, ModelCalls
-from lib_hires.webui.hosts.per_call import Denoiser, PlacedModel
-from lib_hires.webui.messages import Say
+from lib_hires.webui.hosts.forge_conds import call_fitting, shrunk_conds, size_embeddings
+from lib_hires.webui.hosts.forge_evaluation import BEFORE, ApplyModel, GuidedEvaluation
+from lib_hires.webui.hosts.protocol import CONTROLNET_SEES_WHOLE, GuidedPass, ModelCalls
 from lib_hires.webui.patching import replaced
-from lib_hires.windows import Windowed
 
-log = logging.getLogger("hires_guidance")
 
-BEFORE, AFTER = "conditioning_modifiers", "sampler_post_cfg_function"
-"""Lists in a patcher's options: functions that the host calls around each evaluation."""
-
-EVALUATION = (
-    ("backend.sampling.sampling_function", "sampling_function_inner"),
-    ("ldm_patched.modules.samplers", "sampling_function"),
-)
-"""Where the host has the function (model, x, sigma, uncond, cond, scale, options, seed) -> x0."""
+def is_host_of(sd_model: Any) -> bool:
+    """Forge and its kin load a model as an object of patchers."""
+    return hasattr(sd_model, "forge_objects")
 
 
 def is_supported(sd_model: Any) -> bool:
@@ -123,188 +104,48 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     """Adds to the options of the patcher that the model has now."""
     model = denoiser.inner_model.inner_model
     if is_flow(model) and not hasattr(denoiser.inner_model, "sigmas"):
-        guided.say(
+        guided.warn(
             "Upsample Guidance was left out, because this sampler knows no flow models; take Euler."
         )
         yield
         return
     patcher = model.forge_objects.unet
     guide = partial(
-        guided.new_guide,
-        settings=guided.settings,
+        guided.guide,
         family=noise.family_of_sigmas(_sigmas(model).to(patcher.load_device)),
         shrink_cond=partial(
             shrunk_conds,
-            large=guided.size,
+            large=guided.large,
             controlled=guided.settings.controlnet,
             sizes=size_embeddings(model),
         ),
     )
     evaluation = GuidedEvaluation(
         lambda predict: guide(predict, times=_as_sigmas(denoiser, guided.times)),
-        guided.size,
-        guided.say,
+        guided.large,
+        guided.warn,
         reaches_all=lambda: not getattr(denoiser, "need_last_noise_uncond", False),
     )
     with (
         replaced(patcher, "model_options", evaluation.added_to(patcher.model_options)),
-        _asking_in_windows(denoiser, guided, evaluation),
+        _in_windows(denoiser, guided, evaluation),
     ):
         yield
 
 
 @contextmanager
-def _asking_in_windows(
-    denoiser: Any, guided: GuidedPass, evaluation: GuidedEvaluation
-) -> Iterator[None]:
-    """Where the settings say so; in each of the host's calls about the large image, unless the
-    small question has failed."""
+def _in_windows(denoiser: Any, guided: GuidedPass, evaluation: GuidedEvaluation) -> Iterator[None]:
+    """Where the settings want it, the model's calls of the large image are made in windows."""
     if guided.settings.windows == "off":
         yield
         return
     calls = model_calls(denoiser)
-    ask: Denoiser = getattr(calls.owner, calls.name)
-
-    def ask_some(
-        parts: Tensor, t: Tensor, *, options_of: Callable[[int], Mapping[str, Any]], **told: Any
-    ) -> Tensor:
-        told["transformer_options"] = options_of(len(parts))
-        return ask(parts, t, **calls.fitting(told, parts, t, guided.size))
-
-    windows = Windowed(
-        ask_some,
-        window=guided.small,
-        overlap=guided.settings.overlap,
-        blend=guided.settings.windows,
-    )
-
-    def ask_all(
-        x: Tensor, t: Tensor, *, transformer_options: Mapping[str, Any], **cond: Any
-    ) -> Tensor:
-        options_of = partial(options_in_windows, transformer_options, len(x))
-        return windows(x, t, options_of=options_of, **cond)
-
-    model = PlacedModel(
-        ask,
-        lambda *_: ask_all,
-        size=guided.size,
-        technique="windows",
-        say=guided.say,
-        branches=_branches,
-    )
-
-    def asked(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        denoised: Tensor = (ask if evaluation.failed else model)(x, t, **cond)
-        return denoised
-
+    apply_model = ApplyModel(calls, guided, evaluation)
     with (
-        replaced(calls.owner, calls.name, asked),
-        denoiser.register_forward_pre_hook(lambda *_: model.begin_evaluation()),
+        replaced(calls.owner, calls.name, apply_model),
+        denoiser.register_forward_pre_hook(lambda *_: apply_model.begin_evaluation()),
     ):
         yield
-
-
-class GuidedEvaluation:
-    """Guides the host's evaluations, during one sampling, from the question to the answer.
-
-    The host combines cond and uncond itself, so its whole answer is guided, and the small question
-    is one to the same function: with the same CFG, and with every other extension's part in it.
-    """
-
-    def __init__(
-        self,
-        new_guide: Callable[[Callable[..., Tensor]], UpsampleGuided],
-        size: Size,
-        say: Say,
-        reaches_all: Callable[[], bool],
-    ) -> None:
-        """reaches_all: whether the sampler goes on from the combined prediction alone."""
-        self._new_guide, self._size, self._say = new_guide, size, say
-        self._reaches_all = reaches_all
-        self._guide: UpsampleGuided | None = None
-        self._asked: _Question | None = None  # what the host is being asked
-        self.failed = False  # then the rest of the sampling is not guided
-
-    def added_to(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """A patcher's options with this behind every other extension's part in them."""
-        before, after = options.get(BEFORE, []), options.get(AFTER, [])
-        return {**options, BEFORE: [*before, self.ask], AFTER: [*after, self.answer]}
-
-    def ask(self, model: Any, x: Tensor, sigma: Tensor, *rest: Any) -> tuple[Any, ...]:
-        """One of `BEFORE`: the question as it is to be put about the large image."""
-        if self._asked is not None and not self.failed:
-            self._give_up("this sampler puts a function of its own in the place of guidance")
-        if not self.failed and not self._reaches_all():
-            self._give_up("this sampler goes on from uncond alone, which guidance does not reach")
-        self._asked = None
-        if self.failed or tuple(x.shape[-2:]) != self._size:
-            return model, x, sigma, *rest
-        if self._guide is None:
-            self._guide = self._new_guide(self._predict_small)
-        _uncond, _cond, scale, _options, seed = rest
-        self._asked = _Question(x, sigma, scale, seed)
-        return model, *self._guide.model_input(x, sigma), *rest
-
-    def answer(self, told: dict[str, Any]) -> Tensor:
-        """One of `AFTER`: the host's answer, guided."""
-        denoised: Tensor = told["denoised"]
-        question, self._asked = self._asked, None
-        if question is None:
-            return denoised
-        assert self._guide is not None
-        try:
-            conds = {"told": told, "question": question, "cond": told["cond"]}
-            conds["uncond"] = told["uncond"]
-            return self._guide.guide(denoised, question.x, question.sigma, conds)
-        except Exception as error:
-            log.exception("Upsample Guidance failed")
-            self._give_up(f"asking about the small image failed ({type(error).__name__}: {error})")
-            return denoised
-
-    def _give_up(self, reason: str) -> None:
-        self.failed = True
-        self._say(f"the rest of the image was made without Upsample Guidance, because {reason}.")
-
-    def _predict_small(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        *,
-        told: dict[str, Any],
-        question: _Question,
-        cond: Any,
-        uncond: Any,
-    ) -> Tensor:
-        options = told["model_options"]
-        others = [function for function in options.get(AFTER, []) if function != self.answer]
-        return _evaluation()(
-            told["model"],
-            x,
-            sigma,
-            uncond,
-            cond,
-            told.get("cond_scale", question.scale),
-            {**options, AFTER: others},
-            question.seed,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class _Question:
-    """What the sampler asks: a state at a noise level, and how cond and uncond are combined."""
-
-    x: Tensor
-    sigma: Tensor
-    scale: float
-    seed: Any
-
-
-def _evaluation() -> Callable[..., Tensor]:
-    for module, name in EVALUATION:
-        with suppress(ImportError):
-            function: Callable[..., Tensor] = getattr(import_module(module), name)
-            return function
-    raise RuntimeError("this WebUI's evaluation of cond and uncond was not found")
 
 
 def _sigmas(sd_model: Any) -> Tensor:

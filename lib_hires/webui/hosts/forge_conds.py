@@ -1,4 +1,4 @@
-"""What Forge's and reForge's models are told beside the latent, made to fit a smaller image."""
+"""What Forge's and reForge's models receive beside the latent, made to fit a smaller image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts.conditioning import NUMBERS, SizeEmbeddings, shrunk
-from lib_hires.webui.hosts.latents import FACTOR
+from lib_hires.webui.hosts.protocol import FACTOR
 
 POOLED, NUMBER_CHANNELS = 1280, 256
 """Of SDXL's vector: the pooled text's length, and that of each embedded number behind it."""
@@ -49,7 +49,7 @@ def call_fitting(
 ) -> Mapping[str, Any]:
     """The keyword arguments of a call of the model about x (n, c, h, w) at t, not about `large`.
 
-    ControlNet's units are asked again; what they have said is about the large image, and the
+    ControlNet's units are evaluated again; what is in the call is of the large image, and the
     model takes it out of the lists that it gets.
     """
     changes = _changes((x.shape[-2], x.shape[-1]), large, sizes)
@@ -57,9 +57,11 @@ def call_fitting(
     if cond.get("control") is not None:
         units = sd_model.forge_objects.unet.controlnet_linked_list
         options = cond["transformer_options"]
-        knows_options = hasattr(units, "transformer_options")  # reForge's are told them
-        told = () if knows_options else (options,)
-        fitting["control"] = units.get_control(x, t, fitting, len(options["cond_or_uncond"]), *told)
+        knows_options = hasattr(units, "transformer_options")  # reForge's have them already
+        given = () if knows_options else (options,)
+        fitting["control"] = units.get_control(
+            x, t, fitting, len(options["cond_or_uncond"]), *given
+        )
     return fitting
 
 
@@ -71,24 +73,24 @@ the tensor with a mark for each row."""
 
 
 def options_in_windows(options: Mapping[str, Any], rows: int, made_of: int) -> dict[str, Any]:
-    """What a call of `rows` rows is told beside its conds, for one of `made_of` rows: the same rows
-    of each of some windows, one after another. Extensions tell cond's rows from uncond's by it."""
-    windows, told = made_of // rows, dict(options)
-    told |= {name: options[name] * windows for name in PER_PART if name in options}
-    told |= {
+    """A call's options of `rows` rows, made for `made_of` rows: the same rows of each of some
+    windows, one after another. Extensions know cond's rows from uncond's by them."""
+    windows, made = made_of // rows, dict(options)
+    made |= {name: options[name] * windows for name in PER_PART if name in options}
+    made |= {
         name: [window * rows + row for window in range(windows) for row in options[name]]
         for name in ROW_NUMBERS
         if name in options
     }
     if MARKS in options:
-        told[MARKS] = options[MARKS].repeat(windows)
-    return told
+        made[MARKS] = options[MARKS].repeat(windows)
+    return made
 
 
 def _changes(
     small: Size, large: Size, sizes: SizeEmbeddings
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Of the tensors beside the latent those that have a size or tell one, and how they change."""
+    """Of the tensors beside the latent those that have or contain a size, and how they change."""
     pixels = small[0] * FACTOR, small[1] * FACTOR
     return {
         "c_concat": lambda part: shrunk(part, large, small),

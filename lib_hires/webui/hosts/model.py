@@ -9,9 +9,9 @@ from modules import sd_models, shared
 
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.latents import FACTOR
+from lib_hires.webui.hosts.protocol import FACTOR
 
-NATIVE_OPTION = "hires_guidance_native_size"  # on the Settings page; 0 asks the model
+NATIVE_OPTION = "hires_guidance_native_size"  # on the Settings page; 0 for the model's own
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _native_side(sd_model: Any) -> int:
     if getattr(sd_model, "is_sdxl", False) or is_flow(sd_model):
         return 1024
     if getattr(sd_model, "is_sd2", False) and host_of(sd_model).predicts_v(sd_model):
-        return 768  # its configuration says 512
+        return 768  # its configuration has 512
     return FACTOR * int(getattr(sd_model, "image_size", 64))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lib_hires.sizes import Size
-from lib_hires.webui.messages import Say, say_failed
+from lib_hires.webui.messages import Warn, warn_failed
 
 Denoiser = Callable[..., Tensor]
 MakeDenoiser = Callable[[Tensor, Tensor, Mapping[str, Any]], Denoiser]
@@ -30,16 +30,16 @@ class PlacedModel:
         *,
         size: Size,
         technique: str,
-        say: Say,
+        warn: Warn,
         branches: Callable[[Mapping[str, Any]], Hashable] = lambda cond: None,
     ) -> None:
         """make: a denoiser for a place, from the arguments of the first call there. size: (height,
         width) of the latents; others pass through. technique: its name, for the user. branches:
-        what the host tells of a call's rows, cond's or uncond's, where it may ask about uncond
-        first and in another evaluation not at all."""
+        what the host's arguments name of a call's rows, cond's or uncond's, where it may evaluate
+        uncond first and in another evaluation not at all."""
         self._forward = forward
         self._make, self._size = make, size
-        self._technique, self._say = technique, say
+        self._technique, self._warn = technique, warn
         self._branches = branches
         self._denoisers: dict[Hashable, Denoiser] = {}
         self._calls: Counter[Hashable] = Counter()
@@ -61,6 +61,6 @@ class PlacedModel:
             return self._denoisers[place](x, t, **cond)
         except Exception as error:
             self._failed = True
-            say_failed(self._say, self._technique, error)
+            warn_failed(self._warn, self._technique, error)
         self._denoisers.clear()  # and with them, after the block, what the failed call held
         return self._forward(x, t, **cond)

@@ -15,8 +15,8 @@ from lib_hires.run.schedules import SCHEDULES, Model, Sampler, Sampling, sigmas_
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.latents import FACTOR
 from lib_hires.webui.hosts.model import ModelSizes, chosen_native, loaded_model
+from lib_hires.webui.hosts.protocol import FACTOR
 from lib_hires.webui.sampling.attentive import WITHOUT_STEPS
 
 SAME_SAMPLER, SAME_SCHEDULE = "Use same sampler", "Use same scheduler"

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from lib_hires.feature_upsampler import Upsampled, captured
+from lib_hires.sizes import Size
 from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.hosts.per_call import Denoiser, PlacedModel
-from lib_hires.webui.messages import Say
+from lib_hires.webui.hosts.protocol import ModelCalls
+from lib_hires.webui.messages import Warn
 from lib_hires.webui.patching import replaced
 
 
@@ -39,49 +41,57 @@ class SmallImage:
 
 @contextmanager
 def upsampled_stage(
-    sampler: Any, unet: Any, small: SmallImage, latent: Tensor, say: Say
+    sampler: Any, unet: Any, small: SmallImage, latent: Tensor, warn: Warn
 ) -> Iterator[None]:
-    """Carry features into what `sampler` samples at the size of `latent` inside the block.
-
-    Each of the host's calls has features of the same rows: the clean latent of the same images,
-    asked at t = 0 with the same conds, once.
-    """
+    """Carry features into what `sampler` samples at the size of `latent` inside the block."""
     denoiser = sampler.model_wrap_cfg
     calls = host_of(denoiser.inner_model.inner_model).model_calls(denoiser)
-    forward: Denoiser = getattr(calls.owner, calls.name)
-    size = latent.shape[-2], latent.shape[-1]
-    clean, weights = small.clean, small.upsampler.weights
-    states: list[Tensor] = []  # of the evaluation that is going on
+    stage = _UpsampledStage(calls, unet, small, (latent.shape[-2], latent.shape[-1]), warn)
+    with (
+        replaced(calls.owner, calls.name, stage.model),
+        denoiser.register_forward_pre_hook(stage.before_evaluation),
+    ):
+        yield
 
-    def carried(x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Denoiser:
-        rows, clean_time = clean[calls.images_of(x, states[0])].to(x), torch.zeros_like(t)
-        fitting = calls.fitting(cond, rows, clean_time, size)
-        with captured(unet, weights.info.layers) as features:
-            forward(rows, clean_time, **fitting)
-        scope = Upsampled(unet, copy.deepcopy(weights).to(features[0]), features, size)
+
+class _UpsampledStage:
+    """The model's calls during one stage, each with features of the same rows: the clean latent of
+    the same images, evaluated at t = 0 with the same conds, once."""
+
+    def __init__(
+        self, calls: ModelCalls, unet: Any, small: SmallImage, size: Size, warn: Warn
+    ) -> None:
+        self._calls, self._unet, self._small, self._size = calls, unet, small, size
+        self._forward: Denoiser = getattr(calls.owner, calls.name)
+        self._state: Tensor | None = None  # of the evaluation that is going on
+        self.model = PlacedModel(
+            self._forward,
+            self._carried,
+            size=size,
+            technique="the feature upsampler",
+            warn=warn,
+            branches=calls.branches,
+        )
+
+    def before_evaluation(self, _: Any, inputs: tuple[Tensor, ...]) -> None:
+        """A forward pre-hook of the CFG denoiser."""
+        self._state = inputs[0]
+        self.model.begin_evaluation()
+
+    def _carried(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Denoiser:
+        assert self._state is not None
+        weights = self._small.upsampler.weights
+        rows = self._small.clean[self._calls.images_of(x, self._state)].to(x)
+        clean_time = torch.zeros_like(t)
+        fitting = self._calls.fitting(cond, rows, clean_time, self._size)
+        with captured(self._unet, weights.info.layers) as features:
+            self._forward(rows, clean_time, **fitting)
+        fitted = copy.deepcopy(weights).to(features[0])
+        scope = Upsampled(self._unet, fitted, features, self._size)
 
         def denoise(x: Tensor, t: Tensor, **cond: Any) -> Tensor:
             with scope:
-                denoised: Tensor = forward(x, t, **cond)
+                denoised: Tensor = self._forward(x, t, **cond)
                 return denoised
 
         return denoise
-
-    model = PlacedModel(
-        forward,
-        carried,
-        size=size,
-        technique="the feature upsampler",
-        say=say,
-        branches=calls.branches,
-    )
-
-    def before_evaluation(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        states[:] = [inputs[0]]
-        model.begin_evaluation()
-
-    with (
-        replaced(calls.owner, calls.name, model),
-        denoiser.register_forward_pre_hook(before_evaluation),
-    ):
-        yield

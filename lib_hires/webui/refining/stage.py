@@ -24,7 +24,7 @@ class Stopped(Exception):
 
 
 def sample_stage(
-    p: Any, latent: Tensor, stage: Stage, guidance: Guidance, small: SmallImage | None = None
+    latent: Tensor, stage: Stage, guidance: Guidance, small: SmallImage | None = None
 ) -> Tensor:
     """Renoise a clean latent (b, c, h, w) as the stage says and denoise it; raises Stopped.
 
@@ -32,69 +32,73 @@ def sample_stage(
     """
     if shared.state.interrupted or shared.state.skipped:
         raise Stopped
-    run = stage_run(p, latent, stage)
+    p, record = guidance.run.p, guidance.run.record.current
+    staged = stage_processing(p, latent, stage)
     sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
-    whole, times = stage_times(sampler, run, stage)
+    whole, times = stage_times(sampler, staged, stage)
     if hasattr(sampler, "get_sigmas") and len(times) == 2:
         sampler = sd_samplers.create_sampler(ONE_STEP_SAMPLER, p.sd_model)
-    run.sampler = sampler
+    staged.sampler = sampler
     name, schedule, steps = host_schedule(sampler, times)
-    noise = run.rng.next()
+    noise = staged.rng.next()
     with devices.autocast():
         cond, uncond = stage_conditioning(p, stage.size)
     precision = devices.without_autocast if devices.unet_needs_upcast else devices.autocast
     with precision():
         if guidance.controlnet is not None:
             guidance.controlnet.marked(cond, uncond)
-        image_cond = run.txt2img_image_conditioning(latent, stage.size[1], stage.size[0])
+        image_cond = staged.txt2img_image_conditioning(latent, stage.size[1], stage.size[0])
         unet = host_of(p.sd_model).unet(p.sd_model)
-        guidance.record.current.evaluations += small is not None  # the features' own
+        record.evaluations += small is not None  # the features' own
         with (
             replaced(sampler, name, lambda *_: schedule),
-            upsampled_stage(sampler, unet, small, latent, guidance.say) if small else nullcontext(),
+            upsampled_stage(sampler, unet, small, latent, guidance.run.warn)
+            if small
+            else nullcontext(),
             guided(sampler, latent, guidance, whole),
         ):
             sampled = sampler.sample_img2img(
-                run, latent, noise, cond, uncond, steps=steps, image_conditioning=image_cond
+                staged, latent, noise, cond, uncond, steps=steps, image_conditioning=image_cond
             )
     if shared.state.interrupted or shared.state.skipped:
         raise Stopped
     return sampled
 
 
-def stage_run(p: Any, latent: Tensor, stage: Stage) -> Any:
+def stage_processing(p: Any, latent: Tensor, stage: Stage) -> Any:
     """A copy of the host's run for one stage: its size, seeds and noise, and no mask."""
-    run = copy.copy(p)
-    run.height, run.width = stage.size
-    run.denoising_strength = 1.0  # the schedule that the sampler gets is the stage's part already
-    run.is_hr_pass = False
-    run.mask = run.nmask = None
-    run.all_seeds = [stage_seed(seed, stage.number) for seed in p.all_seeds]
-    run.rng = rng.ImageRNG(
+    staged = copy.copy(p)
+    staged.height, staged.width = stage.size
+    # The schedule that the sampler gets is the stage's part already.
+    staged.denoising_strength = 1.0
+    staged.is_hr_pass = False
+    staged.mask = staged.nmask = None
+    staged.all_seeds = [stage_seed(seed, stage.number) for seed in p.all_seeds]
+    staged.rng = rng.ImageRNG(
         latent.shape[1:],
         [stage_seed(seed, stage.number) for seed in p.seeds],
         subseeds=[stage_seed(seed, stage.number) for seed in p.subseeds],
         subseed_strength=p.subseed_strength,
     )
-    return run
+    return staged
 
 
 def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
-    """Conds of the stage's size, which SDXL is told; edited prompts stand as they end."""
+    """Conds of the stage's size, which SDXL receives; edited prompts stand as they end."""
     hires = getattr(p, "enable_hr", False) and p.hr_prompts
     prompts = p.hr_prompts if hires else p.prompts
     negative = p.hr_negative_prompts if hires else p.negative_prompts
     model, steps, old = p.sd_model, p.firstpass_steps, shared.opts.use_old_scheduling
-    told = {"width": size[1], "height": size[0], **_distilled_scale(p, bool(hires))}
+    given = {"width": size[1], "height": size[0], **_distilled_scale(p, bool(hires))}
     uncond = prompt_parser.get_learned_conditioning(
         model,
-        prompt_parser.SdConditioning(negative, is_negative_prompt=True, **told),
+        prompt_parser.SdConditioning(negative, is_negative_prompt=True, **given),
         steps,
         use_old_scheduling=old,
     )
     cond = prompt_parser.get_multicond_learned_conditioning(
         model,
-        prompt_parser.SdConditioning(prompts, **told),
+        prompt_parser.SdConditioning(prompts, **given),
         steps,
         use_old_scheduling=old,
     )
@@ -110,6 +114,6 @@ def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
 
 
 def _distilled_scale(p: Any, hires: bool) -> dict[str, float]:
-    """The guidance scale that Forge tells Flux; other hosts and models know none."""
+    """The guidance scale that Flux receives in Forge; other hosts and models know none."""
     name = "hr_distilled_cfg" if hires else "distilled_cfg_scale"
     return {"distilled_cfg_scale": getattr(p, name)} if hasattr(p, name) else {}

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from lib_hires.tiled_vae import vae_tiled
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.latents import FACTOR
-from lib_hires.webui.messages import Say
+from lib_hires.webui.hosts.protocol import FACTOR
+from lib_hires.webui.messages import Warn
 
 
 class HostVae:
     """The loaded model's VAE, in tiles of `tile` pixels, 0 for whole images."""
 
-    def __init__(self, sd_model: Any, tile: int, say: Say) -> None:
+    def __init__(self, sd_model: Any, tile: int, warn: Warn) -> None:
         self._model = sd_model
         self._tile = tile
-        self._say = say
+        self._warn = warn
         self._last: tuple[Tensor, Tensor] | None = None
 
     def remember(self, latent: Tensor, images: Tensor) -> None:
@@ -40,7 +40,7 @@ class HostVae:
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (b, 3, H, W) in [-1, 1] to latents, the posterior's mode; what the host gives, and
-        a sentence, where it encodes in tiles of its own."""
+        a message, where it encodes in tiles of its own."""
         return self._in_tiles(self._encode, images, decode=False)
 
     def finished(self, latent: Tensor) -> Tensor | DecodedSamples:
@@ -52,7 +52,7 @@ class HostVae:
         return decoded
 
     def _decode(self, latent: Tensor) -> Tensor:
-        """What the decoder gives, where the host does nothing but cut it to [-1, 1], as Forge and
+        """What the decoder gives, where the host does nothing but clamp it to [-1, 1], as Forge and
         its kin do; else, in tiles or changed by an extension, what the host gives."""
         size = tuple(side * FACTOR for side in latent.shape[-2:])
         here, heard = threading.get_ident(), list[Tensor]()
@@ -97,7 +97,7 @@ class HostVae:
             given = self._model.encode_first_stage(image)
             whole = [heard for heard in moments if heard.shape[-2:] == size]
             if not whole:
-                self._say("the WebUI encodes in tiles of its own, which adds a little noise.")
+                self._warn("the WebUI encodes in tiles of its own, which adds a little noise.")
                 return self._model.get_first_stage_encoding(given)
         mean, _ = whole[-1].chunk(2, dim=1)
         return host.scaled(self._model, mean).to(image.device)  # Forge's VAE may be on the CPU

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_hires.attentive_guidance import gamma_at, mix_into_state_
+from lib_hires.attentive_guidance import gamma_at, mix_into_state_, steps_behind
 from lib_hires.noise import NoiseFamily
 from lib_hires.settings import AttentiveGuidance
 from lib_hires.webui.hosts.noise import family_of
-from lib_hires.webui.messages import Say, say_failed
+from lib_hires.webui.messages import Warn, warn_failed
 from lib_hires.webui.patching import replaced
 
 WITHOUT_STEPS = ("DPM fast", "DPM adaptive")
@@ -27,7 +27,7 @@ MIXED = re.split(
     "IPNDM_V, DEIS",
 )
 """Samplers known to begin a step where `steps_done` says so. Forge has others, some of which
-evaluate more often than their options say."""
+evaluate more often than their options name."""
 
 
 def reason_not_to_mix(config: Any) -> str:
@@ -41,58 +41,71 @@ def reason_not_to_mix(config: Any) -> str:
 
 @contextmanager
 def mixing(
-    sampler: Any, settings: AttentiveGuidance, on_mixed: Callable[[], None], say: Say
+    sampler: Any, settings: AttentiveGuidance, on_mixed: Callable[[], None], warn: Warn
 ) -> Iterator[None]:
     """Mix PFSA into the state of everything that `sampler` samples inside the block.
 
     on_mixed: called for every step whose state is changed.
+    """
+    mixer = Mixer(sampler, settings, on_mixed, warn)
+    with sampler.model_wrap_cfg.register_forward_pre_hook(mixer.before_evaluation):
+        if sampler.config.name == "UniPC":
+            with replaced(sampler, "callback_state", mixer.callback_state):
+                yield
+        else:
+            yield
+
+
+class Mixer:
+    """Mixes PFSA into a sampler's state where a step begins; lives for one sampling.
 
     The state is the tensor that the CFG denoiser gets in the evaluation that begins a step; with
     UniPC, which evaluates predictions of the state, the one that its callback gets.
 
-    A mix that fails, as where memory runs out, leaves the state as it was; the rest of the block
-    goes on without, and a sentence is said.
+    A mix that fails, as where memory runs out, leaves the state as it was; the rest of the sampling
+    goes on without, and the user is warned.
 
     A step waits for nothing that is on the device; the model's noise levels are read once, and
     anew where the refiner takes another model in the middle.
     """
-    denoiser = sampler.model_wrap_cfg
-    family_once = lru_cache(maxsize=1)(family_of)
-    last_time: list[Tensor] = []
-    failed = False
 
-    def mix(state: Tensor, time: Tensor, done: int) -> None:
-        nonlocal failed
-        gamma = gamma_at(done, denoiser.steps, settings)
-        if failed or gamma == 0 or done >= denoiser.steps:  # the last is the finished image
+    def __init__(
+        self, sampler: Any, settings: AttentiveGuidance, on_mixed: Callable[[], None], warn: Warn
+    ) -> None:
+        self._config, self._denoiser = sampler.config, sampler.model_wrap_cfg
+        self._callback = sampler.callback_state
+        self._settings, self._on_mixed, self._warn = settings, on_mixed, warn
+        self._family_once = lru_cache(maxsize=1)(family_of)
+        self._time: Tensor | None = None  # (1,) of the last evaluation
+        self._failed = False
+
+    def before_evaluation(self, _: Any, inputs: tuple[Tensor, ...]) -> None:
+        """A forward pre-hook of the CFG denoiser."""
+        state, times = inputs[:2]
+        self._time = times[:1]
+        done = steps_done(self._config, self._denoiser.step)
+        if done:
+            self._mix(state, self._time, done)
+
+    def callback_state(self, step: dict[str, Any]) -> None:
+        """In place of the sampler's own, where the state is known after a step alone."""
+        assert self._time is not None
+        self._mix(step["x"], self._time, step["i"] + 1)
+        self._callback(step)
+
+    def _mix(self, state: Tensor, time: Tensor, done: int) -> None:
+        gamma = gamma_at(done, self._denoiser.steps, self._settings)
+        finished = done >= self._denoiser.steps  # the last state is the finished image
+        if self._failed or gamma == 0 or finished:
             return
         try:
-            family, _ = family_once(denoiser.inner_model)
-            mix_scaled_(state, time, gamma, settings, family)
+            family, _ = self._family_once(self._denoiser.inner_model)
+            mix_scaled_(state, time, gamma, self._settings, family)
         except Exception as error:
-            failed = True
-            say_failed(say, "Attentive Guidance", error)
+            self._failed = True
+            warn_failed(self._warn, "Attentive Guidance", error)
         else:
-            on_mixed()
-
-    def before_evaluation(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        state, times = inputs[:2]
-        last_time[:] = [times[:1]]
-        done = steps_done(sampler.config, denoiser.step)
-        if done:
-            mix(state, times[:1], done)
-
-    def after_update(step: dict[str, Any]) -> None:
-        mix(step["x"], last_time[0], step["i"] + 1)
-        callback(step)
-
-    callback = sampler.callback_state
-    with denoiser.register_forward_pre_hook(before_evaluation):
-        if sampler.config.name == "UniPC":
-            with replaced(sampler, "callback_state", after_update):
-                yield
-        else:
-            yield
+            self._on_mixed()
 
 
 def steps_done(config: Any, evaluations: int) -> int | None:
@@ -104,8 +117,7 @@ def steps_done(config: Any, evaluations: int) -> int | None:
         return None
     if config.name == "PLMS":
         return evaluations - 1 if evaluations > 1 else None
-    steps, within = divmod(evaluations, 2 if config.options.get("second_order") else 1)
-    return steps if within == 0 else None
+    return steps_behind(evaluations, 2 if config.options.get("second_order") else 1)
 
 
 def mix_scaled_(

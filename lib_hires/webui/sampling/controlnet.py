@@ -18,61 +18,85 @@ from torch import Tensor
 from lib_hires.resample import area_means
 from lib_hires.run.passes import Kind
 from lib_hires.sizes import Size
-from lib_hires.webui.hosts.latents import FACTOR
-from lib_hires.webui.messages import Say
+from lib_hires.webui.hosts.protocol import FACTOR
+from lib_hires.webui.messages import Warn
 from lib_hires.webui.patching import replaced
+from lib_hires.webui.run_state import HostRun
 
 HINT, HIRES_HINT = "_hint_cond", "hr_hint_cond"
 USED = ("used_hint_cond", "used_hint_cond_latent", "used_hint_inpaint_hijack")
 """What a unit (its `ControlParams`) knows of its hint: both sizes of it, and what is made of it."""
 
 
-def active_controlnet(p: Any) -> ControlNet | None:
-    """ControlNet as it is set up for this run; None where it is not installed or has no unit."""
-    for script in getattr(p.scripts, "alwayson_scripts", ()):
+def controlnet_of(run: HostRun) -> ControlNet | None:
+    """ControlNet as it is set up for this run; None where it is not installed or has no unit.
+
+    One object for the whole run, made before its first sampling: later other extensions may have
+    left a part of a hint on a unit, as Tiled Diffusion leaves that of its last tile.
+    """
+    for script in getattr(run.p.scripts, "alwayson_scripts", ()):
         network = getattr(script, "latest_network", None)
         if script.title() == "ControlNet" and getattr(network, "control_params", None):
-            return ControlNet(network)
+            known: ControlNet | None = run.state.controlnet
+            if known is None or not known.is_of(network):
+                run.state.controlnet = ControlNet(network)
+            return run.state.controlnet
     return None
 
 
 class ControlNet:
-    """The units that act in this run."""
+    """The units that act in this run, and their whole hints."""
 
     def __init__(self, network: Any) -> None:
         """network: the extension's hook of the U-Net."""
         self._network = network
-        self._states: dict[tuple[int, Size], dict[str, Any]] = {}
+        self._whole: dict[int, tuple[Any, list[Tensor]]] = {}  # the unit and its hints, by its id
+        self._states: dict[tuple[int, Size, bool], dict[str, Any]] = {}
+        self._native = False
+        self._keep_hints()
+
+    def is_of(self, network: Any) -> bool:
+        """Whether this stands for that hook of the U-Net."""
+        return self._network is network
 
     def marked(self, cond: Any, uncond: Any) -> None:
-        """Mark conds in place as the extension does it, so that it can tell which is which."""
+        """Mark conds in place as the extension does it, so that it knows which is which."""
         mark = getattr(sys.modules[type(self._network).__module__], "mark_prompt_context", None)
         if mark is not None:
             mark(cond, positive=True)
             mark(uncond, positive=False)
 
     @contextmanager
-    def fitting(self, kind: Kind, small: Size | None, asked: bool, say: Say) -> Iterator[None]:
+    def native_scope(self) -> Iterator[None]:
+        """Around each native evaluation: others may be of its size, such as those of tiles."""
+        self._native = True
+        try:
+            yield
+        finally:
+            self._native = False
+
+    @contextmanager
+    def fitting(self, kind: Kind, guided: bool, native: bool, warn: Warn) -> Iterator[None]:
         """Inside the block every call of the U-Net finds hints of its own size.
 
         kind: the pass; units can be limited to either side of Hires. fix, and the stages come
-        after it. small: the latent (height, width) that Upsample Guidance asks about. asked:
-        whether the units act there too.
+        after it. guided: whether native evaluations are made. native: whether the units act there
+        too.
         """
         unet, stage = self._network.model, kind == "stage"
-        known = all({HINT, HIRES_HINT, *USED} <= vars(unit).keys() for unit in self._units)
-        if not known and (small is not None or stage):
-            say(
+        known = all(map(_is_known, self._units))
+        if not known and (guided or stage):
+            warn(
                 "ControlNet was left out at sizes other than its own, because this version of it "
                 "is not known."
             )
+        self._keep_hints()
         controlled = unet.forward
 
         def scope(size: Size) -> AbstractContextManager[None]:
-            ours = size == small
-            if not known or (ours and not asked):
-                return self._left_out() if ours or stage else nullcontext()
-            if not ours and self._fits(size):  # so do tiles, which carry their part of the hint
+            if not known or (self._native and not native):
+                return self._left_out() if self._native or stage else nullcontext()
+            if not self._native and self._fits(size):  # tiles carry their part of the hint
                 return nullcontext()
             return self._resized(size, second=stage or kind == "hires")
 
@@ -88,6 +112,12 @@ class ControlNet:
     def _units(self) -> list[Any]:
         units: list[Any] = self._network.control_params
         return units
+
+    def _keep_hints(self) -> None:
+        """Of the units that are seen for the first time."""
+        for unit in filter(_is_known, self._units):
+            if id(unit) not in self._whole:
+                self._whole[id(unit)] = unit, _hints(unit)
 
     def _fits(self, size: Size) -> bool:
         """Whether every unit has a hint for latents of this size, or none that has a size."""
@@ -112,17 +142,20 @@ class ControlNet:
     def _resized(self, size: Size, second: bool) -> Iterator[None]:
         with ExitStack() as stack:
             for unit in self._units:
-                if _hints(unit):
-                    stack.enter_context(self._resized_hint(unit, size, second))
+                _, hints = self._whole.get(id(unit), (unit, []))
+                if hints:
+                    stack.enter_context(self._resized_hint(unit, hints, size, second))
                 stack.enter_context(_fresh_embeddings(unit))
             yield
 
     @contextmanager
-    def _resized_hint(self, unit: Any, size: Size, second: bool) -> Iterator[None]:
+    def _resized_hint(
+        self, unit: Any, hints: list[Tensor], size: Size, second: bool
+    ) -> Iterator[None]:
         """What is made of the hint, such as its latent, is kept for the next call of this size."""
-        key = id(unit), size
+        key = id(unit), size, second
         if key not in self._states:
-            self._states[key] = _state(unit, size, second)
+            self._states[key] = _state(hints, size, second)
         state = self._states[key]
         before = {name: getattr(unit, name) for name in state}
         vars(unit).update(state)
@@ -131,6 +164,11 @@ class ControlNet:
         finally:
             state.update({name: getattr(unit, name) for name in state})
             vars(unit).update(before)
+
+
+def _is_known(unit: Any) -> bool:
+    """Whether it is a unit as this version of the extension makes them."""
+    return {HINT, HIRES_HINT, *USED} <= vars(unit).keys()
 
 
 def _hints(unit: Any) -> list[Tensor]:
@@ -146,13 +184,12 @@ def _hints(unit: Any) -> list[Tensor]:
     ]
 
 
-def _state(unit: Any, size: Size, second: bool) -> dict[str, Any]:
-    """The unit's hint for latents of this size.
+def _state(hints: list[Tensor], size: Size, second: bool) -> dict[str, Any]:
+    """A unit's hint for latents of this size, from its whole ones.
 
     second: take the side of Hires. fix's second pass. The extension compares the latent with both
     hints and takes the second where it is as near; without a second one it is the first's side.
     """
-    hints = _hints(unit)
     hint = resized_hint(hints[-1], (size[0] * FACTOR, size[1] * FACTOR))
     beside = hint if second and len(hints) == 2 else None
     return {HINT: hint, HIRES_HINT: beside, **dict.fromkeys(USED)}

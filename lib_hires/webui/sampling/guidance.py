@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from lib_hires.resample import Reduction
 from lib_hires.run.passes import Kind, guided_at, mixes
-from lib_hires.run.record import RunRecord
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
-from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+from lib_hires.upsample_guidance import shifted_schedule
 from lib_hires.webui.hosts import guiding, host_of
-from lib_hires.webui.hosts.guided_pass import GuidedPass
-from lib_hires.webui.hosts.latents import FACTOR
 from lib_hires.webui.hosts.model import ModelSizes
-from lib_hires.webui.hosts.model_calls import CONTROLNET_SEES_WHOLE
 from lib_hires.webui.hosts.noise import is_flow
-from lib_hires.webui.messages import Say
+from lib_hires.webui.hosts.protocol import CONTROLNET_SEES_WHOLE, FACTOR, GuidedPass
 from lib_hires.webui.patching import replaced
+from lib_hires.webui.run_state import HostRun
 from lib_hires.webui.sampling.attentive import WITHOUT_STEPS, mixing, reason_not_to_mix
-from lib_hires.webui.sampling.controlnet import ControlNet
+from lib_hires.webui.sampling.controlnet import ControlNet, controlnet_of
 from lib_hires.webui.sampling.recording import counting
 from lib_hires.webui.sampling.schedules import whole_schedule
 
@@ -34,12 +30,17 @@ from lib_hires.webui.sampling.schedules import whole_schedule
 class Guidance:
     """How one sampling is to be guided."""
 
-    settings: Settings
-    sizes: ModelSizes
+    run: HostRun
     kind: Kind
-    say: Say
-    record: RunRecord
-    controlnet: ControlNet | None = None  # where the run has units of it
+    sizes: ModelSizes
+    settings: Settings
+    controlnet: ControlNet | None = field(default=None)  # where the run has units of it
+
+    @classmethod
+    def of(cls, run: HostRun, kind: Kind) -> Guidance:
+        """A pass of the run, with the model that is loaded for it."""
+        sizes = ModelSizes.of(run.p.sd_model)
+        return cls(run, kind, sizes, run.settings, controlnet_of(run))
 
     def reduction(self, large: Size) -> Reduction | None:
         """D and U for a latent of size (height, width); None where UG has nothing to do."""
@@ -62,39 +63,52 @@ def guided(
 
     x: a latent of the pass's size. times: the whole schedule, where the sampler is given a part.
     """
-    size = x.shape[-2], x.shape[-1]
+    size, run = (x.shape[-2], x.shape[-1]), guidance.run
     reduction = guidance.reduction(size)
     with ExitStack() as stack:
-        stack.enter_context(counting(sampler, guidance.record.current))
+        stack.enter_context(counting(sampler, run.record.current))
         if guidance.controlnet is not None:
-            small = reduction and reduction.small
-            asked = guidance.settings.ug.controlnet
-            fitting = guidance.controlnet.fitting(guidance.kind, small, asked, guidance.say)
+            fitting = guidance.controlnet.fitting(
+                guidance.kind, reduction is not None, guidance.settings.ug.controlnet, run.warn
+            )
             stack.enter_context(fitting)
         if reduction is not None:
             _guide(stack, sampler, size, reduction.to(x.device), guidance, times)
         if mixes(guidance.settings, guidance.kind):
-            reason = reason_not_to_mix(sampler.config)
-            if reason:
-                guidance.say(f"Attentive Guidance was left out, because {reason}.")
-            else:
-                mixed = guidance.record.current.mix
-                stack.enter_context(mixing(sampler, guidance.settings.pfsa, mixed, guidance.say))
+            stack.enter_context(_mix(sampler, run, guidance.settings))
+        yield
+
+
+@contextmanager
+def _mix(sampler: Any, run: HostRun, settings: Settings) -> Iterator[None]:
+    warn, reason = run.leaving_out("pfsa"), reason_not_to_mix(sampler.config)
+    if reason:
+        warn(f"Attentive Guidance was left out, because {reason}.")
+        yield
+        return
+    record, acting = run.record.current, run.acting("pfsa")
+
+    def on_mixed() -> None:
+        record.mix()
+        acting()
+
+    with mixing(sampler, settings.pfsa, on_mixed, warn):
         yield
 
 
 def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
-    """The same where windows are not asked for or work here; else without, and a sentence."""
+    """The same where windows are not wanted or work here; else without, and a message."""
     sd_model = sampler.model_wrap_cfg.inner_model.inner_model
     reason = reason_for_whole(sd_model, guidance.controlnet)
     if guidance.settings.ug.windows == "off" or not reason:
         return guidance
-    guidance.say(f"the large image was asked about as a whole, because {reason}.")
+    warn = guidance.run.leaving_out("ug_windows")
+    warn(f"the large image was evaluated at full size, because {reason}.")
     return replace(guidance, settings=guidance.settings.updated({"ug_windows": "off"}))
 
 
 def reason_for_whole(sd_model: Any, controlnet: ControlNet | None) -> str:
-    """Why a large image cannot be asked about in windows, "" where it can."""
+    """Why a large image cannot be evaluated in windows, "" where it can."""
     if controlnet is not None:
         return CONTROLNET_SEES_WHOLE
     return host_of(sd_model).reason_for_whole(sd_model)
@@ -108,23 +122,34 @@ def _guide(
     guidance: Guidance,
     times: Sequence[float] | None,
 ) -> None:
-    """Put Upsample Guidance around what the sampler asks the model until `stack` closes."""
-    denoiser = sampler.model_wrap_cfg
+    """Put Upsample Guidance around the sampler's evaluations of the model until `stack` closes."""
+    denoiser, run = sampler.model_wrap_cfg, guidance.run
+    warn = run.leaving_out("ug")
     reason = host_of(denoiser.inner_model.inner_model).reason_not_to_guide(sampler.config)
     if reason:
-        guidance.say(f"Upsample Guidance was left out, because {reason}.")
+        warn(f"Upsample Guidance was left out, because {reason}.")
         return
     guidance = _without_windows(sampler, guidance)
     if times is None:
         times = _follow_schedule(stack, sampler, reduction, guidance)
-    new_guide = partial(
-        UpsampleGuided,
-        reduction=reduction,
-        on_guided=guidance.record.current.guide,
+    settings, controlnet = guidance.settings.ug, guidance.controlnet
+    record = run.record.current
+    acting = run.acting("ug", *(["ug_windows"] if settings.windows != "off" else []))
+
+    def on_guided(native: bool) -> None:
+        record.guide(native)
+        acting()
+
+    guided_pass = GuidedPass(
+        size,
+        reduction,
+        settings,
+        times,
+        on_guided=on_guided,
+        warn=warn,
+        native_scope=nullcontext if controlnet is None else controlnet.native_scope,
     )
-    settings = guidance.settings.ug
-    pass_ = GuidedPass(size, reduction.small, settings, new_guide, times, guidance.say)
-    stack.enter_context(guiding(denoiser, pass_))
+    stack.enter_context(guiding(denoiser, guided_pass))
 
 
 def _follow_schedule(

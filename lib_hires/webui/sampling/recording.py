@@ -1,4 +1,4 @@
-"""What a run of the host's really did: counted on the way, told under its images at the end."""
+"""What a run of the host's really did: counted on the way, shown under its images at the end."""
 
 from __future__ import annotations
 
@@ -17,30 +17,19 @@ from lib_hires.run.record import PassRecord, RunRecord
 from lib_hires.sizes import Size
 from lib_hires.webui.patching import replaced
 
-RECORD = "hires_guidance_record"  # on p
 # How the lines begin, by which javascript/run_record.js finds them.
 RAN, DETAIL = "HiRes Guidance ran: ", "· "
 
 
-def begin_record(p: Any) -> None:
-    """To be called as a run begins: X/Y/Z copies p, and what it refers to stays shared."""
-    setattr(p, RECORD, _new_record())
-
-
-def record_of(p: Any) -> RunRecord:
-    """The record of run `p`."""
-    record: RunRecord = vars(p).setdefault(RECORD, _new_record())
-    return record
-
-
-def _new_record() -> RunRecord:
+def new_record() -> RunRecord:
+    """For a run that begins, on the host's device."""
     return RunRecord(time.perf_counter, partial(held_at_most, torch.device(shared.device)))
 
 
 @contextmanager
-def taking(p: Any, kind: Kind, size: Size, number: int = 0) -> Iterator[None]:
+def taking(record: RunRecord, kind: Kind, size: Size, number: int = 0) -> Iterator[None]:
     """Time a pass of (height, width) pixels; the host ends an interrupted one without a word."""
-    with record_of(p).taking(kind, size, number) as part:
+    with record.taking(kind, size, number) as part:
         yield
     part.finished = not (shared.state.interrupted or shared.state.skipped)
 
@@ -56,7 +45,7 @@ def counting(sampler: Any, part: PassRecord) -> Iterator[None]:
 
     callback = sampler.callback_state
     with denoiser.register_forward_pre_hook(lambda *_: part.begin_evaluation()):
-        if sampler.config.name == "UniPC":  # it tells of a step after the next one's evaluation
+        if sampler.config.name == "UniPC":  # it calls back after the next step's evaluation
             with denoiser.register_forward_hook(lambda *_: part.finish_step()):
                 yield
         else:
@@ -64,10 +53,9 @@ def counting(sampler: Any, part: PassRecord) -> Iterator[None]:
                 yield
 
 
-def show_record(p: Any, processed: Any) -> None:
+def show_record(record: RunRecord, processed: Any) -> None:
     """Put what happened under the images, one line and its details, and nowhere else: the PNG
-    info says what repeats an image."""
-    record = record_of(p)
+    info has what repeats an image."""
     if not record.passes:
         return
     lines = [RAN + record.summary(), *(DETAIL + line for line in record.lines())]

@@ -1,4 +1,4 @@
-"""What the host's server answers beside its own API."""
+"""What the host's server offers beside its own API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_routes(_demo: Any, app: Any) -> None:
 def _own_presets() -> dict[str, Any]:
     """own_presets, and own_presets_error: "", or why there are none.
 
-    Nothing where the host asks users of its API for a password, for this route does not.
+    Nothing where the host's API wants a password, for this route has none.
     """
     if shared.cmd_opts.api_auth:
         return {}

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib_hires.settings import Settings, SettingsError, declarations
+from lib_hires.upsampler_file import NamedUpsampler
 from lib_hires.webui.surfaces.user_files import find_upsampler
 
-SETTINGS = "hires_guidance_settings"  # a plain dict on p
 AXIS_VALUES = "hires_guidance_axis_values"  # a plain dict on p, written by X/Y/Z axes
 
 
@@ -18,6 +18,11 @@ def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
     None stands for a control's default. X/Y/Z values on `p` win. A feature upsampler is named with
     its hash. Raises SettingsError, also where it is not in the list.
     """
+    return read_run(arguments, p)[0]
+
+
+def read_run(arguments: Sequence[object], p: Any = None) -> tuple[Settings, NamedUpsampler | None]:
+    """What `read_arguments` gives, and the feature upsampler itself, read from its file."""
     values: Mapping[Any, object]
     if arguments and isinstance(arguments[0], Mapping):
         values = arguments[0]
@@ -35,14 +40,6 @@ def read_arguments(arguments: Sequence[object], p: Any = None) -> Settings:
         }
     settings = Settings.from_values({**values, **getattr(p, AXIS_VALUES, {})})
     upsampler = find_upsampler(settings.refine.upsampler) if settings.refine.enabled else None
-    return settings.updated({"refine_upsampler": upsampler.title}) if upsampler else settings
-
-
-def keep_settings(p: Any, settings: Settings) -> None:
-    """Keep what the run's first hook has read for the later ones."""
-    setattr(p, SETTINGS, settings.values())
-
-
-def kept_settings(p: Any) -> Settings:
-    """What was kept; all is off where the arguments were refused."""
-    return Settings.from_values(vars(p).get(SETTINGS, {}))
+    if upsampler is None:
+        return settings, None
+    return settings.updated({"refine_upsampler": upsampler.title}), upsampler

@@ -33,6 +33,17 @@ def write(settings: Settings, parameters: dict[str, Any], native: int = 0) -> No
         parameters[NATIVE] = native
 
 
+def keep_only(settings: Settings, parameters: dict[str, Any]) -> None:
+    """Take controls out of the host's `parameters`, in place, that are not in `settings` any more.
+
+    What is left of them stays as it is, and so does the note.
+    """
+    changed = settings.changed()
+    gone = [key(row.name) for row in declarations() if row.name not in changed]
+    for name in gone + ([] if settings.ug.enabled else [NATIVE]):
+        parameters.pop(name, None)
+
+
 def reader(name: str) -> Callable[[Mapping[str, Any]], Plain | None]:
     """A function from parsed PNG info to the control's value; it never raises.
 

@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
-from modules import images, processing, script_callbacks, scripts, sd_unet, shared
+from modules import images, img2img, processing, script_callbacks, scripts, sd_unet, shared, txt2img
+from modules.api import api
 from modules.toy_model import ToyModel
 
 ROOT = Path(__file__).parents[3]
@@ -46,10 +47,10 @@ class Host:
         self.runners = [scripts.ScriptRunner(classes, tab) for tab in (False, True)]
         self.axes = xyz.axis_options
 
-    def paint(self, settings=None, *, args=None, infotext=None, p=None, **request):
+    def generate(self, settings=None, *, args=None, infotext=None, p=None, **request):
         """Make images; settings by names. Raises what the generation itself raises.
 
-        `said`: what the user was told on the way.
+        `messages`: what the user was received on the way.
         """
         tab = "init_image" in request
         runner = self.runners[tab]
@@ -61,13 +62,22 @@ class Host:
             _read_infotext(runner, infotext, values)
         given = args if args is not None else [settings] if settings is not None else []
         values[1 : 1 + len(given)] = given
-        values[0] = getattr(p, "script", 0)  # the one of the host's list that is to run
+        values[0] = self.chosen_script(runner, getattr(p, "script", None))
         p.scripts, p.script_args = runner, tuple(values)
         shared.state.begin()
-        shared.loaded.sd_model.asked.clear()
-        made = processing.process_images(p)
-        made.said = list(p.comments)
+        shared.loaded.sd_model.evaluated.clear()
+        if infotext is not None:
+            made = api.text2imgapi(p)
+        else:
+            made = img2img.img2img(p) if tab else txt2img.txt2img(p)
+        made.messages = list(p.comments)
         return made
+
+    def chosen_script(self, runner, title):
+        """The place in the host's list of the script of that title; 0 for none. A request through
+        `infotext` has a text there that chooses nothing."""
+        titles = [script.title() for script in runner.selectable_scripts]
+        return titles.index(title) + 1 if title in titles else title if title == "None" else 0
 
 
 def _read_infotext(runner, parameters, values):

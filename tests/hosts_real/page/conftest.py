@@ -25,7 +25,7 @@ def native_size(host: Any) -> Iterator[None]:
     """Of the model that the pages are about; Forge loads it with the first image."""
     option = "hires_guidance_native_size"
     host.request("/sdapi/v1/options", {option: NATIVE})
-    host.paint(width=NATIVE, height=NATIVE, steps=1, options={option: NATIVE})
+    host.generate(width=NATIVE, height=NATIVE, steps=1, options={option: NATIVE})
     yield
     host.request("/sdapi/v1/options", {option: 0})
 

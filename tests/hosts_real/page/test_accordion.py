@@ -114,6 +114,7 @@ def test_all_is_there_once_after_the_ui_is_reloaded(open_page: Any, host: Any) -
     page.page.wait_for_selector(
         "#script_txt2img_hires_guidance_ug-visible-checkbox", state="attached"
     )
+    page.open_accordion()
     page.choose_preset(next(each for each in BUILT_IN if "2x, refine" in each.name).name)
     page.wait_for_line("stage 1")
     page.small()

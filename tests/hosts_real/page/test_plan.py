@@ -10,8 +10,10 @@ from webui_page import NATIVE, SIDE, Page
 
 from lib_hires.run.drawing import drawing
 from lib_hires.run.plan import run_plan
-from lib_hires.run.schedules import Model, Sampling, sigmas_of
+from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings
+
+DEFAULTS = {"DPM++ 2M": Sampler(schedule="Karras"), "Euler a": Sampler()}  # of the hosts
 
 
 def test_the_line_follows_sliders_and_size(open_page: Any) -> None:
@@ -66,15 +68,17 @@ def test_the_drawing_follows_a_slider_as_computed(
 ) -> None:
     page = open_page()
     page.small(steps=10)
-    page.host("sampling").locator("input").click()
-    page.page.get_by_role("option", name="Euler", exact=True).first.click()
+    name, schedule = (
+        page.host(each).locator("input").input_value() for each in ("sampling", "scheduler")
+    )
+    assert name in DEFAULTS
     page.open("ug")
     page.set(page.ours("ug_edge"), 2)
     model = Model(sigmas_of(sd_alphas_cumprod), (NATIVE, NATIVE))
     for eta in (1.0, 0.6, 0.25):
         page.set(page.ours("ug_eta"), eta)
         settings = Settings.from_values({"ug": True, "ug_edge": 2, "ug_eta": eta})
-        plan = run_plan(settings, Sampling((SIDE, SIDE), 10), model)
+        plan = run_plan(settings, Sampling((SIDE, SIDE), 10, DEFAULTS[name], schedule), model)
         made = drawing(plan, settings, model)
         page.wait_for_line(f"{plan.evaluations} model evaluations")
         end = made["edge"] and f"ends at timestep {made['edge']['timestep']:.0f}, after step"

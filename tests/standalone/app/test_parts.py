@@ -13,7 +13,7 @@ from PIL import Image
 
 from lib_hires.run.record import RunRecord
 from lib_hires.settings import Settings
-from lib_hires.standalone.pipeline.png import save
+from lib_hires.standalone.pipeline.outputs import save
 
 # Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -69,7 +69,7 @@ def test_a_job_that_cannot_begin_ends_with_a_message(tmp_path: Path) -> None:
     def paint(_: object) -> None:
         raise IndexError("nothing to paint")
 
-    run = SimpleNamespace(model=None, paint=paint, record=RunRecord(time.perf_counter))
+    run = SimpleNamespace(model=None, generate=paint, record=RunRecord(time.perf_counter))
     (event,) = Job(run, tmp_path, threading.Event()).events()  # type: ignore[arg-type]
     assert isinstance(event, Ended)
     assert event.message.startswith("the first image failed (IndexError")

@@ -10,7 +10,7 @@ import pytest
 from app_page import Served, Visit, choose_preset, playwright
 from PIL import Image
 
-from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.pipeline.outputs import read_about
 
 # Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

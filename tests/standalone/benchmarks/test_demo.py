@@ -23,11 +23,9 @@ from lib_hires.standalone.benchmarks.techniques import (
     every,
     varied,
 )
-from lib_hires.standalone.bundled import MODEL
-from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.outputs import read_about
 from lib_hires.standalone.pipeline.request import Request
-
-bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")
 
 
 def test_every_technique_has_settings_of_its_own() -> None:
@@ -55,17 +53,18 @@ def test_contact_sheet_shows_every_image_and_a_detail() -> None:
     assert (sheet[:, :LABEL] < 128).any()  # the labels
 
 
-@bundled
-@pytest.mark.slow
-def test_demo_writes_the_sheet_the_images_and_the_report(tmp_path: Path) -> None:
-    output = demo(tmp_path, shown_at={1: 1, 2: 1, 4: 0}, sampling=Request(steps=4))
+def test_demo_writes_the_sheet_the_images_and_the_report(
+    tmp_path: Path, tiny_model: LatentModel
+) -> None:
+    sampling = Request(steps=4)
+    output = demo(tmp_path, {1: 1, 2: 1, 4: 0}, sampling=sampling, model=tiny_model)
     report = json.loads((tmp_path / "report.json").read_text())
     assert {entry["technique"] for entry in report} == {
         technique.name for technique in (NATIVE, NATIVE_PFSA, *TO_LARGE)
     }
     for entry in report:
         with Image.open(tmp_path / entry["file"]) as image:
-            side = 256 * entry["scale"]
+            side = tiny_model.native[0] * entry["scale"]
             assert image.size == (entry["width"], entry["height"]) == (side, side)
         assert read_about(tmp_path / entry["file"])["demo"]["settings"] == entry["settings"]
         assert entry["seconds"] > 0

@@ -1,4 +1,4 @@
-"""The command line: sentences for bad input, images that are never lost, exact repeats."""
+"""The command line: messages for bad input, images that are never lost, exact repeats."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from PIL import Image
 
 from lib_hires.presets import PURPOSES, preset_for
 from lib_hires.standalone.cli import main
-from lib_hires.standalone.pipeline.generate import Painter
-from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.pipeline.generate import Generation
+from lib_hires.standalone.pipeline.outputs import read_about
 from lib_hires.standalone.pipeline.request import Request, fitted
 
 
 @pytest.fixture
 def hires(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Run `hires generate` on the tiny model; returns (exit code, stdout, the last complaint)."""
+    """Run `hires generate` on the tiny model; returns (exit code, stdout, the last message)."""
 
     def run(*options: str) -> tuple[int, str, str]:
         common = ["--model", str(tiny_folder), "--out", str(tmp_path / "out"), "--steps", "4"]
         code = main(["generate", *common, *options])
         captured = capsys.readouterr()
-        said = [line for line in captured.err.splitlines() if "hires: " in line]
-        return code, captured.out, said[-1].split("hires: ")[1] if said else ""
+        messages = [line for line in captured.err.splitlines() if "hires: " in line]
+        return code, captured.out, messages[-1].split("hires: ")[1] if messages else ""
 
     return run
 
@@ -44,7 +44,7 @@ def test_help_is_there_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "message"),
     [
         (["--sampler", "Eular"], "sampler: expected one of Euler, Euler a"),
         (["--refine", "--refine-eta2", "0.1, x"], "refine_eta2: expected numbers in (0, 1]"),
@@ -62,19 +62,19 @@ def test_help_is_there_at_once() -> None:
         (["--device", "no-such-device"], "device 'no-such-device': cannot be used here"),
     ],
 )
-def test_bad_input_is_refused_with_a_sentence(hires, tmp_path, options, sentence) -> None:
-    code, out, said = hires("x", *options)
+def test_bad_input_is_refused_with_a_message(hires, tmp_path, options, message) -> None:
+    code, out, shown = hires("x", *options)
     assert code == 2
     assert out == ""
-    assert said.startswith(sentence)
+    assert shown.startswith(message)
     assert list(tmp_path.glob("out/*.png")) == []
 
 
-def test_a_prompt_or_a_image_is_needed(hires) -> None:
+def test_a_prompt_or_an_image_is_needed(hires) -> None:
     assert hires()[::2] == (2, "prompt: expected one, or an image to repeat with --from")
 
 
-def test_a_image_of_another_model_is_not_repeated_with_the_bundled_one(hires, tiny_folder):
+def test_an_image_of_another_model_is_not_repeated_with_the_bundled_one(hires, tiny_folder):
     _, out, _ = hires("a red house")
     from lib_hires.standalone import cli
 
@@ -84,8 +84,8 @@ def test_a_image_of_another_model_is_not_repeated_with_the_bundled_one(hires, ti
 
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_a_preset_reaches_its_size(hires, purpose: str) -> None:
-    code, out, said = hires("x", "--preset", purpose.upper(), "--pfsa-gamma", "0.1")
-    assert (code, said) == (0, "")
+    code, out, message = hires("x", "--preset", purpose.upper(), "--pfsa-gamma", "0.1")
+    assert (code, message) == (0, "")
     side = 16 * (4 if purpose.startswith("4x") else 2)
     assert pixels(out.strip()).shape == (side, side, 3)
     settings = read_about(Path(out.strip()))["settings"]
@@ -97,8 +97,8 @@ def test_what_is_given_goes_before_the_preset(hires) -> None:
     _, out, _ = hires("x", "--preset", "2x, UG alone", "--width", "48", "--height", "16")
     assert pixels(out.strip()).shape == (16, 48, 3)
     wide = ("--refine-width", "128", "--refine-height", "64")
-    _, out, said = hires("x", "--preset", "2x, refinement with UG", *wide)
-    assert said == ""
+    _, out, message = hires("x", "--preset", "2x, refinement with UG", *wide)
+    assert message == ""
     assert pixels(out.strip()).shape == (64, 128, 3)
     _, out, _ = hires("x", "--preset", "2x, refinement with UG", "--refine-eta2", "1", "--no-ug")
     assert read_about(Path(out.strip()))["settings"] == {"refine": True, "refine_eta2": "1.0"}
@@ -106,12 +106,12 @@ def test_what_is_given_goes_before_the_preset(hires) -> None:
 
 def test_presets_that_do_not_fit_are_refused(hires) -> None:
     for unknown in ("3x", ""):
-        code, out, said = hires("x", "--preset", unknown)
+        code, out, message = hires("x", "--preset", unknown)
         assert (code, out) == (2, "")
-        assert said.startswith('--preset: expected one of "2x, refinement with UG", ')
+        assert message.startswith('--preset: expected one of "2x, refinement with UG", ')
     _, out, _ = hires("x")
-    code, _, said = hires("--preset", PURPOSES[0], "--from", out.strip())
-    assert (code, said) == (2, "--preset: expected no --from beside it")
+    code, _, message = hires("--preset", PURPOSES[0], "--from", out.strip())
+    assert (code, message) == (2, "--preset: expected no --from beside it")
 
 
 def test_large_images_of_a_preset_are_decoded_in_tiles() -> None:
@@ -126,9 +126,9 @@ def test_large_images_of_a_preset_are_decoded_in_tiles() -> None:
             assert made.refine.tile == own
 
 
-def test_a_image_that_another_process_writes_meanwhile_is_kept(hires, monkeypatch) -> None:
+def test_an_image_that_another_process_writes_meanwhile_is_kept(hires, monkeypatch) -> None:
     """Both have seen the same empty folder."""
-    monkeypatch.setattr("lib_hires.standalone.pipeline.png.next_number", lambda _: 1)
+    monkeypatch.setattr("lib_hires.standalone.pipeline.outputs.next_number", lambda _: 1)
     _, first, _ = hires("x", "--batch", "2")
     before = [Path(path).read_bytes() for path in first.split()]
     _, second, _ = hires("y", "--batch", "2", "--refine")
@@ -141,45 +141,47 @@ def test_no_empty_file_stays_where_nothing_can_be_written(hires, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    code, _, said = hires("x")
-    assert (code, said.endswith("No space left on device")) == (2, True)
+    code, _, message = hires("x")
+    assert (code, message.endswith("No space left on device")) == (2, True)
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_the_plan_is_said_before_the_run(hires, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_is_shown_before_the_run(hires, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "x", "--steps", "0"]) == 2
     assert "First pass" not in capsys.readouterr().err
     with pytest.MonkeyPatch.context() as patch:
-        said: list[str] = []
-        patch.setattr(sys.stderr, "write", said.append)
+        message: list[str] = []
+        patch.setattr(sys.stderr, "write", message.append)
         hires("x", "--refine")
-    assert said[0].startswith("First pass 16x16 in 4 steps, then stage 1 32x32 in 1 step: 5 model")
+    assert message[0].startswith(
+        "First pass 16x16 in 4 steps, then stage 1 32x32 in 1 step: 5 model"
+    )
 
 
-def test_what_ran_is_said_after_the_run(
+def test_what_ran_is_reported_after_the_run(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
     options = ["generate", "x", "--model", str(tiny_folder), "--out", str(tmp_path), "--steps", "4"]
     options += ["--refine", "--refine-eta2", "0.5", "--ug"]
     assert main(options) == 0
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ran: ")]
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ran: ")]
     seconds = r"first pass in \d+\.\d s, stage 1 in \d+\.\d s"
-    assert re.fullmatch(rf"Ran: 2 of 6 steps guided; {seconds}\.", said)
+    assert re.fullmatch(rf"Ran: 2 of 6 steps guided; {seconds}\.", message)
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Painter, "denoise_stage", interrupt)
+    monkeypatch.setattr(Generation, "denoise_stage", interrupt)
     assert main(options) == 130
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ran: ")]
-    assert re.fullmatch(rf"Ran: 4 steps; {seconds}; stopped in stage 1\.", said)
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Ran: ")]
+    assert re.fullmatch(rf"Ran: 4 steps; {seconds}; stopped in stage 1\.", message)
 
 
-def test_a_full_disk_is_a_sentence(hires, monkeypatch) -> None:
+def test_a_full_disk_is_a_message(hires, monkeypatch) -> None:
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lib_hires.standalone.pipeline.png.save", fail)
+    monkeypatch.setattr("lib_hires.standalone.pipeline.outputs.save", fail)
     assert hires("x")[::2] == (
         2,
         "could not write the image of stage 0 (16x16): No space left on device",
@@ -188,11 +190,11 @@ def test_a_full_disk_is_a_sentence(hires, monkeypatch) -> None:
 
 def test_an_unwritable_folder_is_refused_before_loading(hires, tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    code, _, said = hires("x", "--out", str(tmp_path / "file"))
-    assert (code, said.startswith("--out: cannot write into")) == (2, True)
+    code, _, message = hires("x", "--out", str(tmp_path / "file"))
+    assert (code, message.startswith("--out: cannot write into")) == (2, True)
 
 
-def test_a_image_repeats_exactly_from_its_png(hires) -> None:
+def test_an_image_repeats_exactly_from_its_png(hires) -> None:
     guided = ["--ug", "--refine", "--refine-eta2", "0.5", "--sampler", "DPM++ SDE"]
     guided += ["--dtype", "bfloat16"]
     code, out, _ = hires("a red house", "--batch", "2", "--seed", "3", *guided)
@@ -226,7 +228,7 @@ def test_every_stage_is_kept_where_asked_for(hires) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "sentence"),
+    ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "interrupted in stage 1 (32x32); stage 0 is kept:"),
         (RuntimeError("CUDA out of memory. Tried"), 2, "out of memory in stage 1 (32x32): lower"),
@@ -234,34 +236,34 @@ def test_every_stage_is_kept_where_asked_for(hires) -> None:
         (FloatingPointError("stage 1: not numbers"), 2, "stage 1: not numbers: try --dtype"),
     ],
 )
-def test_the_last_finished_stage_survives(hires, monkeypatch, error, code, sentence) -> None:
+def test_the_last_finished_stage_survives(hires, monkeypatch, error, code, message) -> None:
     _, plain, _ = hires("a red house")
 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(Painter, "denoise_stage", fail)
-    got, out, said = hires("a red house", "--refine")
+    monkeypatch.setattr(Generation, "denoise_stage", fail)
+    got, out, shown = hires("a red house", "--refine")
     assert (got, out) == (code, "")
-    assert said.startswith(sentence)
+    assert shown.startswith(message)
     kept = Path(plain.strip()).with_name("00002-0.png")
     assert np.array_equal(pixels(kept), pixels(plain.strip()))
     assert read_about(kept)["stage"] == 0
 
 
-def test_out_of_memory_in_the_first_image_says_what_to_lower(hires, monkeypatch) -> None:
+def test_out_of_memory_in_the_first_image_names_what_to_lower(hires, monkeypatch) -> None:
     def fail(*_):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(Painter, "first_image", fail)
-    code, _, said = hires("x")
-    assert (code, "lower --width, --height" in said, "is kept" in said) == (2, True, False)
+    monkeypatch.setattr(Generation, "first_image", fail)
+    code, _, message = hires("x")
+    assert (code, "lower --width, --height" in message, "is kept" in message) == (2, True, False)
 
 
 def test_other_errors_are_not_hidden(hires, monkeypatch) -> None:
     def fail(*_):
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(Painter, "first_image", fail)
+    monkeypatch.setattr(Generation, "first_image", fail)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         hires("x")

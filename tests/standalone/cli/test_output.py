@@ -14,7 +14,7 @@ from PIL import Image
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.cli.options import let_print, say
 from lib_hires.standalone.models import precision
-from lib_hires.standalone.pipeline.png import read_about, read_run
+from lib_hires.standalone.pipeline.outputs import read_about, read_run
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "ascii", "cp1252", "utf-8"])

@@ -13,7 +13,7 @@ from PIL import Image
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.cli import _parser
 from lib_hires.standalone.cli.generate import Job, resolve
-from lib_hires.standalone.pipeline.png import save
+from lib_hires.standalone.pipeline.outputs import save
 
 
 def job(*words: str) -> Job:

@@ -57,7 +57,7 @@ def test_the_coarse_image_walks_the_native_way(
     start = draw(generators([0]), (4, 64, 64)) * sigmas[0]
     ends = [
         sample(
-            ClassifierFreeGuidance(denoise, prompts, 4.0), x, schedule, SAMPLERS[name], streams=[]
+            ClassifierFreeGuidance(denoise, prompts, 4.0), x, schedule, SAMPLERS[name], sources=[]
         )
         for denoise, x, schedule in (
             (guided, start, sigmas),

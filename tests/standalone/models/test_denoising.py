@@ -18,21 +18,21 @@ from lib_hires.standalone.models.latent import LatentModel
 def test_denoiser_is_the_formula(model: LatentModel) -> None:
     """x0 = x - sigma·eps, or x/(1+sigma²) - sigma/sqrt(1+sigma²)·v, at the interpolated time."""
     x, sigma = noise(3, 4, 8, 8, scale=3), torch.tensor([9.0, 1.234, 0.05])
-    said = model.encode_prompts(["a red house"] * 3, [""] * 3)
+    embedded = model.encode_prompts(["a red house"] * 3, [""] * 3)
     table = ((1 - model.alphas_cumprod) / model.alphas_cumprod).sqrt().log().double().numpy()
     t = torch.tensor([interpolated(table, s) for s in sigma.log().tolist()])
     added = None
     if model.family == "sdxl":
         ids = torch.tensor([[16.0, 16, 0, 0, 16, 16]] * 3)
-        added = {"text_embeds": said.pooled_cond, "time_ids": ids}
+        added = {"text_embeds": embedded.pooled_cond, "time_ids": ids}
 
     s = sigma[:, None, None, None]
     root = (1 + s**2).sqrt()
-    out = model.unet(x / root, t, said.cond, added_cond_kwargs=added).sample
+    out = model.unet(x / root, t, embedded.cond, added_cond_kwargs=added).sample
     expected = x - s * out if model.prediction == "eps" else x / root**2 - s / root * out
-    x0 = model.denoiser()(x, sigma, context=said.cond, pooled=said.pooled_cond)
+    x0 = model.denoiser()(x, sigma, context=embedded.cond, pooled=embedded.pooled_cond)
     assert (x0 - expected).abs().max() < 1e-3
-    assert (x0 - x).abs().max() > 0.01  # the U-Net was heard
+    assert (x0 - x).abs().max() > 0.01  # the U-Net took part
 
 
 def interpolated(table: Any, value: float) -> float:
@@ -54,12 +54,12 @@ def test_sigma_and_time(model: LatentModel) -> None:
 
 
 def test_sigma_beyond_the_table(model: LatentModel) -> None:
-    """The U-Net is told the last timestep, the formula keeps the sigma it was given."""
-    told: list[torch.Tensor] = []
-    handle = model.unet.register_forward_pre_hook(lambda _, args: told.append(args[1]))
+    """The U-Net receives the last timestep, the formula keeps the sigma it was given."""
+    received: list[torch.Tensor] = []
+    handle = model.unet.register_forward_pre_hook(lambda _, args: received.append(args[1]))
     with handle:
         x0 = call(model, noise(1, 4, 8, 8, scale=60), torch.tensor([60.0]))
-    assert told[0].tolist() == [999] and x0.isfinite().all()
+    assert received[0].tolist() == [999] and x0.isfinite().all()
 
 
 def test_low_precision_model(folders: dict[str, Path]) -> None:
@@ -86,39 +86,39 @@ def test_sdxl_vae_keeps_float32_where_it_says_so(folders: dict[str, Path], tmp_p
 def test_sdxl_time_ids(loaded: dict[str, LatentModel]) -> None:
     """The size of the call where it is given, else that of x; cropped nowhere."""
     model = loaded["sdxl"]
-    told: list[dict[str, torch.Tensor]] = []
+    received: list[dict[str, torch.Tensor]] = []
 
     def record(_: Any, args: Any, kwargs: Any) -> None:
-        told.append(kwargs["added_cond_kwargs"])
+        received.append(kwargs["added_cond_kwargs"])
 
     with model.unet.register_forward_pre_hook(record, with_kwargs=True):
         x, sigma = noise(2, 4, 8, 12), torch.ones(2)
         call(model, x, sigma)
         call(model, x, sigma, size=(1024, 768))
-    assert told[0]["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]] * 2
-    assert told[1]["time_ids"].tolist() == [[1024, 768, 0, 0, 1024, 768]] * 2
-    assert told[0]["text_embeds"].shape == (2, tiny_models.WIDTH)
+    assert received[0]["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]] * 2
+    assert received[1]["time_ids"].tolist() == [[1024, 768, 0, 0, 1024, 768]] * 2
+    assert received[0]["text_embeds"].shape == (2, tiny_models.WIDTH)
     with pytest.raises(ValueError, match="pooled: expected"):
         model.denoiser()(x, sigma, context=model.encode_prompts(["a"], [""]).cond)
 
 
 def test_prompts(model: LatentModel) -> None:
-    said = model.encode_prompts(["a red house", "x"], ["", "blur"])
+    embedded = model.encode_prompts(["a red house", "x"], ["", "blur"])
     width = model.unet.config.cross_attention_dim
-    assert said.cond.shape == said.uncond.shape == (2, tiny_models.TOKENS, width)
-    assert (said.pooled_cond is None) == (model.family != "sdxl")
+    assert embedded.cond.shape == embedded.uncond.shape == (2, tiny_models.TOKENS, width)
+    assert (embedded.pooled_cond is None) == (model.family != "sdxl")
     alone = model.encode_prompts(["x"], ["blur"])
-    assert torch.allclose(said.cond[1:], alone.cond, atol=1e-5)
-    assert torch.allclose(said.uncond[1:], alone.uncond, atol=1e-5)
+    assert torch.allclose(embedded.cond[1:], alone.cond, atol=1e-5)
+    assert torch.allclose(embedded.uncond[1:], alone.uncond, atol=1e-5)
     with pytest.raises(ValueError, match="negatives: expected one for each of 2 prompts, got 1"):
         model.encode_prompts(["a", "b"], [""])
 
 
 def test_sdxl_empty_negative_is_zero(loaded: dict[str, LatentModel]) -> None:
-    said = loaded["sdxl"].encode_prompts(["", ""], ["", "blur"])
-    assert said.pooled_uncond is not None
-    assert said.uncond[0].abs().max() == 0 and said.pooled_uncond[0].abs().max() == 0
-    assert said.uncond[1].abs().max() > 0 and said.cond[0].abs().max() > 0
+    embedded = loaded["sdxl"].encode_prompts(["", ""], ["", "blur"])
+    assert embedded.pooled_uncond is not None
+    assert embedded.uncond[0].abs().max() == 0 and embedded.pooled_uncond[0].abs().max() == 0
+    assert embedded.uncond[1].abs().max() > 0 and embedded.cond[0].abs().max() > 0
 
 
 def test_prompts_equal_the_pipelines(folders: dict[str, Path]) -> None:
@@ -132,9 +132,9 @@ def test_prompts_equal_the_pipelines(folders: dict[str, Path]) -> None:
         model.vae, encoder.model, encoder.tokenizer, model.unet,
         scheduler, None, None, requires_safety_checker=False,
     )  # fmt: skip
-    said = model.encode_prompts(["a red house"], ["blur"])
+    embedded = model.encode_prompts(["a red house"], ["blur"])
     theirs = pipe.encode_prompt("a red house", "cpu", 1, True, "blur")
-    assert torch.equal(said.cond, theirs[0]) and torch.equal(said.uncond, theirs[1])
+    assert torch.equal(embedded.cond, theirs[0]) and torch.equal(embedded.uncond, theirs[1])
 
     model = load_model(folders["sdxl"])
     one, two = model.encoders
@@ -142,9 +142,9 @@ def test_prompts_equal_the_pipelines(folders: dict[str, Path]) -> None:
         model.vae, one.model, two.model, one.tokenizer, two.tokenizer, model.unet,
         scheduler, add_watermarker=False,
     )  # fmt: skip
-    said = model.encode_prompts(["a red house"], ["blur"])
+    embedded = model.encode_prompts(["a red house"], ["blur"])
     theirs = xl.encode_prompt("a red house", device="cpu", negative_prompt="blur")
-    ours = (said.cond, said.uncond, said.pooled_cond, said.pooled_uncond)
+    ours = (embedded.cond, embedded.uncond, embedded.pooled_cond, embedded.pooled_uncond)
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 

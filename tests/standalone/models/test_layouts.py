@@ -247,8 +247,24 @@ def test_a_deeper_network_than_its_yaml_is_not_cut_off_silently(written) -> None
         inner = {k: v for k, v in state.items() if k.startswith(f"{block}0.")}
         return state | {k.replace(f"{block}0.", f"{block}1."): v for k, v in inner.items()}
 
-    said = refusal(written("sd1", deeper))
-    assert "the U-Net does not fit its configuration (there is no place for model.diff" in said
+    message = refusal(written("sd1", deeper))
+    assert "the U-Net does not fit its configuration (there is no place for model.diff" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{UNET}out.2.weight",
+        f"{UNET}middle_block.0.in_layers.2.weight",
+        f"{VAE}decoder.conv_in.weight",
+        f"{CLIP}text_model.embeddings.token_embedding.weight",
+        f"{CLIP}text_model.encoder.layers.0.mlp.fc1.bias",
+    ],
+)
+def test_tensors_of_another_shape_are_named(name: str, written) -> None:
+    for shape in ((), (0,), (3, 3, 3)):
+        message = refusal(written("sd1", lambda state, _: state | {name: torch.zeros(shape)}))  # noqa: B023
+        assert "does not fit its configuration" in message and f"{name}: expected" in message
 
 
 def test_quantized_tensors_are_named(written) -> None:

@@ -66,7 +66,7 @@ def test_a_yaml_that_contradicts_a_mark_is_warned_of(
 ) -> None:
     file = marked(V, ZERO, parameterization="eps")
     assert facts(file) == ("v", 4096)
-    assert "marked as predicting v, and sampled so, though its yaml says epsilon" in caplog.text
+    assert "marked as predicting v, and sampled so, though its yaml states epsilon" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="hires_guidance"):
         assert facts(file, prediction="eps", zero_snr=False) == ("eps", 15)

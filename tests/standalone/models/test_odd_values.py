@@ -12,8 +12,11 @@ import tiny_models
 import torch
 from model_checks import call, copy, edit_json, edit_yaml, noise, refusal
 
+from lib_hires.settings import Settings
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.generate import Run
+from lib_hires.standalone.pipeline.request import Request
 
 
 @pytest.fixture
@@ -86,8 +89,8 @@ def test_a_tokenizer_of_another_model_is_named(changed) -> None:
     folder = changed("model_index.json")
     vocabulary = {token: 3 * i for i, token in enumerate(tiny_models.VOCABULARY)}
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
-    said = refusal(folder)
-    assert "the text encoder knows 57 tokens; copy the tokenizer again" in said
+    message = refusal(folder)
+    assert "the text encoder knows 57 tokens; copy the tokenizer again" in message
 
 
 def test_a_sigmoid_schedule_is_diffusers_own(changed) -> None:
@@ -155,6 +158,9 @@ def test_the_networks_values_are_named(loaded: dict[str, LatentModel], tmp_path:
         params = {"params": unet["params"] | {name: value}}
         edit_yaml(file, unet_config=params)
         assert f"tiny.yaml: unet_config.params.{name}: expected" in refusal(file)
+    for name, value in (("num_heads", 3), ("model_channels", -32), ("channel_mult", [0, 1])):
+        edit_yaml(file, unet_config={"params": unet["params"] | {name: value}})
+        assert "the U-Net does not fit its configuration" in refusal(file)
 
 
 def test_whatever_else_fails_is_a_message(folders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,11 +168,13 @@ def test_whatever_else_fails_is_a_message(folders, monkeypatch: pytest.MonkeyPat
         raise ZeroDivisionError("in some library")
 
     monkeypatch.setattr("lib_hires.standalone.models.folder.schedule.of_folder", fail)
-    said = refusal(folders["sd1"])
-    assert "the model could not be read (ZeroDivisionError: in some library)" in said
+    message = refusal(folders["sd1"])
+    assert "the model could not be read (ZeroDivisionError: in some library)" in message
 
 
-def test_a_tiny_autoencoder_is_loaded(folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.fixture
+def tiny_autoencoder(folders: dict[str, Path], tmp_path: Path) -> Path:
+    """A folder whose VAE is an AutoencoderTiny (TAESD)."""
     from diffusers import AutoencoderTiny
 
     folder = copy(folders["sd1"], tmp_path / "taesd")
@@ -177,9 +185,20 @@ def test_a_tiny_autoencoder_is_loaded(folders: dict[str, Path], tmp_path: Path) 
     )  # fmt: skip
     tiny.save_pretrained(folder / "vae")
     edit_json(folder / "model_index.json", vae=["diffusers", "AutoencoderTiny"])
-    model = load_model(folder)
+    return folder
+
+
+def test_a_tiny_autoencoder_is_loaded(tiny_autoencoder: Path) -> None:
+    model = load_model(tiny_autoencoder)
     assert (model.native, model.factor) == ((16, 16), 2)
     latent, image = noise(1, 4, 8, 12), noise(1, 3, 16, 24).clamp(-1, 1)
     own = model.vae.decode(latent).sample
     assert torch.equal(model.decode(latent), own)
     assert torch.equal(model.encode(image), model.vae.encode(image).latents)
+
+
+def test_a_tiny_autoencoder_decodes_in_tiles(tiny_autoencoder: Path) -> None:
+    settings = Settings.from_values({"refine_tile": 128})
+    request = Request(prompt="x", steps=1, width=160, height=144)
+    (made,) = Run(load_model(tiny_autoencoder), request, settings, tile=128).generate()
+    assert made.images.shape == (1, 3, 144, 160) and made.images.isfinite().all()

@@ -61,7 +61,7 @@ def test_refuses_inpainting(loaded: dict[str, LatentModel], tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("[", "not readable as yaml"),
         ("hello", "not an LDM configuration"),
@@ -69,11 +69,11 @@ def test_refuses_inpainting(loaded: dict[str, LatentModel], tmp_path: Path) -> N
     ],
 )
 def test_refuses_a_wrong_yaml(
-    content: str, said: str, loaded: dict[str, LatentModel], tmp_path: Path
+    content: str, message: str, loaded: dict[str, LatentModel], tmp_path: Path
 ) -> None:
     file = tiny_models.write_ldm(tmp_path / "tiny.safetensors", loaded["sd1"])
     file.with_suffix(".yaml").write_text(content)
-    assert said in refusal(file)
+    assert message in refusal(file)
 
 
 def test_refuses_a_yaml_that_does_not_fit(loaded: dict[str, LatentModel], tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_tokenizer_is_looked_for(
     monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "e"))
     file = tiny_models.write_ldm(tmp_path / "tiny.safetensors", loaded["sd1"])
     away = Path(shutil.move(tmp_path / "tiny-clip", tmp_path / "elsewhere"))
-    said = refusal(file)
-    assert "put a folder tiny-clip with vocab.json and merges.txt beside the file" in said
+    message = refusal(file)
+    assert "put a folder tiny-clip with vocab.json and merges.txt beside the file" in message
 
     edit_yaml(file, cond_stage_config={"params": {"version": str(away)}})
     assert load_model(file).encoders[0].length == tiny_models.TOKENS

@@ -9,7 +9,7 @@ from launched import in_two_processes
 from PIL import Image
 
 from lib_hires.standalone.cli import main
-from lib_hires.standalone.pipeline.png import read_about, read_run, save
+from lib_hires.standalone.pipeline.outputs import read_about, read_run, save
 
 GUIDED = ("--ug", "--width", "32", "--height", "32")
 PROMPTS = "a red house\n\na blue fish\na red house\n"
@@ -17,15 +17,15 @@ PROMPTS = "a red house\n\na blue fish\na red house\n"
 
 @pytest.fixture
 def hires(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Runs the command on a file of that text; returns its code, the images and what it said."""
+    """Runs the command on a file of that text; returns its code, the images and its errors."""
 
     def run(text: str, *options: str, name: str = "prompts.txt") -> tuple[int, list[Path], str]:
         (tmp_path / name).write_text(text)
         files = ["--prompts", str(tmp_path / name), "--out", str(tmp_path / "out")]
         common = ["generate", "--model", str(tiny_folder), "--steps", "3", *files]
         code = main([*common, *options])
-        said = capsys.readouterr()
-        return code, [Path(line) for line in said.out.split()], said.err
+        errors = capsys.readouterr()
+        return code, [Path(line) for line in errors.out.split()], errors.err
 
     return run
 
@@ -34,7 +34,7 @@ def contents(paths: list[Path]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in paths}
 
 
-def test_every_line_becomes_a_image_and_equal_lines_the_same(hires) -> None:
+def test_every_line_becomes_an_image_and_equal_lines_the_same(hires) -> None:
     code, paths, _ = hires(PROMPTS, "--seed", "5", "--batch", "2")
     assert code == 0
     assert [read_run(path)["request"]["prompt"] for path in paths] == (
@@ -71,22 +71,22 @@ def test_a_preset_serves_every_line_and_cells_change_it(hires) -> None:
     assert sizes == [(32, 32), (48, 16)]
 
 
-def test_a_bad_line_is_told_and_the_rest_is_painted(hires) -> None:
+def test_a_bad_line_is_warned_of_and_the_rest_is_generated(hires) -> None:
     table = "prompt,Seed,ug,width\na house,x,,\na fish,1,,\n,2,,\na bird,3,on,8\na cat,1,,,9\n,,,\n"
-    code, paths, said = hires(table, name="prompts.csv")
+    code, paths, errors = hires(table, name="prompts.csv")
     assert code == 2
     assert [read_run(path)["request"]["prompt"] for path in paths] == ["a fish"]
-    for sentence in (
+    for message in (
         "prompts.csv, line 2: seed: expected a whole number",
         "prompts.csv, line 4: prompt: expected one",
         "prompts.csv, line 6: has more cells than there are columns",
         "line 5: ug: ",
     ):
-        assert sentence in said
+        assert message in errors
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    ("text", "message"),
     [
         ("prompt,sed\na,1\n", "named as the options are, each once, got 'sed'; did you mean seed?"),
         ("prompt,seed,seed\na,1,2\n", "each once, got 'seed'"),
@@ -96,10 +96,10 @@ def test_a_bad_line_is_told_and_the_rest_is_painted(hires) -> None:
         (" \n", "is empty"),
     ],
 )
-def test_a_table_without_sense_is_refused(hires, text: str, sentence: str) -> None:
-    code, paths, said = hires(text, name="prompts.csv")
+def test_a_table_without_sense_is_refused(hires, text: str, message: str) -> None:
+    code, paths, errors = hires(text, name="prompts.csv")
     assert (code, paths) == (2, [])
-    assert sentence in said
+    assert message in errors
 
 
 def test_a_prompt_may_hold_what_other_programs_end_lines_with(hires) -> None:
@@ -110,20 +110,20 @@ def test_a_prompt_may_hold_what_other_programs_end_lines_with(hires) -> None:
 
 
 def test_no_cuda_is_refused_not_replaced(hires) -> None:
-    code, paths, said = hires("a red house\n", "--device", "cuda")
+    code, paths, errors = hires("a red house\n", "--device", "cuda")
     assert (code, paths) == (2, [])
-    assert "cuda" in said
+    assert "cuda" in errors
 
 
 def test_a_missing_file_is_refused(tmp_path: Path, capsys) -> None:
     assert main(["generate", "--prompts", str(tmp_path / "none.txt")]) == 2
-    said = capsys.readouterr().err
-    assert "none.txt cannot be read (No such file or directory); one prompt is given w" in said
+    errors = capsys.readouterr().err
+    assert "none.txt cannot be read (No such file or directory); one prompt is given w" in errors
     assert main(["generate", "a red house", "--prompts", "none.txt"]) == 2
     assert "neither a prompt nor --from beside it" in capsys.readouterr().err
 
 
-def test_what_is_finished_is_not_painted_again(hires, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_finished_is_not_generated_again(hires, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = ("--refine", "--refine-eta2", "0.5")
     _, paths, _ = hires(PROMPTS, *settings)
     house, fish = paths[:2]
@@ -134,23 +134,26 @@ def test_what_is_finished_is_not_painted_again(hires, monkeypatch: pytest.Monkey
 
     with Image.open(image) as opened:  # as a process that was ended in stage 1 leaves it
         save(opened.convert("RGB"), house, about)
-    painted = []
+    generated = []
     from lib_hires.standalone.pipeline.generate import Run
 
-    paint = Run.paint
-    monkeypatch.setattr(Run, "paint", lambda run: painted.append(run.request.prompt) or paint(run))
+    generate = Run.generate
+    monkeypatch.setattr(
+        Run, "generate", lambda run: generated.append(run.request.prompt) or generate(run)
+    )
     assert hires(PROMPTS, *settings)[1] == paths
     assert contents(paths) == before
-    assert painted == ["a red house", "a blue fish"]
+    assert generated == ["a red house", "a blue fish"]
     hires(PROMPTS, *settings, "--seed", "1")
-    assert len(painted) == 4
+    assert len(generated) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_images(hires, tiny_folder: Path, tmp_path: Path) -> None:
     text = "\n".join(f"a red house number {number}" for number in range(5))
     _, paths, _ = hires(text, *GUIDED)
     files = {"prompts": tmp_path / "prompts.txt", "out": tmp_path / "two", "model": tiny_folder}
-    said = in_two_processes("generate", *GUIDED, steps=3, **files)
-    made = [Path(line) for line in said.split() if line.endswith(".png")]
+    errors = in_two_processes("generate", *GUIDED, steps=3, **files)
+    made = [Path(line) for line in errors.split() if line.endswith(".png")]
     assert len(made) == 5
     assert contents(sorted(made)) == contents(sorted(paths))

@@ -13,17 +13,17 @@ from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
 from lib_hires.standalone.models import Overrides, load_model
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.generate import Painted, Painter, Run
+from lib_hires.standalone.pipeline.generate import FinishedStage, Generation, Run
 from lib_hires.standalone.pipeline.request import SAMPLERS, Request
 
 
-def paint(model: LatentModel, request: dict[str, Any], **settings: Any) -> list[Painted]:
+def stages(model: LatentModel, request: dict[str, Any], **settings: Any) -> list[FinishedStage]:
     wanted = {"prompt": "a red house", "steps": 4} | request
-    return list(Run(model, Request(**wanted), Settings.from_values(settings)).paint())
+    return list(Run(model, Request(**wanted), Settings.from_values(settings)).generate())
 
 
 def image(model: LatentModel, request: dict[str, Any], **settings: Any) -> torch.Tensor:
-    return paint(model, request, **settings)[-1].images
+    return stages(model, request, **settings)[-1].images
 
 
 LARGE = {"width": 32, "height": 32}
@@ -40,21 +40,21 @@ def test_settings_that_do_nothing_change_no_bit(tiny_model: LatentModel, sampler
 
 
 def test_without_stages_refinement_changes_no_bit(tiny_model: LatentModel) -> None:
-    first, _ = paint(tiny_model, {}, refine=True)
+    first, _ = stages(tiny_model, {}, refine=True)
     assert torch.equal(first.images, image(tiny_model, {}))
 
 
-def test_a_image_is_enlarged_before_it_is_cut_to_its_range(
+def test_an_image_is_upsampled_before_it_is_clamped(
     tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
 
-    def enlarge(image: torch.Tensor, size: Size) -> torch.Tensor:
+    def upsample(image: torch.Tensor, size: Size) -> torch.Tensor:
         seen.append(image)
         return bicubic(image, size)
 
-    monkeypatch.setattr("lib_hires.refinement.bicubic", enlarge)
-    first, _ = paint(tiny_model, {}, refine=True)
+    monkeypatch.setattr("lib_hires.refinement.bicubic", upsample)
+    first, _ = stages(tiny_model, {}, refine=True)
     assert seen[0].abs().max() > 1
     assert torch.equal(first.images, seen[0].clamp(-1, 1))
 
@@ -83,7 +83,7 @@ def test_the_plan_counts_what_is_made(
 ) -> None:
     values = {"prompt": "x", "steps": 7, "sampler": sampler} | LARGE
     run = Run(tiny_model, Request(**values), Settings.from_values(settings))
-    plan, made = run.planned(), list(run.paint())
+    plan, made = run.planned(), list(run.generate())
     assert [part.steps for part in plan.passes] == run.steps
     assert plan.evaluations == made[-1].model_evaluations
     assert sum(part.native_evaluations for part in plan.passes) == made[-1].native_evaluations
@@ -102,7 +102,7 @@ def test_the_plan_counts_what_is_made(
 def test_model_evaluations(
     tiny_model: LatentModel, settings: dict[str, Any], all_calls: int, small_calls: int
 ) -> None:
-    (done,) = paint(tiny_model, LARGE | {"steps": 6, "sampler": "Euler"}, **settings)
+    (done,) = stages(tiny_model, LARGE | {"steps": 6, "sampler": "Euler"}, **settings)
     assert (done.model_evaluations, done.native_evaluations) == (all_calls, small_calls)
 
 
@@ -113,18 +113,18 @@ def test_the_small_call_runs_at_the_native_size(tiny_model: LatentModel) -> None
         with_kwargs=True,
     )
     with hook:
-        paint(tiny_model, LARGE, ug=True)
+        stages(tiny_model, LARGE, ug=True)
     assert seen == {(16, 16), (8, 8)}
 
 
 def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: LatentModel) -> None:
-    done = paint(
+    done = stages(
         tiny_model, {"steps": 10}, refine=True, refine_eta2="0.2, 0.4", refine_factor=4, ug=True
     )
     assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (48, 48), (64, 64)]
     assert [stage.native_evaluations for stage in done] == [0, 2, 6]
     assert [stage.model_evaluations for stage in done] == [10, 14, 22]
-    unguided = paint(
+    unguided = stages(
         tiny_model,
         {"steps": 10},
         refine=True,
@@ -139,10 +139,10 @@ def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: Late
 def test_pfsa_acts_on_the_first_image_only(
     tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_pfsa = paint(tiny_model, {}, refine=True, pfsa=True, pfsa_gamma=0.5)
+    with_pfsa = stages(tiny_model, {}, refine=True, pfsa=True, pfsa_gamma=0.5)
     assert not torch.equal(with_pfsa[0].images, image(tiny_model, {}))
-    monkeypatch.setattr(Painter, "first_image", lambda _: with_pfsa[0].latent)
-    plain = paint(tiny_model, {}, refine=True)
+    monkeypatch.setattr(Generation, "first_image", lambda _: with_pfsa[0].latent)
+    plain = stages(tiny_model, {}, refine=True)
     assert torch.equal(plain[1].images, with_pfsa[1].images)
 
 
@@ -160,7 +160,7 @@ def test_an_error_leaves_no_trace(tiny_model: LatentModel) -> None:
         Settings.from_values(settings),
     )
     with pytest.raises(RuntimeError, match="stopped"):
-        list(run.paint(on_step=stop))
+        list(run.generate(on_step=stop))
     assert torch.equal(before, image(tiny_model, LARGE, **settings))
 
 
@@ -178,7 +178,7 @@ def test_a_measurement_gives_its_own_sizes_schedule_and_clock(tiny_model: Latent
 
     options: dict[str, Any] = {"stage_sizes": [(20, 20), (28, 28)], "gamma": gamma, "wrap": wrap}
     run = Run(tiny_model, request, settings, **options)
-    done = list(run.paint())
+    done = list(run.generate())
     assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (20, 20), (28, 28)]
     assert calls == [
         ("decode", (8, 8)), ("encode", (20, 20)), ("decode", (10, 10)),
@@ -200,7 +200,7 @@ def test_pivot_starts_at_its_timestep(tiny_model: LatentModel) -> None:
     assert (stage.enlargement, stage.timestep) == ("latent", 700)
 
 
-def test_tiles_give_a_image_of_the_same_size(tiny_model: LatentModel) -> None:
+def test_tiles_give_an_image_of_the_same_size(tiny_model: LatentModel) -> None:
     tiled = image(tiny_model, {"width": 160, "height": 144}, refine_tile=128)
     assert tiled.shape == (1, 3, 144, 160)
     assert torch.isfinite(tiled).all()
@@ -227,7 +227,7 @@ def test_a_schedule_of_pure_noise_is_guided_at_matched_levels(tiny_folder: Path)
     settings = Settings.from_values({"ug": True})
     run = Run(model, Request(prompt="x", steps=6, **LARGE), settings)
     with model.unet.register_forward_pre_hook(before):
-        (made,) = run.paint()
+        (made,) = run.generate()
     assert torch.isfinite(made.images).all() and torch.isfinite(made.latent).all()
     large = [level for side, level in levels if side == 16]
     native = [level for side, level in levels if side == 8]
@@ -241,7 +241,7 @@ def test_a_schedule_of_pure_noise_is_guided_at_matched_levels(tiny_folder: Path)
 
 
 @pytest.mark.parametrize(
-    ("values", "sentence"),
+    ("values", "message"),
     [
         ({"sampler": "Eular"}, "sampler: expected one of Euler, Euler a"),
         ({"steps": 0}, "steps: expected a whole number from 1 to 1000, got 0"),
@@ -250,8 +250,8 @@ def test_a_schedule_of_pure_noise_is_guided_at_matched_levels(tiny_folder: Path)
         ({"colour": 1}, "colour: there is no such setting"),
     ],
 )
-def test_refuses_bad_requests(values: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SettingsError, match=sentence):
+def test_refuses_bad_requests(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         Request.from_values(values)
 
 

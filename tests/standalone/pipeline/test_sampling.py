@@ -37,9 +37,9 @@ def sigmas(k_sampling):
 
 
 def run(denoise, sigmas, sampler, seeds=(3, 4), shape=(3, 8, 8), **hooks):
-    streams = generators(seeds)
-    x = draw(streams, shape) * sigmas[0]
-    return sample(denoise, x, sigmas, sampler, streams=streams, **hooks)
+    sources = generators(seeds)
+    x = draw(sources, shape) * sigmas[0]
+    return sample(denoise, x, sigmas, sampler, sources=sources, **hooks)
 
 
 def guided(denoise, sigmas, large=(8, 8), small=(4, 4), **options):
@@ -52,7 +52,7 @@ def guided(denoise, sigmas, large=(8, 8), small=(4, 4), **options):
     )
 
 
-# --- nothing asked, nothing changed ------------------------------------------------------------
+# --- nothing wanted, nothing changed ------------------------------------------------------------
 
 
 @EVERY
@@ -82,10 +82,10 @@ def test_theta_0_is_bit_identical_on_the_models_own_schedules(sd_alphas_cumprod)
             logs = torch.lerp(table.log()[low], table.log()[t.ceil().long()], t - low)
             return torch.cat([logs.exp(), torch.zeros(1)])
 
-    told = []
+    received = []
 
     def denoise(x, sigma):
-        told.append(sigma)
+        received.append(sigma)
         return x / (1 + sigma[:, None, None, None])
 
     for name in SCHEDULES:
@@ -112,7 +112,7 @@ def test_the_state_hook_is_called_once_a_step_on_the_samplers_own_state(
     sampler, sigmas, toy_denoiser, k_sampling, monkeypatch
 ):
     real = getattr(k_sampling, sampler.function)
-    states, hooked, told = [], [], []
+    states, hooked, received = [], [], []
 
     def watched(model, x, sigmas, callback=None, **extra):
         def see(step):
@@ -122,17 +122,17 @@ def test_the_state_hook_is_called_once_a_step_on_the_samplers_own_state(
 
     def hook(state, done):
         hooked.append((done, state))
-        told.append(None)
+        received.append(None)
 
     def denoise(x, sigma):
-        if told and told[-1] is None:
-            told[-1] = float(sigma[0])
+        if received and received[-1] is None:
+            received[-1] = float(sigma[0])
         return toy_denoiser(x, sigma)
 
     monkeypatch.setattr(k_sampling, sampler.function, watched)
     run(denoise, sigmas, sampler, state_hook=hook)
     assert [done for done, _ in hooked] == [i for i, _, _ in states] == list(range(STEPS))
-    assert told == [sigma for _, _, sigma in states] == sigmas[:-1].tolist()
+    assert received == [sigma for _, _, sigma in states] == sigmas[:-1].tolist()
     for (_, mine), (_, theirs, _) in zip(hooked, states, strict=True):
         assert mine is theirs, "the hook was given another tensor than the sampler steps from"
 
@@ -266,8 +266,8 @@ def test_classifier_free_guidance(scale, pooled):
 def test_lcm_keeps_nothing_of_a_step_but_the_prediction(sigmas, toy_denoiser):
     """Latent Consistency Models (arXiv:2310.04378), algorithm 3, for sigmas."""
     made = run(toy_denoiser, sigmas, SAMPLERS["LCM"], seeds=(3,))
-    streams = generators((3,))
-    x = draw(streams, (3, 8, 8)) * sigmas[0]
+    sources = generators((3,))
+    x = draw(sources, (3, 8, 8)) * sigmas[0]
     for sigma, following in itertools.pairwise(sigmas):
-        x = toy_denoiser(x, sigma[None]) + following * draw(streams, (3, 8, 8))
+        x = toy_denoiser(x, sigma[None]) + following * draw(sources, (3, 8, 8))
     torch.testing.assert_close(made, x)

@@ -181,6 +181,8 @@ def test_mixed_precision_trains(train, plain) -> None:
 def test_half_precision_on_a_cpu_is_chosen_where_it_is_fast(
     wanted: str, device: str, slow: bool, expected: str, monkeypatch, caplog
 ) -> None:
+    for limit in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(limit, raising=False)
     monkeypatch.setattr(precision, "_processor", lambda: () if slow else ("avx512_bf16",))
     assert precision_of(UpsamplerTraining(mixed_precision=wanted), device) == expected
     assert ("bfloat16 is slow here" in caplog.text) == ((wanted, device) == ("bf16", "cpu"))

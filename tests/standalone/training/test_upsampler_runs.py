@@ -16,7 +16,7 @@ from lib_hires.standalone.benchmarks.techniques import FIT_FOR_UPSAMPLERS
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import read_about
+from lib_hires.standalone.pipeline.outputs import read_about
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.upsampler import (
     info_for,
@@ -42,7 +42,7 @@ def images(
 ) -> tuple[torch.Tensor, Any]:
     request = Request(prompt="a red house", steps=4, seed=5, batch=batch)
     run = Run(model, request, Settings.from_values(REFINED | settings), upsampler)
-    *_, last = run.paint()
+    *_, last = run.generate()
     return last.images, last
 
 

@@ -29,7 +29,7 @@ from lib_hires.standalone.benchmarks.techniques import Technique, make
 from lib_hires.standalone.models import load_model, usable
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import read_about, save
+from lib_hires.standalone.pipeline.outputs import read_about, save
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.world.scenes import Scene, random_scene
 

@@ -175,7 +175,7 @@ def _upsampler_row(model: LatentModel, method: str, steps: int, repeats: int) ->
     for _ in range(repeats + 1):  # the first calls of a size are slower
         for upsampled, runs in seconds.items():
             run = Run(model, request, settings, upsampler if upsampled else None)
-            first, stage = (done.seconds for done in run.paint())
+            first, stage = (done.seconds for done in run.generate())
             runs.append(stage - first)
     pairs = zip(seconds[True][1:], seconds[False][1:], strict=True)
     small = median_of(repeats, evaluation(model, latent_size(model, 1)))
@@ -226,7 +226,7 @@ def _peak_of_mixing(shape: tuple[int, ...], device: torch.device) -> int | None:
 def _tile_rows(setup: Setup) -> list[dict[str, Any]]:
     model = setup.model
     height, width = (side * 2 // model.factor for side in model.native)
-    (first,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).paint()
+    (first,) = Run(model, Request(prompt=PROMPT, steps=8), Settings.from_values({})).generate()
     latent = torch.nn.functional.interpolate(first.latent, (height, width), mode="bicubic")
     return [*difference_rows(model, latent), *memory_rows(model, setup.scales)]
 

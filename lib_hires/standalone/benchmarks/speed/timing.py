@@ -102,7 +102,7 @@ def time_run(
     run = Run(model, request, settings, tile=tile, wrap=parts.timed)
     with parts.watching(model):
         begun = now()
-        for _ in run.paint():
+        for _ in run.generate():
             pass
         return Timed(now() - begun, parts)
 

@@ -18,7 +18,7 @@ from lib_hires.feature_upsampler import FeatureUpsampler, Upsampled
 from lib_hires.settings import Settings
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.png import to_pil
+from lib_hires.standalone.pipeline.outputs import to_pil
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.loop import Progress
 from lib_hires.standalone.training.upsampler.data import Batch, Draw, Examples, drawn
@@ -139,6 +139,6 @@ class Steps:
                     Run(self._examples.model, request, settings, upsampler)
                     for upsampler in (None, mine)
                 ]
-                pair = [list(run.paint())[-1].images[0] for run in runs]
+                pair = [list(run.generate())[-1].images[0] for run in runs]
             columns.append(torch.cat(pair, dim=1))
         return to_pil(torch.cat(columns, dim=2))

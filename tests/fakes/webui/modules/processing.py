@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from modules import prompt_parser, rng, scripts, sd_samplers, shared
+from modules import prompt_parser, rng, scripts, sd_models, sd_samplers, shared
 from modules.sd_samplers_common import images_tensor_to_samples
 
 
@@ -118,8 +118,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
         samples = F.interpolate(samples, size=size, mode="bilinear")
         self.rng = rng.ImageRNG(samples.shape[1:], self.seeds)
         noise = self.rng.next()
-        told = {"x": samples, "noise": noise, "c": c, "uc": uc}
-        self.scripts.call("process_before_every_sampling", self, **told)
+        received = {"x": samples, "noise": noise, "c": c, "uc": uc}
+        self.scripts.call("process_before_every_sampling", self, **received)
         image_cond = self.txt2img_image_conditioning(samples)
         samples = self.sampler.sample_img2img(
             self, samples, noise, c, uc, steps=self.steps, image_conditioning=image_cond
@@ -136,21 +136,26 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
     def sample(self, c, uc):
         noise, latent = self.rng.next(), self.init_latent
-        told = {"x": latent, "noise": noise, "c": c, "uc": uc}
-        self.scripts.call("process_before_every_sampling", self, **told)
+        received = {"x": latent, "noise": noise, "c": c, "uc": uc}
+        self.scripts.call("process_before_every_sampling", self, **received)
         image_cond = self.txt2img_image_conditioning(latent)
         return self.sampler.sample_img2img(
             self, latent, noise, c, uc, image_conditioning=image_cond
         )
 
 
-@torch.no_grad()
 def process_images(p):
     """Images (3, H, W) in [0, 1], the PNG info's parameters and the comments."""
+    return process_images_inner(p)
+
+
+@torch.no_grad()
+def process_images_inner(p):
     state = shared.state
     count = p.batch_size * p.n_iter
     p.all_seeds = p.all_subseeds = [p.seed + k for k in range(count)]
     p.all_prompts, p.all_negative_prompts = [p.prompt] * count, [p.negative_prompt] * count
+    sd_models.apply_alpha_schedule_override(p.sd_model, p)
     p.scripts.call("process", p)
     p.init()
     if state.job_count == -1:
@@ -179,8 +184,8 @@ def process_images(p):
             p.scripts.call("postprocess_image", p, pp)
             images.append(pp.image)
             lists = p.prompts, p.seeds, p.subseeds
-            told = create_infotext(p, *lists, place, all_negative_prompts=p.negative_prompts)
-            infotexts.append(told)
+            infotext = create_infotext(p, *lists, place, all_negative_prompts=p.negative_prompts)
+            infotexts.append(infotext)
     processed = SimpleNamespace(
         images=images,
         infotexts=infotexts,

@@ -22,6 +22,9 @@ class Script:
         title = re.sub("[^a-z_0-9]", "", self.title().lower().replace(" ", "_"))
         return f"script_{'img2img' if self.is_img2img else 'txt2img'}_{title}_{item}"
 
+    def run(self, p, *args):
+        """Of one of the list: makes the images in the host's place."""
+
     def process(self, p, *args):
         pass
 
@@ -44,7 +47,7 @@ class ScriptRunner:
         for made in classes:
             script = made()
             script.is_img2img = is_img2img
-            script.show(is_img2img)
+            script.is_alwayson = script.show(is_img2img) is AlwaysVisible
             with gr.Blocks():
                 controls = script.ui(is_img2img)
             script.args_from = len(self.inputs)
@@ -55,7 +58,19 @@ class ScriptRunner:
 
     @property
     def alwayson_scripts(self):
-        return self.scripts
+        return [script for script in self.scripts if script.is_alwayson]
+
+    @property
+    def selectable_scripts(self):
+        return [script for script in self.scripts if not script.is_alwayson]
+
+    def run(self, p, *args):
+        """What the script of the list makes; None where none is chosen."""
+        script_index = args[0]
+        if script_index == 0 or script_index is None:
+            return None
+        script = self.selectable_scripts[script_index - 1]
+        return script.run(p, *args[script.args_from : script.args_to])
 
     def default_args(self):
         """As the API does it: with components made anew."""
@@ -67,7 +82,7 @@ class ScriptRunner:
         return args
 
     def call(self, name, p, *args, **kwargs):
-        for script in self.scripts:
+        for script in self.alwayson_scripts:
             own = p.script_args[script.args_from : script.args_to]
             try:
                 getattr(script, name)(p, *args, *own, **kwargs)

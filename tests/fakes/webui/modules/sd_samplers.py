@@ -41,7 +41,7 @@ class KDiffusionSampler(Sampler):
         ends = float(self.model_wrap.sigmas[0]), float(self.model_wrap.sigmas[-1])
         return k_diffusion.sampling.get_sigmas_karras(steps, *ends)
 
-    def _run(self, p, x, sigmas, told, steps):
+    def _run(self, p, x, sigmas, received, steps):
         extra = {}
         if self.config.options.get("noise"):
             extra["noise_sampler"] = lambda *_: p.rng.next()
@@ -52,7 +52,7 @@ class KDiffusionSampler(Sampler):
         return self.launch_sampling(
             steps,
             lambda: function(
-                self.model_wrap_cfg, x, *schedule, extra_args=told, disable=True,
+                self.model_wrap_cfg, x, *schedule, extra_args=received, disable=True,
                 callback=self.callback_state, **extra,
             ),
         )  # fmt: skip
@@ -60,8 +60,10 @@ class KDiffusionSampler(Sampler):
     def sample(self, p, x, conditioning, unconditional_conditioning, image_conditioning=None):
         sigmas = self.get_sigmas(p, p.steps)
         x = x * sigmas[0]
-        told = self.initialize(p, x, conditioning, unconditional_conditioning, image_conditioning)
-        return self._run(p, x, sigmas, told, p.steps)
+        received = self.initialize(
+            p, x, conditioning, unconditional_conditioning, image_conditioning
+        )
+        return self._run(p, x, sigmas, received, p.steps)
 
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None,
@@ -69,8 +71,10 @@ class KDiffusionSampler(Sampler):
     ):  # fmt: skip
         steps, last = setup_img2img_steps(p, steps)
         sigmas = self.get_sigmas(p, steps)[steps - last - 1 :]
-        told = self.initialize(p, x, conditioning, unconditional_conditioning, image_conditioning)
-        return self._run(p, x + noise * sigmas[0], sigmas, told, last + 1)
+        received = self.initialize(
+            p, x, conditioning, unconditional_conditioning, image_conditioning
+        )
+        return self._run(p, x + noise * sigmas[0], sigmas, received, last + 1)
 
 
 class TimestepWrap(torch.nn.Module):
@@ -94,7 +98,7 @@ class TimestepSampler(Sampler):
     def get_timesteps(self, p, steps):
         return torch.tensor(range(0, 1000, 1000 // steps)).add(1).clip(0, 999)
 
-    def _run(self, x, timesteps, told, steps):
+    def _run(self, x, timesteps, received, steps):
         if self.config.name == "UniPC":
             assert len(timesteps) >= shared.opts.uni_pc_order
             timesteps = torch.cat([timesteps.new_zeros(1), timesteps])
@@ -102,7 +106,7 @@ class TimestepSampler(Sampler):
 
         def ddim(x=x):
             for k in range(len(timesteps) - 1, 0, -1):
-                eps = self.model_wrap_cfg(x, timesteps[k] * x.new_ones(len(x)), **told)
+                eps = self.model_wrap_cfg(x, timesteps[k] * x.new_ones(len(x)), **received)
                 x0 = (x - (1 - abar[k]).sqrt() * eps) / abar[k].sqrt()
                 x = abar[k - 1].sqrt() * x0 + (1 - abar[k - 1]).sqrt() * eps
                 self.callback_state({"x": x, "i": len(timesteps) - 1 - k})
@@ -111,8 +115,10 @@ class TimestepSampler(Sampler):
         return self.launch_sampling(steps, ddim)
 
     def sample(self, p, x, conditioning, unconditional_conditioning, image_conditioning=None):
-        told = self.initialize(p, x, conditioning, unconditional_conditioning, image_conditioning)
-        return self._run(x, self.get_timesteps(p, p.steps), told, p.steps)
+        received = self.initialize(
+            p, x, conditioning, unconditional_conditioning, image_conditioning
+        )
+        return self._run(x, self.get_timesteps(p, p.steps), received, p.steps)
 
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None,
@@ -121,6 +127,8 @@ class TimestepSampler(Sampler):
         steps, last = setup_img2img_steps(p, steps)
         timesteps = self.get_timesteps(p, steps)
         abar = shared.loaded.sd_model.alphas_cumprod[timesteps[last]]
-        told = self.initialize(p, x, conditioning, unconditional_conditioning, image_conditioning)
+        received = self.initialize(
+            p, x, conditioning, unconditional_conditioning, image_conditioning
+        )
         noisy = abar.sqrt() * x + (1 - abar).sqrt() * noise
-        return self._run(noisy, timesteps[:last], told, last + 1)
+        return self._run(noisy, timesteps[:last], received, last + 1)

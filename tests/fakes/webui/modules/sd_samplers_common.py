@@ -58,18 +58,18 @@ class CFGDenoiser(torch.nn.Module):
         t_in = torch.cat([sigma.repeat_interleave(counts, 0), sigma])
         image_in = torch.cat([image_cond.repeat_interleave(counts, 0), image_cond])
 
-        def ask(rows, context):
+        def evaluate(rows, context):
             if not isinstance(context, dict):
                 context = {"c_crossattn": [context]}
-            told = {**context, "c_concat": [image_in[rows]]}
-            return self.inner_model(x_in[rows], t_in[rows], cond=told)
+            received = {**context, "c_concat": [image_in[rows]]}
+            return self.inner_model(x_in[rows], t_in[rows], cond=received)
 
         n = int(counts.sum())
         both = concatenated(conds, unconds) if shared.opts.batch_cond_uncond else None
         if both is not None:
-            out = ask(slice(None), both)
+            out = evaluate(slice(None), both)
         else:
-            out = torch.cat([ask(slice(0, n), conds), ask(slice(n, None), unconds)])
+            out = torch.cat([evaluate(slice(0, n), conds), evaluate(slice(n, None), unconds)])
         result, k = out[n:].clone(), 0
         for i, count in enumerate(counts.tolist()):
             for j in range(k, k + count):
@@ -98,8 +98,8 @@ class Sampler:
 
     def initialize(self, p, x, cond, uncond, image_cond):
         self.model_wrap_cfg.p, self.model_wrap_cfg.step, self.last_latent = p, 0, x
-        told = {"cond": cond, "uncond": uncond, "image_cond": image_cond}
-        return told | {"cond_scale": p.cfg_scale}
+        received = {"cond": cond, "uncond": uncond, "image_cond": image_cond}
+        return received | {"cond_scale": p.cfg_scale}
 
 
 def setup_img2img_steps(p, steps=None):

@@ -15,6 +15,7 @@ class Options:
         self.batch_cond_uncond = True
         self.samples_save = self.enable_pnginfo = True
         self.samples_format = "png"
+        self.sd_noise_schedule = "Default"
         self.sd_vae_encode_method = "Full"
         self.uni_pc_order = 3
         self.use_old_scheduling = False

@@ -29,10 +29,10 @@ class UNet(nn.Module):
         self.label = nn.Linear(numbers, 8) if numbers else None
 
     def forward(self, x, t, context, y=None):
-        told = self.time(t.float()[:, None] / 1000) + self.context(context.mean(1))
+        hidden = self.time(t.float()[:, None] / 1000) + self.context(context.mean(1))
         if self.label is not None:
-            told = told + self.label(y)
-        return x * 0.8 + self.out(torch.tanh(self.into(x) + told[:, :, None, None]))
+            hidden = hidden + self.label(y)
+        return x * 0.8 + self.out(torch.tanh(self.into(x) + hidden[:, :, None, None]))
 
 
 class Decoder(nn.Module):
@@ -65,7 +65,7 @@ class ToyModel(nn.Module):
     image_size = 8
     scale_factor = 0.8
     is_sdxl = is_sd2 = is_sd3 = False
-    numbers = 0  # told to the U-Net beside the prompt
+    numbers = 0  # that the U-Net receives beside the prompt
 
     def __init__(self):
         super().__init__()
@@ -76,16 +76,16 @@ class ToyModel(nn.Module):
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         self.register_buffer("alphas_cumprod", (1 - betas).cumprod(0).float())
         self.requires_grad_(False)
-        self.asked = []  # latent sizes of all calls, and how many images each held
-        self.told = []  # what each call was told beside the prompt
+        self.evaluated = []  # latent sizes of all calls, and how many images each held
+        self.received = []  # by each call beside the prompt
 
     def apply_model(self, x, t, cond):
-        self.asked.append((tuple(x.shape[-2:]), len(x)))
+        self.evaluated.append((tuple(x.shape[-2:]), len(x)))
         for part in cond["c_concat"]:
             assert part.shape[-2:] in (x.shape[-2:], (1, 1))
-        return self.ask(x, t, cond)
+        return self.evaluate(x, t, cond)
 
-    def ask(self, x, t, cond):
+    def evaluate(self, x, t, cond):
         return self.model.diffusion_model(x, t, cond["c_crossattn"][0])
 
     def encode_prompt(self, prompt, size=None):
@@ -118,7 +118,7 @@ class Waves(nn.Module):
 
 
 class ToySDXL(ToyModel):
-    """Told the image's size, and drawing its sample inside encode_first_stage."""
+    """Receives the image's size, and drawing its sample inside encode_first_stage."""
 
     is_sdxl = True
     numbers = 2 + 3 * 2 * Waves.outdim
@@ -129,8 +129,8 @@ class ToySDXL(ToyModel):
         text = SimpleNamespace(input_key="txt")
         self.conditioner = SimpleNamespace(embedders=[text, *map(Waves, keys)])
 
-    def ask(self, x, t, cond):
-        self.told.append(cond["vector"][-1])
+    def evaluate(self, x, t, cond):
+        self.received.append(cond["vector"][-1])
         return self.model.diffusion_model(x, t, cond["crossattn"], cond["vector"])
 
     def encode_prompt(self, prompt, size=None):

@@ -30,7 +30,7 @@ from lib_hires.standalone.benchmarks.quality.references import (
 from lib_hires.standalone.benchmarks.techniques import UG
 from lib_hires.standalone.bundled import MODEL
 from lib_hires.standalone.cli import main
-from lib_hires.standalone.pipeline.png import read_about, save
+from lib_hires.standalone.pipeline.outputs import read_about, save
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.world.judge import to_tensor
 
@@ -48,7 +48,7 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     def measure(dtype: torch.dtype) -> str:
         return quality(
             tmp_path,
-            Subject(dtype=dtype, sampling=Request(steps=4)),
+            Subject(dtype=dtype, sampling=Request(steps=2)),
             Judged(true_images=3),
             images=2,
             scale=2,
@@ -69,15 +69,15 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     assert all(row["fd_whole"] > 0 and row["fd_whole_error"] >= 0 for row in report)
     assert (native["fd_crop"], native["detail"]) == (None, None)
     assert guided["fd_crop"] > 0
-    assert (true["model_evaluations"], native["model_evaluations"]) == (None, 4)
-    assert guided["model_evaluations"] == 8
+    assert (true["model_evaluations"], native["model_evaluations"]) == (None, 2)
+    assert guided["model_evaluations"] == 4
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
-    first = "2 images a technique, seeds from 50, 4 steps, Karras, CFG 5, torch.float32"
+    first = "2 images a technique, seeds from 50, 2 steps, Karras, CFG 5, torch.float32"
     assert text.splitlines()[0] == first
     assert "one_object" in text.splitlines()[1]
     promised = "technique scale n one_object class_accuracy colour_accuracy fd_whole fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
-    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 4 steps, CFG 5")
+    assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 2 steps, CFG 5")
     assert (tmp_path / "samples.png").is_file()
     page = (tmp_path / "index.html").read_text()
     linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}
@@ -107,18 +107,18 @@ def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
 
     A model of the bundled one's scenes is judged as that one is.
     """
-    options = "--scenes --sampler LCM --steps 3 --cfg 1 --techniques ug,ug_eta0.6_edge4_euler"
+    options = "--scenes --sampler LCM --steps 2 --cfg 1 --techniques ug,ug_eta0.6_edge4_euler"
     options += " --pictures 2 --workers 1"
     given = ["--model", str(MODEL), "--out", str(tmp_path)]
     assert main(["benchmark", "quality", *given, *options.split()]) == 0
     report = {row["technique"]: row for row in json.loads((tmp_path / "report.json").read_text())}
-    assert (report["native"]["sampler"], report["native"]["model_evaluations"]) == ("LCM", 3)
-    assert (report["ug"]["sampler"], report["ug"]["model_evaluations"]) == ("LCM", 6)
+    assert (report["native"]["sampler"], report["native"]["model_evaluations"]) == ("LCM", 2)
+    assert (report["ug"]["sampler"], report["ug"]["model_evaluations"]) == ("LCM", 4)
     assert report["ug_eta0.6_edge4_euler"]["sampler"] == "Euler"
-    assert {(row["steps"], row["cfg"]) for row in report.values() if row["sampler"]} == {(3, 1)}
+    assert {(row["steps"], row["cfg"]) for row in report.values() if row["sampler"]} == {(2, 1)}
     assert report["native"]["class_accuracy"] is not None
     made = read_about(next(tmp_path.glob("pictures/2x-ug/*.png")))["request"]
-    assert (made["sampler"], made["steps"], made["cfg"]) == ("LCM", 3, 1)
+    assert (made["sampler"], made["steps"], made["cfg"]) == ("LCM", 2, 1)
 
 
 def test_quality_refuses_too_few_images(tmp_path: Path) -> None:

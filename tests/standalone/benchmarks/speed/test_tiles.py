@@ -1,4 +1,4 @@
-"""What the speed benchmark says about tiles, of a tiny model."""
+"""The rows of the speed benchmark about tiles, of a tiny model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images on disk: what they say of themselves, and sentences for those of others."""
+"""Images on disk: what they state of themselves, and messages for those of others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from lib_hires.settings import SettingsError
-from lib_hires.standalone.pipeline.png import KEY, next_number, read_about, read_run, save
+from lib_hires.standalone.pipeline.outputs import KEY, next_number, read_about, read_run, save
 
 RUN: dict[str, Any] = {"model": "ours", "request": {}, "settings": {}}
 
@@ -32,11 +32,13 @@ def written(path: Path, text: str, size: tuple[int, int] = (8, 8)) -> Path:
         {"settings": "ug"},
     ],
 )
-def test_a_image_of_something_else_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+def test_an_image_of_something_else_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     save(Image.new("RGB", (8, 8)), tmp_path / "ours.png", RUN)
     assert read_run(tmp_path / "ours.png") == RUN
     path = written(tmp_path / "other.png", json.dumps(RUN | changes))
-    with pytest.raises(SettingsError, match=r"^--from: .*other.png does not say how it was made$"):
+    with pytest.raises(
+        SettingsError, match=r"^--from: .*other.png does not state how it was made$"
+    ):
         read_run(path)
 
 
@@ -46,7 +48,7 @@ def test_text_that_is_not_ours_is_refused(text: str, tmp_path: Path) -> None:
         read_about(written(tmp_path / "image.png", text))
 
 
-def test_a_image_above_pillow_s_limit_still_says_how_it_was_made(
+def test_an_image_above_pillow_s_limit_still_states_how_it_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "large.png", json.dumps(RUN), (64, 64))

@@ -1,0 +1,143 @@
+"""Training the VAE: its losses in closed form, and what a run keeps to while it goes on."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lib_hires.standalone.training.crops import SIDE, Crops
+from lib_hires.standalone.training.vae import VaeConfig, VaeTraining, averaged_vae
+from lib_hires.standalone.training.vae_losses import (
+    Critic,
+    Perceptual,
+    balance,
+    feature_loss,
+    hinge,
+    mean_score,
+    value_loss,
+)
+
+SMALL = {"multipliers": "1,1,1,1", "crop": 64, "batch": 1, "log_steps": 1, "sample_steps": 100}
+
+
+@pytest.fixture
+def crops(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (240, SIDE, SIDE, 3), dtype=np.uint8)
+    np.save(tmp_path / "0000.npy", pixels)
+    return Crops(tmp_path)
+
+
+def run(work, crops, **options):
+    work.mkdir(exist_ok=True)
+    training = VaeTraining(work, crops, VaeConfig(**(SMALL | options)))
+    training.run()
+    return training
+
+
+def weights(part):
+    return torch.cat([each.detach().flatten() for each in part.parameters()])
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def test_values_and_their_means_over_a_latent():
+    true = torch.zeros(1, 3, 8, 8)
+    assert value_loss(true + 0.5, true, 8) == pytest.approx(1.0)
+    sign = torch.ones(8, 8)
+    sign[::2] = -1
+    assert value_loss(true + 0.5 * sign, true, 8) == pytest.approx(0.5)  # the mean is right
+
+
+def test_hinge_is_zero_for_a_critic_that_is_sure_and_one_for_one_that_knows_nothing():
+    sure = torch.tensor([2.0, -2.0]).view(2, 1, 1, 1)
+    assert hinge([sure, sure]) == 0
+    assert hinge([torch.zeros(2, 1, 3, 3)]) == 1
+    assert hinge([sure, torch.zeros(2, 1, 3, 3)]) == pytest.approx(0.5)
+
+
+def test_every_branch_of_the_critic_counts_alike_and_gives_gradients():
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+    network = Perceptual(images.detach())
+    critic = Critic(network.widths)
+    scores = critic(images, network(images))
+    assert len(scores) == 1 + len(network.widths)
+    expected = np.mean([float(each.detach().mean()) for each in scores])
+    score = mean_score(scores)  # of the branches, not of their places
+    assert float(score.detach()) == pytest.approx(expected, abs=1e-6)
+    (gradient,) = torch.autograd.grad(score, images)
+    assert gradient.abs().sum() > 0
+
+
+def test_features_of_equal_images_agree_and_blur_is_worse_than_less_blur():
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    network = Perceptual(image)
+    true = network(image)
+
+    def loss(by):
+        small = nn.functional.avg_pool2d(image, by)
+        return feature_loss(network(nn.functional.interpolate(small, scale_factor=by)), true)
+
+    assert feature_loss(network(image), true) == 0
+    assert 0 < loss(2) < loss(4)
+
+
+def test_balance_makes_two_gradients_equally_long_at_the_last_weights():
+    last = nn.Conv2d(2, 3, 3, padding=1)
+    images = last(torch.rand(1, 2, 8, 8))
+    main, other = torch.rand_like(images), 7 * torch.rand_like(images)
+    factor = balance(images, main, other, last.weight)
+    lengths = [
+        torch.autograd.grad(images, last.weight, each, retain_graph=True)[0].norm()
+        for each in (main, factor * other)
+    ]
+    assert float(lengths[0]) == pytest.approx(float(lengths[1]), rel=1e-3)
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_ends_where_one_without_a_stop_does(tmp_path, crops):
+    options = {"plain_steps": 2, "critic_lead": 1, "ema_from": 1, "warmup_steps": 1}
+    whole = run(tmp_path / "whole", crops, steps=4, decay_share=0.01, **options)
+    run(tmp_path / "parts", crops, steps=3, decay_share=0.01, **options)
+    resumed = run(tmp_path / "parts", crops, steps=4, decay_share=0.01, **options)
+    for name in ("vae", "average", "critic"):
+        torch.testing.assert_close(
+            weights(getattr(resumed, name)), weights(getattr(whole, name)), atol=0, rtol=0
+        )
+    lines = (tmp_path / "parts" / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3", "4"]
+
+
+def test_the_encoder_is_the_averaged_one_and_stays_once_the_decoder_is_trained_alone(
+    tmp_path, crops
+):
+    options = {"plain_steps": 9, "ema_from": 0, "warmup_steps": 1, "ema": 0.5}
+    first = run(tmp_path, crops, steps=2, encoder_steps=9, **options)
+    encoder, decoder = (weights(getattr(first.average.module, n)) for n in ("encoder", "decoder"))
+    assert not torch.equal(encoder, weights(first.vae.encoder))
+    later = run(tmp_path, crops, steps=4, encoder_steps=2, **options)
+    for vae in (later.vae, later.average.module, averaged_vae(tmp_path)):
+        torch.testing.assert_close(weights(vae.encoder), encoder, atol=1e-6, rtol=1e-5)
+    assert not torch.equal(weights(later.average.module.decoder), decoder)
+
+
+def test_a_run_learns(tmp_path, crops):
+    """On grey crops alone it must come near them."""
+    crops._shards = {name: shard * 0 + 200 for name, shard in crops._shards.items()}
+    options = {"plain_steps": 99, "latent_noise": 0.0, "rate": 1e-3, "warmup_steps": 1}
+    run(tmp_path, crops, steps=25, **options)
+    rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
+    values = [float(row[rows[0].index("values")]) for row in rows[1:]]
+    assert np.mean(values[-5:]) < 0.5 * values[0]

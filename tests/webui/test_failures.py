@@ -1,0 +1,127 @@
+"""After a failure anywhere the image survives, and the next one is as ever."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from runs import Failure, fail_at, leftovers, raise_failure, same
+
+UG = {"ug": True}
+PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
+REFINE = {"refine": True, "refine_eta2": "0.4"}
+
+
+@pytest.mark.parametrize("call", range(1, 15))
+def test_after_a_failure_anywhere_the_next_image_is_as_ever(host, call):
+    settings = UG | PFSA | REFINE
+    plain, guided = host.generate(), host.generate(settings)
+    repair = fail_at(host, call, raise_failure)
+    try:
+        made = host.generate(settings)
+        assert made.messages, "the failure was hidden"
+    except Failure:
+        pass
+    repair()
+    assert leftovers() == 0
+    assert same(plain, host.generate())
+    assert same(guided, host.generate(settings))
+
+
+@pytest.mark.parametrize("way", ["raise", "interrupt", "skip"])
+def test_the_last_finished_stage_survives(host, way):
+    from modules import shared
+
+    def stop():
+        if way == "raise":
+            raise_failure()
+        setattr(shared.state, {"interrupt": "interrupted", "skip": "skipped"}[way], True)
+
+    two = REFINE | {"refine_eta2": "0.4, 0.4"}
+    first = host.generate()
+    repair = fail_at(host, 6, stop)  # the first of the first stage's two
+    stopped = host.generate(two)
+    repair()
+    assert same(first, stopped)
+    assert "after the first pass" in stopped.messages[0]
+    repair = fail_at(host, 8, stop)
+    stopped = host.generate(two)
+    repair()
+    assert 128 < stopped.images[0].shape[-1] < 256
+    assert "after stage 1 of 2" in stopped.messages[0]
+    assert same(first, host.generate())
+
+
+def test_a_failing_native_evaluation_leaves_the_image_and_a_message(host):
+    repair = fail_at(host, 4, raise_failure)
+    made = host.generate(UG)
+    repair()
+    assert "without Upsample Guidance" in made.messages[0]
+    assert torch.isfinite(made.images[0]).all()
+
+
+def test_a_mix_that_fails_leaves_the_image_with_a_message(host, monkeypatch):
+    plain, mixed = host.generate(), host.generate(PFSA)
+    with monkeypatch.context() as patch:
+        patch.setattr("lib_hires.attentive_guidance.pfsa", lambda *_: raise_failure())
+        made = host.generate(PFSA)
+    assert same(plain, made)
+    assert len(made.messages) == 1
+    assert "without Attentive Guidance, because it failed (Failure: as asked)." in made.messages[0]
+    assert same(mixed, host.generate(PFSA))
+
+
+def raise_out_of_memory():
+    raise RuntimeError("MPS backend out of memory")
+
+
+def test_a_stage_without_memory_names_what_to_lower(host):
+    repair = fail_at(host, 6, raise_out_of_memory)
+    made = host.generate(REFINE)
+    repair()
+    assert 'Set "VAE tile size" to 512' in made.messages[0]
+
+
+def test_a_generation_inside_another_changes_neither():
+    from host import Host
+    from modules import scripts
+
+    class Nesting(scripts.Script):
+        """As face detailers do: a whole generation for each finished image."""
+
+        host, inner = None, []
+
+        def title(self):
+            return "Nesting"
+
+        def show(self, is_img2img):
+            return scripts.AlwaysVisible
+
+        def ui(self, is_img2img):
+            return []
+
+        def postprocess_image(self, p, pp):
+            if self.host and not hasattr(p, "nested"):
+                request = {"init_image": torch.rand(3, 96, 96), "width": 96, "height": 96}
+                request |= {"nested": True, "seed": 9}
+                self.inner.append(self.host.generate({"ug": True}, **request))
+
+    settings = UG | PFSA | REFINE
+    alone = Host().generate(settings, batch_size=2)
+    host = Host(Nesting)
+    Nesting.host = host
+    assert same(alone, host.generate(settings, batch_size=2))
+    assert scripts.errors == []
+    assert len(Nesting.inner) == 2
+    assert leftovers() == 0
+
+
+def test_nothing_unpicklable_is_put_on_the_run(host):
+    from modules.processing import StableDiffusionProcessingTxt2Img
+
+    p = StableDiffusionProcessingTxt2Img(enable_hr=True)
+    host.generate(UG | PFSA | REFINE, p=p)
+    ours = {k: v for k, v in vars(copy.copy(p)).items() if k not in ("scripts", "sampler", "rng")}
+    pickle.dumps(ours)

@@ -10,12 +10,12 @@ import pytest
 import lib_hires
 
 ROOT = Path(lib_hires.__file__).parents[1]
-SIDES = {"webui", "standalone"}
+SIDES = {"comfy", "webui", "standalone"}
 ENGINE = sorted(
     f for f in (ROOT / "lib_hires").rglob("*.py") if f.relative_to(ROOT).parts[1] not in SIDES
 )
 LIBRARIES = ("torch", "safetensors")  # which every host has
-HOSTS = ("modules", "gradio", "diffusers", "transformers", "k_diffusion")
+HOSTS = ("modules", "comfy", "comfy_api", "gradio", "diffusers", "transformers", "k_diffusion")
 
 BLOCKED_IMPORT = """
 import importlib, sys
@@ -32,7 +32,7 @@ for name in {names!r}:
     importlib.import_module(name)
 taken = sorted(name for name in sys.modules if name.split(".")[0] in HOSTS)
 assert not taken, taken
-side = [n for n in sys.modules if n.startswith(("lib_hires.webui", "lib_hires.standalone"))]
+side = [n for n in sys.modules if n.startswith({sides!r})]
 assert not side, side
 """
 
@@ -46,7 +46,8 @@ def test_every_module_imports_where_no_host_can_be():
         ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for f in ENGINE
     ]
-    script = BLOCKED_IMPORT.format(hosts=HOSTS, names=names)
+    sides = tuple(f"lib_hires.{side}" for side in sorted(SIDES))
+    script = BLOCKED_IMPORT.format(hosts=HOSTS, names=names, sides=sides)
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=ROOT,

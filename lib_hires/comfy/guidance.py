@@ -1,0 +1,203 @@
+"""Upsample Guidance of a host's model: MODEL in, MODEL out.
+
+The patched model carries one wrapper, around a sampler's run. There everything that the run needs
+is made and put into that run's own options, so that two runs share nothing.
+
+In a run the host's `calc_cond_batch` is wrapped, which every evaluation of conds goes through: that
+of cond and uncond, also where another node has put a function of its own in its place, and those
+that perturbed attention, dual CFG and their kin make besides. All of them are guided alike, so the
+coarse image is the one that the native sampler with the same nodes would make.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from torch import Tensor
+
+from lib_hires.comfy.conditioning import Controls, shrunk_conds
+from lib_hires.comfy.model import (
+    family_of,
+    multiple_of,
+    native_latent,
+    pixels_per_position,
+)
+from lib_hires.noise import NoiseFamily, VarianceExploding
+from lib_hires.resample import Reduction
+from lib_hires.settings import UpsampleGuidance
+from lib_hires.sizes import Size, not_above, shown, small_size
+from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+
+log = logging.getLogger("hires_guidance")
+
+KEY = "hires_guidance"  # of our wrappers
+
+
+def guided_model(model: Any, settings: UpsampleGuidance, native: int = 0) -> Any:
+    """A clone of a host's MODEL that is guided wherever it is sampled.
+
+    native: the side of the model's native square in pixels, 0 for what the model was trained on.
+    At strength 0 the clone is the model; guidance that the model has already is replaced.
+    """
+    patched = model.clone()
+    patched.remove_wrappers_with_key(WrappersMP.SAMPLER_SAMPLE, KEY)
+    if settings.theta:
+        guidance = GuidedSampling(settings, native)
+        patched.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, guidance)
+    return patched
+
+
+@dataclass(frozen=True)
+class GuidedSampling:
+    """The wrapper around a sampler's run."""
+
+    settings: UpsampleGuidance
+    native: int
+
+    def __call__(
+        self,
+        executor: Any,
+        guider: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        *rest: Any,
+        **named: Any,
+    ) -> Any:
+        """The arguments are those of the host's `Sampler.sample`."""
+        model = guider.inner_model
+        reduction = self.reduction(model, noise)
+        if reduction is not None:
+            family = family_of(model.model_sampling)
+            sigmas = self._schedule(sigmas, family, reduction)
+            calls = GuidedCalls(self.settings, family, reduction.to(noise.device), sigmas)
+            options = extra_args["model_options"]  # this and the guider's are the run's own
+            options["transformer_options"]["sample_sigmas"] = sigmas
+            add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, calls, options, True)
+            add_wrapper_with_key(
+                WrappersMP.PREDICT_NOISE, KEY, calls.predict_noise, guider.model_options, True
+            )
+        return executor(guider, sigmas, extra_args, callback, noise, *rest, **named)
+
+    def reduction(self, model: Any, latent: Tensor) -> Reduction | None:
+        """D and U for a latent of this shape; None, and a message, where it is not guided."""
+        if latent.ndim != 4:
+            log.warning(
+                "Upsample Guidance was left out: it knows images, (batch, channels, height, width),"
+                " and this latent has %d axes.",
+                latent.ndim,
+            )
+            return None
+        large: Size = latent.shape[-2], latent.shape[-1]
+        native = native_latent(model, self.native)
+        small = small_size(large, native, self.settings.scale, multiple_of(model, native))
+        factor = pixels_per_position(model)
+        pixels = large[0] * factor, large[1] * factor
+        if small is None:
+            native_pixels = native[0] * factor, native[1] * factor
+            log.warning("Upsample Guidance was left out: %s.", not_above(pixels, native_pixels))
+            return None
+        log.info(
+            "Upsample Guidance: %s guided at %s",
+            shown(pixels),
+            shown((small[0] * factor, small[1] * factor)),
+        )
+        return Reduction.between(large, small, self.settings.enlargement == "bicubic")
+
+    def _schedule(self, sigmas: Tensor, family: NoiseFamily, reduction: Reduction) -> Tensor:
+        """The sampler's schedule, begun higher where it begins at the model's largest sigma."""
+        if not self.settings.shifted_start or not isinstance(family, VarianceExploding):
+            return sigmas
+        largest = float(family.sigmas[-1])
+        if not abs(float(sigmas[0]) / largest - 1) < 1e-3 or len(sigmas) < 2:
+            return sigmas
+        return shifted_schedule(sigmas, reduction.noise_gain)
+
+
+class GuidedCalls:
+    """The wrapper around the evaluation of conds, in one run of a sampler."""
+
+    def __init__(
+        self,
+        settings: UpsampleGuidance,
+        family: NoiseFamily,
+        reduction: Reduction,
+        sigmas: Tensor,
+    ) -> None:
+        self._settings, self._family, self._reduction = settings, family, reduction
+        self._large = len(reduction.upsample_rows), len(reduction.upsample_columns)
+        self._times = whole_times(sigmas, family)
+        self._guides: dict[Hashable, UpsampleGuided] = {}
+        self._calls: Counter[Hashable] = Counter()  # in this evaluation
+        self._controls = Controls()
+
+    def predict_noise(self, executor: Any, *arguments: Any, **named: Any) -> Any:
+        """The wrapper around each evaluation that a sampler makes."""
+        self._calls.clear()
+        return executor(*arguments, **named)
+
+    def __call__(
+        self, executor: Any, model: Any, conds: Any, x: Tensor, sigma: Tensor, options: Any
+    ) -> list[Tensor]:
+        """The guided predictions, (b, c, h, w) for each branch. The executor's are unguided."""
+        if tuple(x.shape[-2:]) != self._large:
+            return list(executor(model, conds, x, sigma, options))
+        guide = self._guide(conds)
+        side_by_side = guide(x, sigma, call=Call(executor, model, conds, options))
+        return list(side_by_side.chunk(len(conds), dim=1))
+
+    def _guide(self, conds: Any) -> UpsampleGuided:
+        """The one of this call's place in the evaluation: what one keeps never meets another."""
+        branches = tuple(branch and tuple(cond.get("uuid") for cond in branch) for branch in conds)
+        self._calls[branches] += 1
+        place = branches, self._calls[branches]
+        if place not in self._guides:
+            self._guides[place] = UpsampleGuided(
+                _evaluate,
+                self._settings,
+                family=self._family,
+                reduction=self._reduction,
+                times=self._times,
+                shrink_cond=self._shrunk,
+            )
+        return self._guides[place]
+
+    def _shrunk(self, cond: Mapping[str, Any], small: Size) -> dict[str, Any]:
+        call: Call = cond["call"]
+        conds = shrunk_conds(call.conds, small, self._large, call.model, self._controls)
+        return {"call": Call(call.executor, call.model, conds, call.options)}
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The arguments of a call of the host's `calc_cond_batch` beside the latent and its noise."""
+
+    executor: Callable[..., Any]
+    model: Any
+    conds: Any
+    options: Any
+
+
+def _evaluate(x: Tensor, sigma: Tensor, *, call: Call) -> Tensor:
+    """The branches' predictions side by side, (b, branches·c, h, w)."""
+    branches = call.executor(call.model, call.conds, x, sigma, call.options)
+    return torch.cat(list(branches), dim=1)
+
+
+def whole_times(sigmas: Tensor, family: NoiseFamily) -> list[float]:
+    """The schedule of a run, with as many times before it as a run from pure noise would have.
+
+    By them the engine knows how long a step is; a run may be the end of a schedule.
+    """
+    times: list[float] = sigmas.tolist()
+    share = float(family.timestep(sigmas[:1].float())) / family.training_steps
+    steps = len(times) - 1
+    missing = round(steps / share) - steps if 0 < share < 1 else 0
+    return [float("inf")] * min(missing, 10 * steps) + times

@@ -1,0 +1,56 @@
+"""What a run would do, before it starts, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.patcher_extension import WrappersMP
+
+from lib_hires.comfy.attentive import STEP_EVALUATIONS
+from lib_hires.comfy.guidance import KEY, GuidedSampling
+from lib_hires.comfy.model import MULTIPLE, native_latent, pixels_per_position
+from lib_hires.run.plan import RunPlan, run_plan
+from lib_hires.run.schedules import Model, Sampler, Sampling
+from lib_hires.settings import Settings, UpsampleGuidance
+from lib_hires.sizes import Size
+
+SCHEDULES = {
+    "normal": "Normal",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "sgm_uniform": "SGM Uniform",
+    "simple": "Simple",
+    "ddim_uniform": "DDIM",
+    "kl_optimal": "KL Optimal",
+}
+"""The host's schedules by the engine's names; any other counts as uniform."""
+
+
+def guidance_of(model: Any) -> GuidedSampling:
+    """The Upsample Guidance that a host's MODEL has; switched off where it has none."""
+    for wrapper in model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {}).get(KEY, ()):
+        if isinstance(wrapper, GuidedSampling):
+            return wrapper
+    return GuidedSampling(UpsampleGuidance(), 0)
+
+
+def planned(
+    model: Any, settings: Settings, first: Size, steps: int, sampler: str, schedule: str
+) -> RunPlan:
+    """The plan of a first image of (height, width) pixels and its refinement.
+
+    settings: the refinement's; Upsample Guidance is the model's own. Raises SettingsError.
+    """
+    guidance, inner = guidance_of(model), model.model
+    settings = Settings(guidance.settings, settings.pfsa, settings.refine)
+    factor = pixels_per_position(inner)
+    side = native_latent(inner, guidance.native)[0] * factor
+    sigmas = tuple(model.get_model_object("model_sampling").sigmas.double().tolist())
+    known = Model(sigmas, (side, side), factor, min(MULTIPLE, max(factor, side // 4)))
+    sampling = Sampling(
+        first,
+        steps,
+        Sampler(STEP_EVALUATIONS.get(f"sample_{sampler}", 1)),
+        SCHEDULES.get(schedule, "Uniform"),
+    )
+    return run_plan(settings, sampling, known)

@@ -1,0 +1,120 @@
+import logging
+
+import comfy.model_base
+import comfy.samplers
+import pytest
+import torch
+
+from lib_hires.comfy.guidance import GuidedSampling, guided_model
+from lib_hires.resample import Reduction
+from lib_hires.settings import UpsampleGuidance
+
+SIGMAS = torch.tensor([9.0, 3.0, 0.8, 0.0])
+REDUCTION = Reduction.between((8, 8), (4, 4))
+
+
+def guided(host, **settings):
+    return guided_model(host.model, UpsampleGuidance(enabled=True, **settings), host.native)
+
+
+def native_run(host, noise, name="euler"):
+    gain = REDUCTION.noise_gain
+    return host.sample(host.model, SIGMAS * gain, REDUCTION.reduce(noise) / gain, name)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun"])
+def test_the_coarse_image_is_the_native_samplers(host, name):
+    noise = host.noise(8)
+    large = host.sample(guided(host), SIGMAS, noise, name)
+    torch.testing.assert_close(REDUCTION.reduce(large), native_run(host, noise, name))
+
+
+def test_what_other_nodes_evaluate_besides_is_guided_alike(host):
+    """As perturbed attention does: one more evaluation of cond after classifier-free guidance."""
+
+    def perturbed(guider, x, sigma, options, combined, cond):
+        branch = [guider.conds[1]]
+        (other,) = comfy.samplers.calc_cond_batch(guider.inner_model, branch, x, sigma, options)
+        return combined + 2 * (cond - other)
+
+    host.model.model_options["sampler_post_cfg_function"] = [perturbed]
+    noise = host.noise(8)
+    large = host.sample(guided(host), SIGMAS, noise)
+    torch.testing.assert_close(REDUCTION.reduce(large), native_run(host, noise))
+
+
+def test_theta_0_gives_the_model_and_a_run_leaves_nothing_behind(host):
+    noise = host.noise(8)
+    before = host.sample(host.model, SIGMAS, noise)
+    assert not torch.equal(host.sample(guided(host), SIGMAS, noise), before)
+    assert torch.equal(host.sample(guided(host, theta=0), SIGMAS, noise), before)
+    assert torch.equal(host.sample(host.model, SIGMAS, noise), before)
+    assert host.model.wrappers == {}
+
+
+def test_a_run_does_not_see_the_one_before(host):
+    model, noise = guided(host, cadence=2), host.noise(8)
+    first = host.sample(model, SIGMAS, noise)
+    host.sample(model, SIGMAS, host.noise(8, seed=1))
+    assert torch.equal(host.sample(model, SIGMAS, noise), first)
+
+
+def test_the_second_node_replaces_the_first(host):
+    twice = guided_model(guided(host), UpsampleGuidance(enabled=True), host.native)
+    noise = host.noise(8)
+    assert torch.equal(host.sample(twice, SIGMAS, noise), host.sample(guided(host), SIGMAS, noise))
+
+
+def test_a_cadence_saves_native_evaluations(host):
+    host.sample(guided(host, cadence=2), SIGMAS, host.noise(8))
+    sizes = [shape[-1] for shape, _, _ in host.model.model.calls]
+    assert sizes == [8, 4, 8, 8, 4]
+
+
+def test_the_native_evaluation_has_the_matched_noise(host):
+    host.sample(guided(host), SIGMAS, host.noise(8))
+    sigmas = {shape[-1]: sigma for shape, sigma, _ in reversed(host.model.model.calls)}
+    assert sigmas[4] == pytest.approx(sigmas[8] * REDUCTION.noise_gain)
+
+
+def test_a_schedule_from_the_largest_sigma_begins_higher(host):
+    largest = host.model.model.model_sampling.sigmas[-1]
+    seen = []
+
+    def keep(executor, guider, sigmas, *rest):
+        seen.append(sigmas)
+        return executor(guider, sigmas, *rest)
+
+    for start in (largest, largest / 2):
+        model = guided(host)
+        model.add_wrapper_with_key("sampler_sample", "last", keep)
+        host.sample(model, torch.stack([start, start / 9, start * 0]), host.noise(8))
+    assert float(seen[0][0]) == pytest.approx(float(largest) / REDUCTION.noise_gain)
+    assert float(seen[1][0]) == float(largest / 2)
+    assert max(sigma for _, sigma, _ in host.model.model.calls) <= float(largest) * 1.0001
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 3, 8, 8), (1, 64, 100)])
+def test_latents_of_videos_and_sounds_are_left_alone(host, shape, caplog):
+    guidance = GuidedSampling(UpsampleGuidance(enabled=True), host.native)
+    with caplog.at_level(logging.WARNING, logger="hires_guidance"):
+        assert guidance.reduction(host.model.model, torch.zeros(shape)) is None
+    assert f"{len(shape)} axes" in caplog.text
+
+
+def test_an_image_of_native_size_is_left_alone(host, caplog):
+    noise = host.noise(4)
+    with caplog.at_level(logging.WARNING, logger="hires_guidance"):
+        out = host.sample(guided(host), SIGMAS, noise)
+    assert torch.equal(out, host.sample(host.model, SIGMAS, noise))
+    assert "not clearly above" in caplog.text
+
+
+def test_the_size_that_sdxl_receives_is_the_evaluations(make_host):
+    host = make_host(kind=comfy.model_base.SDXL)
+    host.sample(guided(host), SIGMAS, host.noise(8))
+    sizes = {
+        shape[-1]: conds[0][0]["model_conds"]["y"].cond.tolist()
+        for shape, _, conds in host.model.model.calls
+    }
+    assert sizes == {8: [[64, 64, 0, 0]], 4: [[32, 32, 0, 0]]}

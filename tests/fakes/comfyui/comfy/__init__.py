@@ -1,0 +1,1 @@
+"""ComfyUI's engine, as far as lib_hires/comfy touches it."""

@@ -1,0 +1,3 @@
+"""Whether the host draws progress bars in its console."""
+
+PROGRESS_BAR_ENABLED = False

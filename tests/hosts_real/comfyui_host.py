@@ -1,0 +1,121 @@
+"""A real ComfyUI inside its own Python, for comfyui_checks.py: HOST ROOT EXCHANGE, as there."""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+HOST, ROOT, EXCHANGE = sys.argv[1:4]
+sys.argv = ["main.py"]
+sys.path.insert(0, HOST)
+os.chdir(HOST)
+
+from comfy.cli_args import args  # noqa: E402
+
+args.cpu = True
+
+import comfy.model_detection  # noqa: E402
+import comfy.model_patcher  # noqa: E402
+import comfy.sample  # noqa: E402
+import comfy.samplers  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.supported_models  # noqa: E402
+import comfy.utils  # noqa: E402
+import nodes  # noqa: E402
+import torch  # noqa: E402
+from comfy.model_base import ModelType  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+torch.set_num_threads(1)
+comfy.utils.PROGRESS_BAR_ENABLED = False
+assert asyncio.run(nodes.load_custom_node(ROOT)), "the host did not load the nodes"
+
+from lib_hires.resample import Reduction  # noqa: E402
+
+GIVEN = load_file(f"{EXCHANGE}/given.safetensors")
+SETTINGS = json.loads(Path(EXCHANGE, "given.json").read_text())
+WEIGHTS = load_file(f"{ROOT}/lib_hires/standalone/bundled/hires-demo.safetensors")
+UNET = "model.diffusion_model."
+POSITIVE, NEGATIVE = ([[GIVEN[name], {}]] for name in ("cond", "uncond"))
+LARGE, SMALL = (64, 64), (32, 32)
+REDUCTION = Reduction.between(LARGE, SMALL)
+SIGMAS = torch.tensor([9.0, 3.0, 0.8, 0.0])
+
+
+def node(name, **inputs):
+    """The outputs of one of our nodes, its widgets at their defaults but for `inputs`."""
+    cls = nodes.NODE_CLASS_MAPPINGS[name]
+    widgets = cls.INPUT_TYPES()["required"].items()
+    defaults = {key: part[1]["default"] for key, part in widgets if "default" in part[1]}
+    return run(cls, **{**defaults, **inputs})
+
+
+def run(cls, **inputs):
+    """The outputs of a host's node of either API."""
+    if hasattr(cls, "define_schema"):
+        return cls.EXECUTE_NORMALIZED(**inputs).args
+    return getattr(cls(), cls.FUNCTION)(**inputs)
+
+
+def host_model(kind=ModelType.V_PREDICTION):
+    """The bundled network with the host's parametrisation of a kind."""
+
+    class Bundled(comfy.supported_models.SD15):
+        unet_extra_config = {"num_heads": 3, "num_head_channels": -1}  # noqa: RUF012
+
+        def model_type(self, state_dict, prefix=""):
+            return kind
+
+    config = Bundled(comfy.model_detection.detect_unet_config(WEIGHTS, UNET))
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model(WEIGHTS, UNET, device="cpu")
+    model.load_model_weights(dict(WEIGHTS), UNET)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def host_vae():
+    prefix = "first_stage_model."
+    weights = {k.removeprefix(prefix): v for k, v in WEIGHTS.items() if k.startswith(prefix)}
+    shape = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3}
+    shape |= {"ch": 64, "ch_mult": [1] * 4, "num_res_blocks": 1, "attn_resolutions": []}
+    params = {"ddconfig": {**shape, "dropout": 0.0}, "embed_dim": 4}
+    return comfy.sd.VAE(sd=weights, config={"params": params}, dtype=torch.float32)
+
+
+def guided(model, **settings):
+    return node("HiResUpsampleGuidance", model=model, **{"native": 256, **settings})[0]
+
+
+def sample(model, sigmas, noise, name="euler", positive=POSITIVE, negative=NEGATIVE, cfg=3.0):
+    return comfy.sample.sample_custom(
+        model,
+        noise,
+        cfg,
+        comfy.samplers.sampler_object(name),
+        sigmas,
+        positive,
+        negative,
+        torch.zeros_like(noise),
+        disable_pbar=True,
+        seed=1,
+    )
+
+
+def noise_of(size, seed=3):
+    return torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def interpolate_timesteps(model):
+    """Let the network have fractional timesteps, linear in log sigma."""
+    sampling = model.model.model_sampling
+    logs = sampling.log_sigmas
+
+    def timestep(sigma):
+        here = sigma.log()
+        right = torch.searchsorted(logs, here).clamp(1, len(logs) - 1)
+        left = right - 1
+        return left + ((here - logs[left]) / (logs[right] - logs[left])).clamp(0, 1)
+
+    sampling.timestep = timestep

@@ -10,7 +10,7 @@ import pytest
 import lib_hires
 
 ROOT = Path(lib_hires.__file__).parents[1]
-SIDES = {"webui", "standalone"}
+SIDES = {"webui", "standalone", "diffusers"}
 ENGINE = sorted(
     f for f in (ROOT / "lib_hires").rglob("*.py") if f.relative_to(ROOT).parts[1] not in SIDES
 )
@@ -32,7 +32,7 @@ for name in {names!r}:
     importlib.import_module(name)
 taken = sorted(name for name in sys.modules if name.split(".")[0] in HOSTS)
 assert not taken, taken
-side = [n for n in sys.modules if n.startswith(("lib_hires.webui", "lib_hires.standalone"))]
+side = [n for n in sys.modules if n.startswith(("lib_hires.webui", "lib_hires.standalone", "lib_hires.diffusers"))]
 assert not side, side
 """
 
@@ -70,4 +70,4 @@ def test_imports_name_the_engines_libraries_only(path):
             names.append(node.module)
     for name in names:
         assert name.split(".")[0] in {*sys.stdlib_module_names, *LIBRARIES, "lib_hires"}, name
-        assert not name.startswith(("lib_hires.webui", "lib_hires.standalone")), name
+        assert not name.startswith(tuple(f"lib_hires.{side}" for side in SIDES)), name

@@ -1,0 +1,11 @@
+"""HiRes Guidance on a diffusers pipeline: one line before it, one line to take it off."""
+
+from __future__ import annotations
+
+from lib_hires.diffusers.guidance import (
+    HiresGuidance,
+    apply_hires_guidance,
+    remove_hires_guidance,
+)
+
+__all__ = ["HiresGuidance", "apply_hires_guidance", "remove_hires_guidance"]

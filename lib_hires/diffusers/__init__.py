@@ -7,5 +7,12 @@ from lib_hires.diffusers.guidance import (
     apply_hires_guidance,
     remove_hires_guidance,
 )
+from lib_hires.diffusers.refining import RefinedStage, refine
 
-__all__ = ["HiresGuidance", "apply_hires_guidance", "remove_hires_guidance"]
+__all__ = [
+    "HiresGuidance",
+    "RefinedStage",
+    "apply_hires_guidance",
+    "refine",
+    "remove_hires_guidance",
+]

@@ -7,7 +7,9 @@ from typing import Any
 
 from diffusers.hooks import HookRegistry
 
+from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.diffusers.hook import NAME, GuidanceHook, factor_of
+from lib_hires.diffusers.levels import is_flow, scales_noise, schedule
 from lib_hires.diffusers.shifted import shift_start, unshift_start
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
@@ -24,6 +26,34 @@ class HiresGuidance:
     @property
     def settings(self) -> Settings:
         return self._hook.settings
+
+    def on_step_end(
+        self, pipe: Any, step: int, timestep: Any, given: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Attentive Guidance, as a pipeline's `callback_on_step_end`: mixes into its latents.
+
+        Latents of other forms than (b, c, h, w) are left as they are.
+        """
+        pfsa, scheduler = self.settings.pfsa, pipe.scheduler
+        latents = given.get("latents")
+        if not pfsa.enabled or latents is None or latents.ndim != 4:
+            return given
+        levels = schedule(scheduler)
+        steps = pipe.num_timesteps
+        sigma = levels[len(levels) - steps + step]
+        gamma = gamma_at(step + 1, steps, pfsa)
+        if gamma == 0 or sigma == 0:
+            return given
+        scale = 1.0  # of the state to one of unscaled signal
+        if is_flow(scheduler):
+            if sigma == 1:
+                return given
+            sigma, scale = sigma / (1 - sigma), 1 / (1 - sigma)
+        elif not scales_noise(scheduler):
+            scale = (1 + sigma**2) ** 0.5
+        state = latents.float() * scale
+        mix_into_state_(state, gamma, pfsa, sigma)
+        return {**given, "latents": (state / scale).to(latents.dtype)}
 
 
 def apply_hires_guidance(

@@ -82,6 +82,12 @@ def is_flow(scheduler: Any) -> bool:
     return "FlowMatch" in type(scheduler).__name__ or bool(config.get("use_flow_sigmas", False))
 
 
+def scales_noise(scheduler: Any) -> bool:
+    """Whether a run's state is unscaled signal and noise of deviation sigma (Euler's), as against
+    one of unit power (DDIM's)."""
+    return float(scheduler.init_noise_sigma) != 1.0
+
+
 def training_sigmas(scheduler: Any) -> Tensor:
     """(T,) float32, increasing; pure noise has no finite one, and counts as diffusers' Euler does.
 

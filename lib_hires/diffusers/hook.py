@@ -80,7 +80,9 @@ class GuidanceHook(ModelHook):
         if self._in_windows(layout, cond):
             guided = model.levels.output(guide(state, t, **cond), state, t)
             output = layout.output(guided.to(x.dtype), x)
-            return (output,) if cond.get("return_dict") is False else Transformer2DModelOutput(output)
+            return (
+                (output,) if cond.get("return_dict") is False else Transformer2DModelOutput(output)
+            )
         seen, seen_t = guide.model_input(state, t)
         if self._is_shifted:
             whole = forward(**model.arguments(seen, seen_t, cond))

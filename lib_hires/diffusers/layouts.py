@@ -153,7 +153,10 @@ class Fitted:
             fitted[EXTRA] = area_means(extra, small).to(extra.dtype)
         added = fitted.get("added_cond_kwargs")
         if added and added.get("time_ids") is not None:
-            fitted["added_cond_kwargs"] = {**added, "time_ids": self._sizes(added["time_ids"], small)}
+            fitted["added_cond_kwargs"] = {
+                **added,
+                "time_ids": self._sizes(added["time_ids"], small),
+            }
         self._fit_residuals(fitted, small)
         return fitted
 

@@ -157,9 +157,7 @@ class _Stages:
         if before == torch.float16 and vae.config.get("force_upcast"):
             vae.to(torch.float32)  # SDXL's overflows in float16
         try:
-            return vae_tiled(
-                function, x, vae=vae, pixels=tile, factor=self._factor, decode=decode
-            )
+            return vae_tiled(function, x, vae=vae, pixels=tile, factor=self._factor, decode=decode)
         finally:
             if vae.dtype != before:
                 vae.to(before)

@@ -18,6 +18,8 @@ PROMPT, STEPS, CFG, SEED = "a red house", 4, 3.0, 5
 
 def pipeline(model) -> StableDiffusionPipeline:
     encoder = model.encoders[0]
+    side = model.native[0] // model.factor
+    model.unet.register_to_config(sample_size=side)  # img2img's constructor compares it
     pipe = StableDiffusionPipeline(
         vae=model.vae,
         unet=model.unet,

@@ -8,7 +8,12 @@ import diffusers as d
 import tiny_models
 import torch
 
-TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+TABLE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "sample": "sample"}
 
 
@@ -53,9 +58,7 @@ def sd3_pipeline() -> Any:
     vae = tiny_models.make_vae("sd1")
     vae.register_to_config(shift_factor=0.0)
     return quiet(
-        d.StableDiffusion3Pipeline(
-            transformer=transformer, scheduler=scheduler, vae=vae, **parts
-        )
+        d.StableDiffusion3Pipeline(transformer=transformer, scheduler=scheduler, vae=vae, **parts)
     )
 
 

@@ -32,7 +32,8 @@ for name in {names!r}:
     importlib.import_module(name)
 taken = sorted(name for name in sys.modules if name.split(".")[0] in HOSTS)
 assert not taken, taken
-side = [n for n in sys.modules if n.startswith(("lib_hires.webui", "lib_hires.standalone", "lib_hires.diffusers"))]
+SIDES = ("lib_hires.webui", "lib_hires.standalone", "lib_hires.diffusers")
+side = [name for name in sys.modules if name.startswith(SIDES)]
 assert not side, side
 """
 

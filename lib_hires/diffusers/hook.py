@@ -56,6 +56,7 @@ class GuidanceHook(ModelHook):
         self.shifted: Tensor | None = None  # the sigmas that were raised
         self._sampling: Sampling | None = None
 
+    @torch.compiler.disable  # a model compiled in place would trace it; it then runs as it is
     def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's forward, guided where there is something to guide."""
         forward: Callable[..., Any] = self.fn_ref.original_forward

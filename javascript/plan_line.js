@@ -53,6 +53,11 @@
         const native = page && JSON.parse(page).native;
         if (!native || native == offered[tab]) return;
         offered[tab] = native;
+        refreshPresets(tab);
+    }
+
+    // Not when the list is opened: Gradio 4 would show only what matches the chosen name.
+    function refreshPresets(tab) {
         element(tab, 'preset_refresh')?.click();
     }
 
@@ -63,12 +68,17 @@
         const drawing = element(tab, 'drawing'), log = gradioApp().getElementById(`html_log_${tab}`);
         if (drawing) new MutationObserver(() => followModel(tab)).observe(drawing, content);
         if (log) new MutationObserver(changed).observe(log, content);
-        element(tab, 'accordion')?.querySelector('.label-wrap')?.addEventListener('click', changed);
+        element(tab, 'accordion')?.querySelector('.label-wrap')?.addEventListener('click', () => {
+            changed();
+            refreshPresets(tab);
+        });
+        refreshPresets(tab);
         changed();
     }
 
     onUiLoaded(() => {
         tabs.forEach(followTab);
+        gradioApp().querySelector('#tabs .tab-nav')?.addEventListener('click', () => tabs.forEach(refreshPresets));
         const preview = gradioApp().getElementById('img2img_scale_resolution_preview');
         const resize = gradioApp().getElementById('img2img_tabs_resize');
         const changed = () => window.hiresGuidanceChanged('img2img');

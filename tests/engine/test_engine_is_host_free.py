@@ -10,7 +10,7 @@ import pytest
 import lib_hires
 
 ROOT = Path(lib_hires.__file__).parents[1]
-SIDES = {"comfy", "webui", "standalone"}
+SIDES = {"comfy", "webui", "standalone", "diffusers"}
 ENGINE = sorted(
     f for f in (ROOT / "lib_hires").rglob("*.py") if f.relative_to(ROOT).parts[1] not in SIDES
 )
@@ -71,4 +71,4 @@ def test_imports_name_the_engines_libraries_only(path):
             names.append(node.module)
     for name in names:
         assert name.split(".")[0] in {*sys.stdlib_module_names, *LIBRARIES, "lib_hires"}, name
-        assert not name.startswith(("lib_hires.webui", "lib_hires.standalone")), name
+        assert not name.startswith(tuple(f"lib_hires.{side}" for side in SIDES)), name

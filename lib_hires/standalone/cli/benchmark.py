@@ -135,8 +135,9 @@ def _benchmark_quality(options: argparse.Namespace) -> int:
     import torch
 
     from lib_hires.standalone.benchmarks.quality import FINAL_SEEDS, quality
-    from lib_hires.standalone.models import fast_dtype
+    from lib_hires.standalone.models import fast_dtype, usable
 
+    usable(options.device)
     auto = options.dtype == "auto"
     if not auto:
         warn_slow(options.dtype, options.device)

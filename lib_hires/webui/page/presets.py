@@ -47,7 +47,6 @@ class PresetRow:
         listed = [self._name, self._message]
         sides, controls = [tab.host["width"], tab.host["height"]], tab.controls.values()
         self._refresh.click(offer, inputs=[self._name], outputs=listed, **UNQUEUED)
-        self._name.focus(choices, outputs=[self._name], **UNQUEUED)
         self._apply.click(
             apply,
             inputs=[self._name, *sides],
@@ -68,11 +67,6 @@ def built_in() -> list[str]:
 def offer(name: object) -> tuple[Any, str]:
     """The list for the loaded model, and of the chosen preset its counterpart."""
     return _listed(counterpart(name, native_side()))
-
-
-def choices() -> Any:
-    """The list as it is now, whoever has saved to it."""
-    return _listed()[0]
 
 
 def apply(name: str, width: float | None, height: float | None) -> list[Any]:
@@ -106,12 +100,11 @@ def delete(name: str | None) -> tuple[Any, str]:
     return _listed(built_in()[0], f'Deleted "{name}".')
 
 
-def _listed(chosen: str | None = None, message: str = "") -> tuple[Any, str]:
+def _listed(chosen: str, message: str = "") -> tuple[Any, str]:
     """All presets, the built-in ones first."""
     names = built_in()
     try:
         names += preset_file().values()
     except PresetError as error:
         message = f"Your own presets: {error}."
-    update = {"choices": names} if chosen is None else {"choices": names, "value": chosen}
-    return gr.update(**update), status(message)
+    return gr.update(choices=names, value=chosen), status(message)

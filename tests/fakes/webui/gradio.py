@@ -23,9 +23,6 @@ class Component:
     def click(self, fn: Any, **event: Any) -> None:
         self.events["click"] = {"fn": fn, **event}
 
-    def focus(self, fn: Any, **event: Any) -> None:
-        self.events["focus"] = {"fn": fn, **event}
-
 
 def update(**kwargs: Any) -> dict[str, Any]:
     return kwargs

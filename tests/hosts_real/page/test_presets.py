@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from webui_page import NATIVE, PATIENCE
@@ -70,3 +71,25 @@ def test_the_preset_follows_the_kind_of_model(open_page: Any, host: Any) -> None
         page.wait_for_line("First pass 1024x1024 .*, then stage 1 2048x2048")
     finally:
         host.request("/sdapi/v1/options", {OPTION: NATIVE})
+
+
+def test_the_opened_list_has_all_presets_and_what_the_other_tab_has_saved(open_page: Any) -> None:
+    page = open_page()
+    box = page.ours("preset").locator("input")
+    listed = page.ours("preset").locator("ul li")
+    box.click()
+    listed.nth(len(BUILT_IN) - 1).wait_for()
+    box.fill("of both tabs")
+    box.press("Enter")
+    page.ours("preset_save").click()
+    page.ours("preset_message").get_by_text('Saved as "of both tabs".').wait_for()
+    page.page.locator("#tabs > .tab-nav button", has_text=re.compile("img2img", re.I)).click()
+    page.tab = "img2img"
+    page.open_accordion()
+    page.choose_preset("of both tabs")
+    page.ours("preset_message").locator("p").wait_for(state="detached")
+    page.ours("preset").locator("input").click()
+    page.ours("preset").locator("ul li", has_text="of both tabs").wait_for()
+    page.page.on("dialog", lambda dialog: dialog.accept())
+    page.ours("preset_delete").click()
+    page.ours("preset_message").get_by_text('Deleted "of both tabs".').wait_for()

@@ -1,0 +1,191 @@
+"""Progressive refinement with a pipeline's own VAE and image-to-image denoising."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoPipelineForImage2Image
+from torch import Tensor
+
+from lib_hires.diffusers.guidance import model_of, native_of
+from lib_hires.diffusers.hook import NAME, GuidanceHook, factor_of
+from lib_hires.diffusers.layouts import unpacked
+from lib_hires.noise import generators
+from lib_hires.refinement import Stage, plan
+from lib_hires.refinement import refine as run_stages
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.tiled_vae import vae_tiled
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedStage:
+    """A finished stage."""
+
+    stage: Stage
+    latent: Tensor  # (b, c, h, w)
+    images: list[Any]  # PIL's
+
+
+def refine(
+    pipe: Any, result: Any, *, num_inference_steps: int = 50, generator: Any = None, **call: Any
+) -> Iterator[RefinedStage]:
+    """Upsample a pipeline's result in stages, yielding each as soon as it is finished.
+
+    result: what the pipeline returned: its output, PIL images, images (b, 3, H, W) in [0, 1], or
+    latents (b, c, h, w). call: what the pipeline was called with: prompt, guidance_scale, ...
+    generator: whose seeds the noise of every stage is drawn from. The stages are those of the
+    settings that `apply_hires_guidance` was given, or of the defaults.
+    Raises SettingsError for what the settings cannot do here.
+    """
+    hook = getattr(model_of(pipe), "_diffusers_hook", None)
+    hook = hook and hook.get_hook(NAME)
+    settings = hook.settings if hook else Settings()
+    if settings.refine.upsampler != "None":
+        raise SettingsError("refine_upsampler: diffusers pipelines take no feature upsampler")
+    call = {key: value for key, value in call.items() if key not in ("height", "width", "latents")}
+    stages = _Stages(pipe, settings, hook, num_inference_steps, generator, call)
+    yield from stages.run(result)
+
+
+class _Stages:
+    """The stages of one run."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        settings: Settings,
+        hook: GuidanceHook | None,
+        steps: int,
+        generator: Any,
+        call: dict[str, Any],
+    ) -> None:
+        self._pipe, self._settings, self._hook = pipe, settings, hook
+        self._steps, self._call = steps, call
+        given = generator if isinstance(generator, list) else [generator]
+        self._seeds = [one.initial_seed() if one is not None else torch.seed() for one in given]
+        self._img2img = pipe if "Img2Img" in type(pipe).__name__ else _image_pipeline(pipe)
+        self._factor = factor_of(pipe)
+
+    @torch.no_grad()
+    def run(self, result: Any) -> Iterator[RefinedStage]:
+        latent = self._latent(result)
+        factor = self._factor
+        _, multiple = native_of(self._pipe, factor)
+        first = latent.shape[-2] * factor, latent.shape[-1] * factor
+        refine_settings = self._settings.refine
+        stages = plan(refine_settings, first, multiple=multiple * factor, factor=factor * 2)
+        results = run_stages(
+            latent,
+            stages,
+            decode=self._decode,
+            encode=self._encode,
+            denoise=self._denoise,
+            factor=factor,
+            colour_match=refine_settings.colour_match,
+        )
+        for done in results:
+            images = self._pipe.image_processor.postprocess(self._decode(done.latent))
+            yield RefinedStage(done.stage, done.latent, images)
+
+    def _latent(self, result: Any) -> Tensor:
+        """The first image's latent, of whatever the pipeline returned."""
+        images = getattr(result, "images", result)
+        if isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] != 3:
+            return images
+        if isinstance(images, Tensor) and images.ndim != 4:
+            raise SettingsError("refine: give the pipeline's images, not its packed latents")
+        return self._encode(self._pipe.image_processor.preprocess(images))
+
+    def _denoise(self, latent: Tensor, stage: Stage, _: Tensor) -> Tensor:
+        """The pipeline's image-to-image run from a clean latent, of the last steps."""
+        steps = self._steps
+        height, width = (side * self._factor for side in latent.shape[-2:])
+        seeds = self._seeds if len(self._seeds) == len(latent) else self._more_seeds(len(latent))
+        last = max(1, min(steps, round(stage.strength * steps)))
+        if self._hook is not None:
+            self._hook.kind = "stage"
+        try:
+            out = self._img2img(
+                **self._call,
+                image=latent.to(model_of(self._pipe).dtype),
+                strength=min(1.0, (last + 0.01) / steps),
+                num_inference_steps=steps,
+                generator=generators(seeds, stage.number),
+                output_type="latent",
+                return_dict=False,
+                **self._sizes(height, width),
+            )[0]
+        finally:
+            if self._hook is not None:
+                self._hook.kind = "text"
+        if out.ndim == 3:
+            return unpacked(out, (latent.shape[-2] // 2, latent.shape[-1] // 2))
+        return out
+
+    def _sizes(self, height: int, width: int) -> dict[str, int]:
+        taken = inspect.signature(type(self._img2img).__call__).parameters
+        return {"height": height, "width": width} if "height" in taken else {}
+
+    def _more_seeds(self, images: int) -> list[int]:
+        return [self._seeds[0] + image for image in range(images)]
+
+    def _decode(self, latent: Tensor) -> Tensor:
+        scale, shift = self._scale(latent)
+
+        def decode(z: Tensor) -> Tensor:
+            return self._vae.decode((z / scale + shift).to(self._vae.dtype), return_dict=False)[0]
+
+        return self._tiled(decode, latent.to(self._device), decode=True).float()
+
+    def _encode(self, image: Tensor) -> Tensor:
+        def encode(part: Tensor) -> Tensor:
+            found = self._vae.encode(part.to(self._vae.dtype), return_dict=False)[0]
+            z = (found if isinstance(found, Tensor) else found.mode()).float()
+            scale, shift = self._scale(z)
+            return (z - shift) * scale
+
+        return self._tiled(encode, image.to(self._device), decode=False)
+
+    def _tiled(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
+        vae, tile = self._vae, self._settings.refine.tile
+        before = vae.dtype
+        if before == torch.float16 and vae.config.get("force_upcast"):
+            vae.to(torch.float32)  # SDXL's overflows in float16
+        try:
+            return vae_tiled(function, x, vae=vae, pixels=tile, factor=self._factor, decode=decode)
+        finally:
+            if vae.dtype != before:
+                vae.to(before)
+
+    @property
+    def _vae(self) -> Any:
+        return self._pipe.vae
+
+    @property
+    def _device(self) -> torch.device:
+        offloading = getattr(self._vae, "_hf_hook", None)
+        found = getattr(offloading, "execution_device", None)
+        return self._vae.device if found is None else torch.device(found)
+
+    def _scale(self, like: Tensor) -> tuple[Any, Any]:
+        """Scale and shift with latent = (z - shift)·scale, z being what the VAE sees."""
+        config = self._vae.config
+        mean = config.get("latents_mean") or [config.get("shift_factor") or 0.0]
+        deviation = config.get("latents_std") or [1.0]
+        shift, spread = (like.new_tensor(part)[:, None, None] for part in (mean, deviation))
+        return config.scaling_factor / spread, shift
+
+
+def _image_pipeline(pipe: Any) -> Any:
+    """Image to image with the same components and the same hooks."""
+    try:
+        made = AutoPipelineForImage2Image.from_pipe(pipe)
+    except ValueError:
+        raise SettingsError(f"refine: {type(pipe).__name__} has no image-to-image form") from None
+    made.set_progress_bar_config(**copy.copy(getattr(pipe, "_progress_bar_config", {})))
+    return made

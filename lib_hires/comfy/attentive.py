@@ -11,7 +11,7 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
-from lib_hires.attentive_guidance import gamma_at, mix_into_state_
+from lib_hires.attentive_guidance import gamma_at, mix_into_state_, steps_behind
 from lib_hires.comfy.model import family_of
 from lib_hires.noise import NoiseFamily
 from lib_hires.settings import AttentiveGuidance, SettingsError
@@ -81,9 +81,9 @@ class Mixed:
         return getattr(self._model, name)
 
     def __call__(self, x: Tensor, sigma: Tensor, *rest: Any, **named: Any) -> Any:
-        done, within = divmod(self._made, self._evaluations)
+        done = steps_behind(self._made, self._evaluations)
         self._made += 1
-        if done and within == 0:
+        if done:
             gamma = gamma_at(done, self._steps, self._settings)
             mix_scaled_(x, sigma[:1], gamma, self._settings, self._family)
         return self._model(x, sigma, *rest, **named)

@@ -1,4 +1,4 @@
-"""Runs inside a real ComfyUI's Python, by test_comfyui.py: HOST ROOT EXCHANGE.
+"""Runs inside a real ComfyUI's Python, by test_comfyui.py: HOST ROOT EXCHANGE [CHECK ...].
 
 HOST: ComfyUI's folder. ROOT: this repository, loaded as the host loads a folder of custom_nodes.
 EXCHANGE: a folder with `given.safetensors` (cond, uncond, noise, sigmas of the standalone side) and
@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 
 from comfyui_host import (
+    CHOSEN,
     EXCHANGE,
     GIVEN,
     LARGE,
@@ -331,9 +332,9 @@ def main():
     seen = {"version": __import__("comfyui_version").__version__}
     seen["nodes"] = sorted(n for n in nodes.NODE_CLASS_MAPPINGS if n.startswith("HiRes"))
     with torch.inference_mode():
-        for name, function in CHECKS.items():
+        for name in CHOSEN or CHECKS:
             try:
-                seen[name] = function()
+                seen[name] = CHECKS[name]()
             except Exception:
                 seen[name] = traceback.format_exc()[-1500:]
     Path(EXCHANGE, "seen.json").write_text(json.dumps(seen, indent=1))

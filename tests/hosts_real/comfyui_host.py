@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-HOST, ROOT, EXCHANGE = sys.argv[1:4]
+HOST, ROOT, EXCHANGE, *CHOSEN = sys.argv[1:]
 sys.argv = ["main.py"]
 sys.path.insert(0, HOST)
 os.chdir(HOST)

@@ -39,7 +39,7 @@ def standalone():
     )
     settings = Settings.from_values({"ug": True})
     run = Run(load_model(), request, settings)
-    return run, next(iter(run.paint())).images
+    return run, next(iter(run.generate())).images
 
 
 @pytest.fixture(scope="module")

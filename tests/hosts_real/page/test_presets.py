@@ -55,6 +55,7 @@ def test_the_preset_follows_the_kind_of_model(open_page: Any, host: Any) -> None
     assert box.input_value() == BUILT_IN[0].name
     try:
         host.request("/sdapi/v1/options", {OPTION: 1024})
+        page.size(512, 512)  # Forge begins with another shape
         page.open("refine")
         for _ in range(PATIENCE // 500):
             if box.input_value().startswith("SDXL"):

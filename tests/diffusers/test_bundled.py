@@ -48,7 +48,7 @@ def test_within_one_step_of_255(values) -> None:
     model = load_model()
     side = model.native[0] * (1 if "refine" in values else 2)
     request = Request(PROMPT, "", side, side, STEPS, "Euler", "Karras", CFG, SEED)
-    (*_, made) = Run(model, request, Settings.from_values(values)).paint()
+    (*_, made) = Run(model, request, Settings.from_values(values)).generate()
     conditioning = model.encode_prompts([PROMPT], [""])
     call = {
         "prompt_embeds": conditioning.cond,

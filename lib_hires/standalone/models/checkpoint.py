@@ -66,7 +66,7 @@ class Checkpoint:
                 beside = f"{name.removesuffix('weight')}{scale}"
                 if name.endswith(".weight") and beside in self.shapes:
                     self._used.add(beside)
-                    value = value.float() * self._file.get_tensor(beside).float()
+                    value = value.float() * _along_rows(self._file.get_tensor(beside), value)
         except (SafetensorError, RuntimeError) as error:
             raise ModelError(f"{self.path}: {name} cannot be read ({str(error)[:120]})") from error
         return value
@@ -177,6 +177,13 @@ class Part:
         return ModelError(
             f"{self.checkpoint.path}: the {self.title} lacks {few}{more}; give a whole checkpoint"
         )
+
+
+def _along_rows(scale: Tensor, value: Tensor) -> Tensor:
+    """A scale in the form that multiplies `value`; one number a row (n,) gets the axes it lacks."""
+    if scale.dim() == 1 and len(scale) == len(value) > 1:
+        scale = scale.reshape(-1, *[1] * (value.dim() - 1))
+    return scale.float()
 
 
 def _without_ones(shape: Iterable[int]) -> list[int]:

@@ -213,6 +213,23 @@ def test_scaled_weights_of_8_bits_are_multiplied(written, loaded) -> None:
     torch.testing.assert_close(found, wanted, rtol=0.07, atol=1e-3)
 
 
+def test_a_scale_of_each_row_multiplies_rows(written, loaded) -> None:
+    key = f"{UNET}middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+
+    def scaled(state: State, _: LatentModel) -> State:
+        rows, columns = state[key].shape
+        assert rows == columns  # so that along columns it would fit, too
+        scale = torch.arange(1.0, rows + 1)
+        weight = {key: state[key] / scale[:, None]}
+        return state | weight | {key.replace("weight", "weight_scale"): scale}
+
+    def weight(model: LatentModel) -> torch.Tensor:
+        return model.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight
+
+    found = weight(load_model(written("sd1", scaled)))
+    torch.testing.assert_close(found, weight(loaded["sd1"]))
+
+
 @pytest.mark.parametrize(
     ("family", "gone", "message"),
     [

@@ -11,6 +11,7 @@ from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.diffusers.hook import NAME, GuidanceHook, factor_of
 from lib_hires.diffusers.levels import is_flow, scales_noise, schedule
 from lib_hires.diffusers.shifted import shift_start, unshift_start
+from lib_hires.run.passes import mixes
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
 
@@ -32,11 +33,12 @@ class HiresGuidance:
     ) -> dict[str, Any]:
         """Attentive Guidance, as a pipeline's `callback_on_step_end`: mixes into its latents.
 
-        Latents of other forms than (b, c, h, w) are left as they are.
+        Latents of other forms than (b, c, h, w), and those of refinement stages, are left as they
+        are.
         """
         pfsa, scheduler = self.settings.pfsa, pipe.scheduler
         latents = given.get("latents")
-        if not pfsa.enabled or latents is None or latents.ndim != 4:
+        if not mixes(self.settings, self._hook.kind) or latents is None or latents.ndim != 4:
             return given
         levels = schedule(scheduler)
         steps = pipe.num_timesteps

@@ -38,6 +38,7 @@ class Sampling:
     guides: dict[int, UpsampleGuided] = field(default_factory=dict)  # by place in a step
     level: float = -1.0  # of the step
     place: int = -1  # of the call in the step
+    windows_logged: bool = False  # that they do not fit
 
 
 class GuidanceHook(ModelHook):
@@ -78,7 +79,7 @@ class GuidanceHook(ModelHook):
         model = Evaluated(forward, layout, sampling.levels, x.dtype, cond.pop("timestep"))
         guide = self._guide(sampling, model)
         state = model.levels.state(x, t)
-        if self._in_windows(layout, cond):
+        if self._in_windows(sampling, layout, cond):
             guided = model.levels.output(guide(state, t, **cond), state, t)
             output = layout.output(guided.to(x.dtype), x)
             return (
@@ -96,12 +97,14 @@ class GuidanceHook(ModelHook):
         guided = model.levels.output(guided, state, t).to(whole[0].dtype)
         return replaced(whole, layout.output(guided, whole[0]))
 
-    def _in_windows(self, layout: Layout, cond: Mapping[str, Any]) -> bool:
+    def _in_windows(self, sampling: Sampling, layout: Layout, cond: Mapping[str, Any]) -> bool:
         if self.settings.ug.windows == "off":
             return False
         residuals = any(cond.get(name) is not None for name in RESIDUALS)
         if residuals or not layout.takes_windows:
-            log.info("the image is evaluated at full size: windows do not fit this pipeline")
+            if not sampling.windows_logged:
+                log.info("the image is evaluated at full size: windows do not fit this pipeline")
+            sampling.windows_logged = True
             return False
         return True
 
@@ -126,7 +129,11 @@ class GuidanceHook(ModelHook):
         self._sampling = sampling = Sampling(timesteps, size, self.kind)
         sampling.reduction = self.reduction(size)
         if sampling.reduction is None:
-            log.info("Upsample Guidance has nothing to do: %s", not_above(size, self.native))
+            factor = factor_of(self.pipe)
+            image, native = (
+                (height * factor, width * factor) for height, width in (size, self.native)
+            )
+            log.info("Upsample Guidance has nothing to do: %s", not_above(image, native))
             return sampling
         scheduler, t = self.pipe.scheduler, cond["timestep"]
         scale = time_scale(scheduler, first_time(t))

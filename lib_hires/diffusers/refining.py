@@ -18,8 +18,22 @@ from lib_hires.diffusers.layouts import unpacked
 from lib_hires.noise import generators
 from lib_hires.refinement import Stage, plan
 from lib_hires.refinement import refine as run_stages
-from lib_hires.settings import Settings, SettingsError
+from lib_hires.settings import NOTHING, Settings, SettingsError
 from lib_hires.tiled_vae import vae_tiled
+
+OF_THE_FIRST_IMAGE = {  # arguments of a pipeline's call that stages give themselves, or go without
+    "height",
+    "width",
+    "latents",
+    "image",
+    "strength",
+    "output_type",
+    "return_dict",
+    "timesteps",
+    "sigmas",
+    "denoising_start",
+    "denoising_end",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +51,20 @@ def refine(
     """Upsample a pipeline's result in stages, yielding each as soon as it is finished.
 
     result: what the pipeline returned: its output, PIL images, images (b, 3, H, W) in [0, 1], or
-    latents (b, c, h, w). call: what the pipeline was called with: prompt, guidance_scale, ...
-    generator: whose seeds the noise of every stage is drawn from. The stages are those of the
+    latents (b, c, h, w). call: what the pipeline was called with: prompt, guidance_scale, ...;
+    sizes, noise, images, schedules and forms of output are left out. generator: whose seeds the
+    noise of every stage is drawn from; None draws one from torch's own. The stages are those of the
     settings that `apply_hires_guidance` was given, or of the defaults.
-    Raises SettingsError for what the settings cannot do here.
+    Raises SettingsError for what the settings cannot do here, and for pipelines with a ControlNet
+    and for inpainting.
     """
     hook = getattr(model_of(pipe), "_diffusers_hook", None)
     hook = hook and hook.get_hook(NAME)
     settings = hook.settings if hook else Settings()
-    if settings.refine.upsampler != "None":
+    if settings.refine.upsampler != NOTHING:
         raise SettingsError("refine_upsampler: diffusers pipelines take no feature upsampler")
-    call = {key: value for key, value in call.items() if key not in ("height", "width", "latents")}
+    _check_kind(pipe)
+    call = {key: value for key, value in call.items() if key not in OF_THE_FIRST_IMAGE}
     stages = _Stages(pipe, settings, hook, num_inference_steps, generator, call)
     yield from stages.run(result)
 
@@ -67,7 +84,7 @@ class _Stages:
         self._pipe, self._settings, self._hook = pipe, settings, hook
         self._steps, self._call = steps, call
         given = generator if isinstance(generator, list) else [generator]
-        self._seeds = [one.initial_seed() if one is not None else torch.seed() for one in given]
+        self._seeds = [_new_seed() if one is None else one.initial_seed() for one in given]
         self._img2img = pipe if "Img2Img" in type(pipe).__name__ else _image_pipeline(pipe)
         self._factor = factor_of(pipe)
 
@@ -179,6 +196,20 @@ class _Stages:
         deviation = config.get("latents_std") or [1.0]
         shift, spread = (like.new_tensor(part)[:, None, None] for part in (mean, deviation))
         return config.scaling_factor / spread, shift
+
+
+def _check_kind(pipe: Any) -> None:
+    """Raises SettingsError for pipelines whose further images the stages do not resize."""
+    name = type(pipe).__name__
+    if "ControlNet" in name or getattr(pipe, "controlnet", None) is not None:
+        raise SettingsError(f"refine: {name} has a ControlNet, which stages do not support")
+    if "Inpaint" in name:
+        raise SettingsError(f"refine: {name} is for inpainting, which stages do not support")
+
+
+def _new_seed() -> int:
+    """From torch's own generator, which keeps its seed."""
+    return int(torch.randint(2**63 - 1, ()))
 
 
 def _image_pipeline(pipe: Any) -> Any:

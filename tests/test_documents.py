@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from lib_hires.settings import declarations, markdown_table
 from lib_hires.standalone.cli import _parser
@@ -63,6 +65,17 @@ def test_links_and_images_are_there(document: Path) -> None:
     for link in links:
         if "://" not in link:
             assert (document.parent / link).exists(), link
+
+
+def test_the_engine_s_example_runs() -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    names: dict[str, Any] = {}
+    exec(compile(block, "python.md", "exec"), names)
+    assert names["x"].shape == (1, 4, 128, 128)
+    assert names["x"].isfinite().all()
+    x, sigma = torch.randn(1, 4, 128, 128), torch.tensor([2.0])
+    assert not torch.allclose(names["guided"](x, sigma), names["denoise"](x, sigma), atol=1e-3)
 
 
 @pytest.mark.slow

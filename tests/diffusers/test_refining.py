@@ -47,10 +47,13 @@ def test_arguments_of_the_first_image_are_left_out() -> None:
 
 def test_attentive_guidance_mixes_in_no_stage() -> None:
     pipe = tiny.unet_pipeline()
-    plain, plain_first = (make(pipe) for make in (refined, tiny.latents))
-    hires = apply_hires_guidance(pipe, pfsa=True, pfsa_gamma=0.5)
+    stage = {"refine": True, "refine_eta2": "0.9"}
+    apply_hires_guidance(pipe, **stage)
+    call: dict[str, Any] = {"num_inference_steps": 10}
+    plain, plain_first = refined(pipe, **call), tiny.latents(pipe)
+    hires = apply_hires_guidance(pipe, pfsa=True, pfsa_gamma=0.5, **stage)
     callback = {"callback_on_step_end": hires.on_step_end}
-    assert torch.equal(refined(pipe, **callback), plain)
+    assert torch.equal(refined(pipe, **call, **callback), plain)
     assert not torch.equal(tiny.latents(pipe, **callback), plain_first)
 
 

@@ -51,6 +51,8 @@ def before_sampling(p: Any) -> None:
         _turn_off_unsupported(run)
         prepare_stages(run)
         _warn_if_idle(run, Guidance.of(run, kind))
+        run.keep_messages()
+    run.begin_batch(p.iteration, chosen_native())
     if not _is_on(run.settings):
         return
     guidance = Guidance.of(run, kind)

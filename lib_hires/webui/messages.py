@@ -46,7 +46,7 @@ def extension_of(error: BaseException) -> str:
     folders = "|".join(FOLDERS)
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         file = Path(frame.f_code.co_filename)
-        found = re.search(rf"/(?:{folders})/([^/]+)/", file.as_posix())
+        found = re.findall(rf"/(?:{folders})/([^/]+)/", file.as_posix())
         if found and OURS not in file.parents:
-            return found[1]
+            return str(found[-1])
     return ""

@@ -35,7 +35,10 @@ class RunState:
     upsampler: the feature upsampler that they name.
     size: (height, width) in pixels of the image before the stages, once the host knows it.
     kept: images before the last stage, with their PNG info.
-    acted, left_out: which of OFF have done something, and which have been left out somewhere.
+    acted, left_out: which of OFF have done something in the present batch, and which have been left
+    out somewhere in it.
+    idle, note: what is left out of every batch, and the messages about the whole run.
+    batch: the number of the batch that is sampled, once one is.
     controlnet: the units of the run, which stay in this process.
     """
 
@@ -47,6 +50,9 @@ class RunState:
     kept: list[Any] = field(default_factory=list)
     acted: set[str] = field(default_factory=set)
     left_out: set[str] = field(default_factory=set)
+    idle: set[str] = field(default_factory=set)
+    note: str = ""
+    batch: int | None = None
     controlnet: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,6 +94,7 @@ class HostRun:
         """Leave these of OFF out of the whole run, and of its PNG info."""
         self.state.settings = self._without(names)
         self.warn(message)
+        self.state.note = f"{self.state.note} {message}".lstrip()
         infotext.keep_only(self.state.settings, self.p.extra_generation_params)
 
     def leaving_out(self, name: str) -> Warn:
@@ -105,6 +112,25 @@ class HostRun:
     def acting(self, *names: str) -> Callable[..., None]:
         """A function to be called wherever these of OFF have acted."""
         return lambda *_: self.state.acted.update(names)
+
+    def keep_messages(self) -> None:
+        """What has been warned of until now is about every batch of the run."""
+        self.state.idle = set(self.state.left_out)
+        self.state.note = self.p.extra_generation_params.get(infotext.NOTE, "")
+
+    def begin_batch(self, number: int, native: int) -> None:
+        """The PNG info of a later batch says nothing of what happened in the one before.
+
+        number: the host's, from 0. native: the native size that the user has set, 0 for none.
+        """
+        later, self.state.batch = self.state.batch not in (None, number), number
+        if not later:
+            return
+        self.state.acted, self.state.left_out = set(), set(self.state.idle)
+        parameters = self.p.extra_generation_params
+        infotext.write(self.state.settings, parameters, native)
+        if self.state.note:
+            parameters[infotext.NOTE] = self.state.note
 
     def describe(self) -> None:
         """Take what has acted nowhere out of the PNG info."""

@@ -133,3 +133,51 @@ def test_a_stage_outside_tiled_diffusion_is_a_message(host, monkeypatch):
     assert host.generate(UG).messages == []
     (message,) = host.generate(REFINE).messages
     assert "Tiled Diffusion tiles the images of the size that was asked for" in message
+
+
+def failing_in_a_stage(evaluation: int) -> list[torch.Tensor]:
+    """The host's model fails in one of the stages' evaluations, from 1; gives the list of them."""
+    from modules import shared
+
+    model = shared.loaded.sd_model
+    plain, stages = model.apply_model, []
+
+    def apply_model(x, t, cond):
+        if x.shape[-1] == 32:
+            stages.append(x)
+            if len(stages) == evaluation:
+                raise RuntimeError("broken")
+        return plain(x, t, cond)
+
+    model.apply_model = apply_model
+    return stages
+
+
+def test_what_failed_in_the_first_batch_is_not_said_of_the_second(host):
+    failing_in_a_stage(1)
+    first, second = host.generate(REFINE, n_iter=2).infotexts
+    assert "HiRes refine" not in first
+    assert "stage 1 failed" in first
+    assert "HiRes refine: True" in second
+    assert "HiRes note" not in second
+
+
+def test_what_acted_in_the_first_batch_is_not_said_of_the_second(host):
+    stages = failing_in_a_stage(0)
+    host.generate(REFINE)
+    evaluations = len(stages)
+    assert evaluations > 0
+    failing_in_a_stage(evaluations + 1)
+    first, second = host.generate(REFINE, n_iter=2).infotexts
+    assert "HiRes refine: True" in first
+    assert "HiRes note" not in first
+    assert "HiRes refine: True" not in second
+    assert "stage 1 failed" in second
+
+
+def test_what_is_about_the_whole_run_is_said_of_every_batch(host):
+    made = host.generate(UG | PFSA, n_iter=2, width=64, height=64)
+    for infotext in made.infotexts:
+        assert "HiRes ug" not in infotext
+        assert "had nothing to do" in infotext
+        assert "HiRes pfsa: True" in infotext

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib_hires.standalone import cli
 from lib_hires.standalone.bundled import FOLDER
+from lib_hires.standalone.cli.train import BUNDLED_STAGES
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.training import few_steps as train_few_steps
 from lib_hires.standalone.training import turbo as train_turbo
@@ -171,7 +172,7 @@ def test_a_distilled_model_is_a_model(
 def test_stages_are_known_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (*STAGES, "judge") == cli.BUNDLED_STAGES
+    assert (*STAGES, "judge") == BUNDLED_STAGES
     folders = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     assert cli.main(["train-demo", *folders, "--stages", "few-step"]) == 2
     assert "--stages: expected some of vae, latents, " in capsys.readouterr().err

@@ -32,28 +32,38 @@ class Shown:
             return {"status": _progress(event)} | preview
         if isinstance(event, Ended):
             kept = "" if self._saved is None else f"; {_stage_name(self._saved.stage)} is kept"
-            return {"status": message(f"{event.message}{kept}") + folded(event.record)}
+            status = message(f"{event.message}{kept}") + folded(event.record)
+            return {"status": status} | ({} if self._saved is None else self._files(self._saved))
         self._saved, self._first = event, self._first or event.image
-        return self._images(event)
+        if event.stage < event.stages:
+            return self._compared(event)
+        text = f'done in <span class="measurement">{event.seconds:.1f} sec.</span>'
+        status = _paragraph(text) + folded(event.record)
+        return self._compared(event) | self._files(event) | {"status": status}
 
-    def _images(self, saved: Saved) -> dict[str, Any]:
-        paths = [str(path) for path in saved.paths]
-        earlier = [path for path in self._earlier if Path(path).is_file()]
-        session = paths + earlier
+    def _compared(self, saved: Saved) -> dict[str, Any]:
+        """The first image beside the newest; one alone beside the one before it."""
         before = self._first
         assert before is not None
-        if saved.stage == 0 and earlier:  # one image alone: beside the one before it
+        earlier = self._earlier_files()
+        if saved.stage == 0 and earlier:
             before = _opened(earlier[0]) or before
-        done = saved.stage == saved.stages
-        text = f'done in <span class="measurement">{saved.seconds:.1f} sec.</span>'
+        return {"compare": (before.resize(saved.image.size), saved.image)}
+
+    def _files(self, saved: Saved) -> dict[str, Any]:
+        """The files of a run that is over: a stage writes over the one before it, which a browser
+        must not be loading then."""
+        paths = [str(path) for path in saved.paths]
+        session = paths + self._earlier_files()
         return {
             "session": session,
             "gallery": session,
             "chosen": paths[0],
             "about": _about(paths[0]),
-            "compare": (before.resize(saved.image.size), saved.image),
-            **({"status": _paragraph(text) + folded(saved.record)} if done else {}),
         }
+
+    def _earlier_files(self) -> list[str]:
+        return [path for path in self._earlier if Path(path).is_file()]
 
 
 def _opened(path: str) -> Image.Image | None:

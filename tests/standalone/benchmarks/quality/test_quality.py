@@ -330,7 +330,8 @@ def test_a_mark_is_a_share_or_a_mean() -> None:
 def test_the_peak_is_of_the_work_alone() -> None:
     freed = bytearray(2**28)
     del freed
-    peak = peak_memory(torch.device("cpu"), lambda: bytearray(2**26))
-    if peak is None:
+    # A system that is short of memory may take other pages of this process away meanwhile.
+    peaks = [peak_memory(torch.device("cpu"), lambda: bytearray(2**26)) for _ in range(3)]
+    if None in peaks:
         pytest.skip("this system reports no peak of memory")
-    assert 0.9 < peak / 2**26 < 2
+    assert 0.9 < max(peaks) / 2**26 < 2

@@ -129,5 +129,7 @@ def test_sides_that_cannot_be_generated_are_refused(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak of memory")
 def test_mixing_takes_less_than_all_products_of_two_positions() -> None:
-    taken = in_fresh_process(_peak_of_mixing, (1, 4, 64, 64), torch.device("cpu"))
-    assert 0 < taken < 4 * 64**4
+    # A system that is short of memory may take other pages of the process away meanwhile.
+    size = (1, 4, 64, 64), torch.device("cpu")
+    peaks = [in_fresh_process(_peak_of_mixing, *size) for _ in range(3)]
+    assert 0 < max(peaks) < 4 * 64**4

@@ -12,21 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lib_hires.standalone.world.description import AIRBORNE, Scene, Subject
+from lib_hires.standalone.world.description import AIRBORNE, COLOURS, Scene, Subject
 
 RGB = tuple[int, int, int]
 Point = tuple[float, float]
-
-COLOURS: dict[str, RGB] = {
-    "red": (214, 36, 44),
-    "orange": (246, 132, 28),
-    "yellow": (252, 214, 48),
-    "green": (40, 156, 70),
-    "blue": (36, 92, 214),
-    "purple": (132, 58, 180),
-    "pink": (248, 132, 184),
-    "white": (246, 246, 242),
-}
 
 SKIES: dict[str, tuple[RGB, RGB]] = {  # colour at the top, colour at the horizon
     "clear": ((112, 186, 240), (216, 238, 250)),

@@ -151,6 +151,22 @@ def refine(
         yield StageResult(stage, latent)
 
 
+class Remembering:
+    """A function of a tensor that does not compute the same tensor twice in a row.
+
+    For `decode`: a stage's image is shown, and then upsampled for the next stage.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._last is None or self._last[0] is not x:
+            self._last = x, self._function(x)
+        return self._last[1]
+
+
 def match_channels(latent: Tensor, reference: Tensor) -> Tensor:
     """`latent` with each image's channel means and deviations made those of `reference`.
 

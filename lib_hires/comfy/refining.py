@@ -17,7 +17,7 @@ from torch import Tensor
 from lib_hires.comfy.conditioning import scaled_conditioning
 from lib_hires.comfy.model import MULTIPLE, sigma_at
 from lib_hires.noise import draw, generators, stage_seed
-from lib_hires.refinement import Stage, StageResult, plan, refine
+from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
 from lib_hires.settings import ProgressiveRefinement
 from lib_hires.sizes import Size, count, shown
 
@@ -189,16 +189,3 @@ class StageSampling:
         """The seed of each image: an image's noise is its own, whatever the batch."""
         indices = self._run.latent.get("batch_index", range(images))
         return [self._run.seed + index for index in indices]
-
-
-class Remembering:
-    """A function of a tensor that does not compute the same tensor twice in a row."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self._function = function
-        self._last: tuple[Tensor, Tensor] | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._last is None or self._last[0] is not x:
-            self._last = x, self._function(x)
-        return self._last[1]

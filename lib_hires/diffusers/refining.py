@@ -16,7 +16,7 @@ from lib_hires.diffusers.guidance import model_of, native_of
 from lib_hires.diffusers.hook import NAME, GuidanceHook, factor_of
 from lib_hires.diffusers.layouts import unpacked
 from lib_hires.noise import generators
-from lib_hires.refinement import Stage, plan
+from lib_hires.refinement import Remembering, Stage, plan
 from lib_hires.refinement import refine as run_stages
 from lib_hires.settings import NOTHING, Settings, SettingsError
 from lib_hires.tiled_vae import vae_tiled
@@ -96,17 +96,18 @@ class _Stages:
         first = latent.shape[-2] * factor, latent.shape[-1] * factor
         refine_settings = self._settings.refine
         stages = plan(refine_settings, first, multiple=multiple * factor, factor=factor * 2)
+        decode = Remembering(self._decode)
         results = run_stages(
             latent,
             stages,
-            decode=self._decode,
+            decode=decode,
             encode=self._encode,
             denoise=self._denoise,
             factor=factor,
             colour_match=refine_settings.colour_match,
         )
         for done in results:
-            images = self._pipe.image_processor.postprocess(self._decode(done.latent))
+            images = self._pipe.image_processor.postprocess(decode(done.latent))
             yield RefinedStage(done.stage, done.latent, images)
 
     def _latent(self, result: Any) -> Tensor:

@@ -18,7 +18,7 @@ from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.devices import forget_peak, held_at_most
 from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
-from lib_hires.refinement import Stage, StageResult, plan, refine
+from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
 from lib_hires.run.passes import guided_at, in_windows
 from lib_hires.run.plan import RunPlan, run_plan
@@ -167,7 +167,7 @@ class Run:
         started = time.perf_counter()
         record = self.record = self._new_record()
         generation = Generation(self, on_step)
-        decode = _Remembering(self.decode)
+        decode = Remembering(self.decode)
 
         def finished(stage: int, latent: Tensor) -> FinishedStage:
             images = decode(latent).clamp(-1, 1)
@@ -350,19 +350,6 @@ class Generation:
             return denoise(x, sigma, **cond)
 
         return evaluate
-
-
-class _Remembering:
-    """A function of a tensor that does not compute the same tensor twice in a row."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self._function = function
-        self._last: tuple[Tensor, Tensor] | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._last is None or self._last[0] is not x:
-            self._last = x, self._function(x)
-        return self._last[1]
 
 
 def _nothing_to_guide(settings: Settings, first: Size, native: Size) -> str:

@@ -81,10 +81,10 @@ def test_an_image_shown_twice_is_written_to_two_files(tmp_path: Path) -> None:
 def test_a_job_that_cannot_begin_ends_with_a_message(tmp_path: Path) -> None:
     from lib_hires.standalone.app.job import Ended, Job
 
-    def paint(_: object) -> None:
-        raise IndexError("nothing to paint")
+    def failing(_: object) -> None:
+        raise IndexError("nothing to generate")
 
-    run = SimpleNamespace(model=None, generate=paint, record=RunRecord(time.perf_counter))
+    run = SimpleNamespace(model=None, generate=failing, record=RunRecord(time.perf_counter))
     (event,) = Job(run, tmp_path, threading.Event()).events()  # type: ignore[arg-type]
     assert isinstance(event, Ended)
     assert event.message.startswith("the first image failed (IndexError")

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib_hires.standalone.models.kinds import no_safetensors, part_of_folder
 from lib_hires.standalone.models.latent import ModelError, Prediction, reason
 from lib_hires.standalone.models.names import Place, Places
 
@@ -24,7 +25,6 @@ log = logging.getLogger("hires_guidance")
 
 Shapes = dict[str, list[int]]
 
-UNSAFE = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 SCALES = ("scale_weight", "weight_scale")  # of weights in 8 bits, beside them
 _OTHERS = re.compile(r"(^|[._])ema[._]|^control_model\.")  # prefixes of what is not sampled with
 NAMED = 3  # tensors in a message, at most
@@ -37,11 +37,6 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix.lower() in UNSAFE:
-            raise ModelError(
-                f"{path}: pickled checkpoints can run code when read and are refused; "
-                "convert it to .safetensors"
-            )
         self.path = path
         try:
             self._file = safe_open(path, framework="pt")
@@ -51,10 +46,7 @@ class Checkpoint:
             }
             self.metadata: Mapping[str, str] = self._file.metadata() or {}
         except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{path}: not a safetensors file, or a damaged one ({str(error)[:120]}); "
-                "download or copy it again"
-            ) from error
+            raise ModelError(f"{path}: {_not_whole(path, error)}") from error
         self._used: set[str] = set()
 
     def tensor(self, name: str) -> Tensor:
@@ -92,6 +84,12 @@ class Checkpoint:
         if unused:
             few = ", ".join(unused[:NAMED])
             log.debug("%s: left out %d tensors, among them %s", self.path.name, len(unused), few)
+
+
+def _not_whole(path: Path, error: Exception) -> str:
+    unknown = f"not a safetensors file, or a damaged one ({str(error)[:120]})"
+    known = part_of_folder(path) or no_safetensors(path)
+    return known or f"{unknown}; download or copy it again"
 
 
 class Part:
@@ -168,7 +166,7 @@ class Part:
         path = self.checkpoint.path
         return ModelError(
             f"{path}: the {self.title} does not fit its configuration ({reason}); "
-            f"put the right {path.stem}.yaml and text encoder folder beside it"
+            f"put the right {path.stem.removesuffix('.vae')}.yaml and text encoder folder beside it"
         )
 
     def _lacks(self, names: Sequence[str]) -> ModelError:

@@ -280,8 +280,7 @@ def _stated_schedule(original: Original) -> Tensor:
     steps = params.whole("timesteps", schedule.STEPS)
     if not 0 < start <= end < 1:
         raise params.error("linear_end", "linear_start or more, both between 0 and 1", end)
-    if steps < 2:
-        raise params.error("timesteps", "at least 2", steps)
+    schedule.check_steps(params, "timesteps", steps)
     return schedule.scaled_linear(start, end, steps)
 
 
@@ -440,7 +439,7 @@ def _clip_folder(path: Path, original: Original) -> Path:
     """
     version = str(original.embedder.given("version") or CLIP_VOCABULARY)
     for folder in (path.parent / Path(version).name, Path(version)):
-        if (folder / "vocab.json").is_file():
+        if any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
             check_tokenizer(folder)
             return folder
     for repository in (version, CLIP_VOCABULARY):

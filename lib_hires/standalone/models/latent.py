@@ -221,6 +221,20 @@ class LatentModel:
         scale, shift = self._latent_scale(z)
         return (z - shift) * scale
 
+    def broken_weight(self) -> str | None:
+        """The name of a weight that is not a number, as in files whose merging went wrong.
+
+        In half precision infinite ones do not count: there a number of the file may be too large.
+        """
+        networks = {"U-Net": self.unet, "VAE": self.vae}
+        networks |= {f"text encoder {n}": e.model for n, e in enumerate(self.encoders, start=1)}
+        whole = self.dtype == torch.float32
+        for title, network in networks.items():
+            for name, weight in network.named_parameters():
+                if (~weight.isfinite() if whole else weight.isnan()).any():
+                    return f"{title}, {name}"
+        return None
+
     def _latent_scale(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift with latent = (z - shift)·scale, z being what the VAE sees."""
         config = self.vae.config

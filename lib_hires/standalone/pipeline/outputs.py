@@ -57,7 +57,7 @@ def read_about(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SettingsError(f"--from: there is no file {path}") from None
     except SyntaxError:  # as Pillow reports that it is none
-        raise SettingsError(f"--from: {path} is not a PNG image") from None
+        raise SettingsError(f"--from: {path} is not a PNG image, or a damaged one") from None
     except (KeyError, OSError, TypeError, ValueError, RecursionError, MemoryError, EOFError):
         pass
     raise SettingsError(f"--from: {path} holds no settings of ours")

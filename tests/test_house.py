@@ -55,3 +55,14 @@ def test_no_closure_changes_what_another_function_reads(file: Path):
 )
 def test_test_files_are_split_by_technique(file: Path):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= TEST_LINES
+
+
+def test_what_drives_a_browser_or_a_host_is_marked(request: pytest.FixtureRequest):
+    fixtures = {"browser": "browser", "host": "host"}
+    unmarked = [
+        (item.nodeid, marker)
+        for item in request.session.items
+        for fixture, marker in fixtures.items()
+        if fixture in getattr(item, "fixturenames", ()) and item.get_closest_marker(marker) is None
+    ]
+    assert not unmarked

@@ -74,6 +74,7 @@ def test_networks_of_real_size_have_the_published_number_of_weights() -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 def test_every_way_to_a_large_image_is_timed_and_measured(tiny_model: LatentModel) -> None:
     rows = list(rows_of(tiny_model, 64, steps=3))
     ways = [row["name"].rpartition(", ")[2] for row in rows]

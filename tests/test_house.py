@@ -58,11 +58,11 @@ def test_test_files_are_split_by_technique(file: Path):
 
 
 def test_what_drives_a_browser_or_a_host_is_marked(request: pytest.FixtureRequest):
-    fixtures = {"browser": "browser", "host": "host"}
-    unmarked = [
-        (item.nodeid, marker)
-        for item in request.session.items
-        for fixture, marker in fixtures.items()
-        if fixture in getattr(item, "fixturenames", ()) and item.get_closest_marker(marker) is None
-    ]
-    assert not unmarked
+    def marked(item: pytest.Item, marker: str) -> bool:
+        return item.get_closest_marker(marker) is not None
+
+    items = request.session.items
+    driving = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
+    hosted = [item for item in items if "hosts_real" in item.path.parts]
+    assert not [item.nodeid for item in driving if not marked(item, "browser")]
+    assert not [item.nodeid for item in hosted if not marked(item, "host")]

@@ -127,6 +127,7 @@ def test_parts_and_checkpointing_change_nothing_but_rounding(train, plain, optio
     assert_same(plain, train(next(iter(options)), **options), rounded=True)
 
 
+@pytest.mark.slow
 def test_a_cache_is_filled_once_and_changes_nothing(train, plain, tmp_path, monkeypatch) -> None:
     assert_same(plain, train("filling", tmp_path), rounded=True)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}

@@ -94,6 +94,12 @@ class Reduction:
         return math.sqrt(math.prod(axis.power for axis in self.axes))
 
     @property
+    def frames_to_one(self) -> float:
+        """m_t: how many frames share one of D's result."""
+        frames = self.axes[0] if len(self.axes) == 3 else None
+        return len(frames.upsample) / len(frames.reduce) if frames else 1.0
+
+    @property
     def small(self) -> Size:
         """(height, width) of D's result."""
         return len(self.axes[-2].reduce), len(self.axes[-1].reduce)

@@ -69,6 +69,7 @@ def test_images_are_kept_whatever_becomes_of_the_console(
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
+@pytest.mark.slow
 def test_a_batch_goes_on_whatever_the_console_can_print(tiny_folder: Path, tmp_path: Path) -> None:
     """As on a Windows code page with the output redirected."""
     (tmp_path / "prompts.txt").write_text("a red house\na blue fish\n")

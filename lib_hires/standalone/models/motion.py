@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lib_hires.standalone.models.kinds import no_safetensors
 from lib_hires.standalone.models.latent import LatentModel, ModelError, Motion, aligned, reason
 
 NATIVE_FRAMES = 16
@@ -158,10 +159,8 @@ def _from_file(path: Path) -> tuple[Any, int]:
     try:
         state = _renamed(load_file(path))
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"{path}: the motion module {reason(error)}; expected a .safetensors file (.ckpt files "
-            "can run code when read; convert it)"
-        ) from error
+        kind = no_safetensors(path) or f"the motion module {reason(error)}; copy it again"
+        raise ModelError(f"{path}: {kind}") from error
     config = _configuration(path, state)
     positions = config["motion_max_seq_length"]
     key = (len(config["block_out_channels"]), config["use_motion_mid_block"], positions)

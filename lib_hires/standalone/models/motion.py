@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lib_hires.standalone.models.checkpoint import listed
 from lib_hires.standalone.models.kinds import no_safetensors
 from lib_hires.standalone.models.latent import LatentModel, ModelError, Motion, aligned, reason
 
@@ -133,7 +134,7 @@ def _from_folder(path: Path) -> tuple[Any, int]:
         weights = sorted(path.glob("*.safetensors"), key=lambda file: "fp16" in file.name)
         if not weights:
             raise ModelError(f"{path}: has no .safetensors weights; copy them there")
-        adapter.load_state_dict({name: v.float() for name, v in load_file(weights[0]).items()})
+        _fill(path, adapter, {name: v.float() for name, v in load_file(weights[0]).items()})
     except ModelError:
         raise
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
@@ -169,11 +170,20 @@ def _from_file(path: Path) -> tuple[Any, int]:
     own = adapter.state_dict()
     buffers = {name: value for name, value in own.items() if name.endswith("pos_embed.pe")}
     try:
-        adapter.load_state_dict({**buffers, **weights})
+        _fill(path, adapter, {**buffers, **weights})
     except RuntimeError as error:
         raise ModelError(f"{path}: its tensors {reason(error)}; copy it again") from error
     _, frames = KINDS.get(key, ("", NATIVE_FRAMES))
     return adapter, min(frames, positions or LCM_POSITIONS)
+
+
+def _fill(path: Path, adapter: Any, state: Mapping[str, Tensor]) -> None:
+    """Raises ModelError for missing and for extra tensors, RuntimeError for other shapes."""
+    result = adapter.load_state_dict(state, strict=False)
+    if result.missing_keys:
+        raise ModelError(f"{path}: lacks {listed(result.missing_keys)}; copy it again")
+    if result.unexpected_keys:
+        raise ModelError(f"{path}: there is no place for {listed(result.unexpected_keys)}")
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,9 @@
 """An extension for the tests: Forge and reForge know smaller models than they do by themselves.
 
 They take a model's kind from its weights, but the widths and depths of some parts from lists of
-their own. Here these parts are as the tests write them: the VAE's width, of SDXL the U-Net's depth, the
-layers of the larger text encoder that it shares with Stable Diffusion 3, and in Forge the shapes of
-Flux's transformer and of T5.
+their own. Here these parts are as the tests write them: the VAE's width, of SDXL the U-Net's depth,
+the layers of the larger text encoder that it shares with Stable Diffusion 3, and in Forge the
+shapes of Flux's transformer and of T5.
 """
 
 from importlib import import_module

@@ -140,3 +140,12 @@ def test_a_half_precision_state_is_brought_to_scale_in_float32():
     for part in (state, expected):
         mix_scaled_(part, torch.tensor([500.0]), 0.3, PFSA, family)
     assert torch.equal(state, expected.half())
+
+
+def test_frames_are_mixed_each_by_itself():
+    """A state (b, c, T, h, w)."""
+    state = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    frames, family = [frame.clone() for frame in state.unbind(2)], WholeTimesteps(VP["abar"])
+    for part in (state, *frames):
+        mix_scaled_(part, torch.tensor([500.0]), 0.3, PFSA, family)
+    torch.testing.assert_close(state, torch.stack(frames, 2))

@@ -123,11 +123,13 @@ def steps_done(config: Any, evaluations: int) -> int | None:
 def mix_scaled_(
     state: Tensor, time: Tensor, gamma: float, settings: AttentiveGuidance, family: NoiseFamily
 ) -> None:
-    """Mix into a state of any family, in place; it is brought to VE's scale and back.
+    """Mix into a state of any family, in place; it is brought to VE's scale and back. Each frame of
+    a state (b, c, T, h, w) is mixed by itself.
 
     time: (1,), for an index without dimensions would be read from the device.
     """
     signal, noise = family.signal(time.float()), family.noise(time.float())
     scaled = state.float() / signal
-    mix_into_state_(scaled, gamma, settings, noise / signal)
+    for frame in scaled.unbind(2) if scaled.ndim == 5 else [scaled]:
+        mix_into_state_(frame, gamma, settings, noise / signal)
     state.copy_(scaled * signal)

@@ -301,12 +301,14 @@ def _running(installation: Installation, data: Path, model: Path) -> Iterator[in
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = {"--port": port, "--data-dir": data, "--ckpt": model}
+    places = {"--port": port, "--data-dir": data}
+    if installation.knows("--ckpt"):  # else the saved option names it
+        places["--ckpt"] = model
     places["--gradio-allowed-path"] = folder  # for Forge's own scripts, with such a data folder
     command = [python, "launch.py", *AS_IT_IS, *installation.for_the_cpu()]
     command += [str(part) for option in places.items() for part in option]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    offline["IGNORE_CMD_ARGS_ERRORS"] = "1"  # Forge Neo has no --ckpt
+    offline["IGNORE_CMD_ARGS_ERRORS"] = "1"  # Forge Neo has no --no-download-sd-model
     with (data / LOG).open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=os.environ | offline, stdout=log, stderr=log

@@ -8,6 +8,7 @@ guided prediction is from the prediction of the coarse state at the matched time
 changes, and whether the plain prediction is bit for bit the same afterwards; or the error.
 """
 
+import inspect
 import json
 import sys
 from contextlib import nullcontext
@@ -66,6 +67,17 @@ QWEN = {"num_layers": 1, "num_attention_heads": 1, "joint_attention_dim": TEXT}
 dynamic_args["ops"] = ""  # the loader sets it
 
 
+def fitting(make, options):
+    """What `make` gives for those options that it has; newer versions have fewer."""
+    known = inspect.signature(make).parameters
+    return make(**{name: value for name, value in options.items() if name in known})
+
+
+def flux_levels():
+    config = SimpleNamespace(sampling_settings={"shift": 1.15})
+    return fitting(k_prediction.PredictionFlux, {"model_config": config})
+
+
 def discrete(shift):
     return k_prediction.PredictionDiscreteFlow(SimpleNamespace(sampling_settings={"shift": shift}))
 
@@ -73,18 +85,18 @@ def discrete(shift):
 MODELS = {
     "Flux": (
         lambda: flux.IntegratedFluxTransformer2DModel(**FLUX),
-        k_prediction.PredictionFlux,
+        flux_levels,
         (),
     ),
     "Chroma": (
         lambda: chroma.IntegratedChromaTransformer2DModel(**CHROMA),
-        k_prediction.PredictionFlux,
+        flux_levels,
         (),
     ),
     "Lumina": (lambda: lumina.NextDiT(**LUMINA), lambda: discrete(6.0), ()),
     "Z-Image": (lambda: lumina.NextDiT(**Z_IMAGE), lambda: discrete(3.0), ()),
     "Qwen-Image": (lambda: qwen.QwenImageTransformer2DModel(**QWEN), lambda: discrete(1.15), (1,)),
-    "Anima": (lambda: anima.Anima(**ANIMA), lambda: discrete(3.0), (1,)),
+    "Anima": (lambda: fitting(anima.Anima, ANIMA), lambda: discrete(3.0), (1,)),
     "Wan": (lambda: wan.WanModel(**WAN), lambda: discrete(8.0), (3,)),
 }
 """Of each model what makes it, what makes its noise levels, and its latents' time axis."""

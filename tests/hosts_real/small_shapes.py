@@ -18,8 +18,7 @@ HEAD = 128  # channels of each of Flux's attention heads
 
 def know_small_xl(kinds):
     """kinds: the module with the host's list of models."""
-    small = {**kinds.SDXL.unet_config, "transformer_depth": XL_DEPTHS}
-    kinds.models.insert(0, type("SmallXL", (kinds.SDXL,), {"unet_config": small}))
+    kinds.SDXL.unet_config = {**kinds.SDXL.unet_config, "transformer_depth": XL_DEPTHS}
 
 
 def shorten_text_encoder(owner, name, is_large):

@@ -47,9 +47,12 @@ def test_the_page_has_a_row_for_each_host_and_thing_and_notes_what_does_not_work
     neo = replace(SEEN, host="Forge Neo", of="2026-02-23", result="left out in 1 of 2: DDIM")
     flux = replace(neo, model="Flux", result=NOT_OFFERED + "the host has no Flux")
     text = page([SEEN, neo, flux])
-    assert "| **Forge** | 2025-06-26 | works |  | 2026-11-28 |" in text
-    assert "| **Forge Neo** | 2026-02-23 | partly | not there | 2026-11-28 |" in text
+    assert "| model | Forge Jun 2025 | Forge Neo Feb 2026 |" in text
+    assert "| SD 1.5 | works | partly |" in text
+    assert "| Flux |  | not there |" in text
+    assert "| *seen* | 2026-11-28 | 2026-11-28 |" in text
     assert "| batches | works | partly (1) |" in text
+    assert "| Flux: batches |  | not there (1) |" in text
     assert "1. left out in 1 of 2: DDIM." in text
 
 

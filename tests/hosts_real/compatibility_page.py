@@ -14,13 +14,16 @@ DATA, PAGE = DOCS / "compatibility.json", DOCS / "compatibility.md"
 HOSTS = "A1111", "Forge", "reForge", "Forge Classic", "Forge Neo"
 MODELS = "SD 1.5", "SDXL", "SD 1.5 inpainting", "Flux", "SD 3"
 """Their order on the page; others come behind."""
+IN_FULL = "SD 1.5", "SDXL"
 
 BEFORE = """\
 # Compatibility
 
-What the host tests saw, on the CPU, with models of random weights; this page is made from
-`compatibility.json`, which they write. The folder is the same for all hosts; it looks at what a
-host offers, not at its name. ComfyUI has [a page of its own](comfy.md).
+What the host tests saw, on the CPU, with small models of random weights. The folder is the same
+for all hosts; it looks at what a host offers, not at its name. ComfyUI has
+[a page of its own](comfy.md). A month is that of the host's source; A1111 of July 2024 is 1.10.1.
+*partly*: the tables below say which part. *not there*: the host has no such models, or no such
+feature. Empty: not tried. This page is made from `compatibility.json`, which the tests write.
 """
 
 AFTER = """\
@@ -49,9 +52,11 @@ def page(rows: Iterable[Seen]) -> str:
     places = sorted({(row.host, row.of) for row in rows}, key=lambda at: (_rank(HOSTS, at[0]), at))
     models = sorted({row.model for row in rows}, key=lambda model: (_rank(MODELS, model), model))
     parts = [BEFORE, _overview(rows, places, models)]
-    parts += [
-        _section(model, [row for row in rows if row.model == model], places) for model in models
-    ]
+    for model in IN_FULL:
+        these = [row for row in rows if row.model == model]
+        parts += [f"## {model}\n", _table(these, places, naming=False)]
+    others = [row for row in rows if row.model not in IN_FULL]
+    parts += ["## Other models\n", _table(others, places, naming=True)]
     return "\n".join([*parts, AFTER])
 
 
@@ -71,29 +76,40 @@ def result_of(rows: Sequence[Seen]) -> str:
 
 
 def _overview(rows: Sequence[Seen], places: Sequence[Place], models: Sequence[str]) -> str:
-    lines = [_line(["host", "its source", *models, "seen"]), _rule(len(models) + 3)]
-    for place in places:
-        here = [row for row in rows if (row.host, row.of) == place]
-        cells = [result_of([row for row in here if row.model == model]) for model in models]
-        name, of = place
-        lines.append(_line([f"**{name}**", of, *cells, max(row.date for row in here)]))
-    return "\n".join([*lines, "", "*partly*: see below for which part. Empty: not tried.", ""])
+    """For each model what all tests together saw, and when."""
+    here = [[row for row in rows if (row.host, row.of) == place] for place in places]
+    lines = [_line(["model", *map(_head, places)]), _rule(len(places) + 1)]
+    for model in models:
+        found = [result_of([row for row in seen if row.model == model]) for seen in here]
+        lines.append(_line([model, *found]))
+    lines.append(_line(["*seen*", *(max(row.date for row in seen) for seen in here)]))
+    return "\n".join([*lines, ""])
 
 
-def _section(model: str, rows: Sequence[Seen], places: Sequence[Place]) -> str:
-    """What was tried with one kind of model, and notes of what does not work."""
-    heads = [f"{name} {_month(of)}" for name, of in places]
-    lines, notes = [_line([model, *heads]), _rule(len(heads) + 1)], dict[str, int]()
-    for tried in sorted({row.tried for row in rows}):
+def _table(rows: Sequence[Seen], places: Sequence[Place], naming: bool) -> str:
+    """What was tried, and notes of what does not work. naming: with the kind of model."""
+    notes = dict[str, int]()
+    lines = [_line(["tried", *map(_head, places)]), _rule(len(places) + 1)]
+    for model, tried in sorted({(row.model, row.tried) for row in rows}, key=_order):
         cells = []
         for place in places:
-            here = [row for row in rows if row.tried == tried and (row.host, row.of) == place]
+            about = model, tried, *place
+            here = [row for row in rows if (row.model, row.tried, row.host, row.of) == about]
             numbers = {notes.setdefault(note, len(notes) + 1) for note in _notes(here)}
             marks = " ".join(f"({number})" for number in sorted(numbers))
             cells.append(f"{result_of(here)} {marks}".strip())
-        lines.append(_line([tried, *cells]))
+        lines.append(_line([f"{model}: {tried}" if naming else tried, *cells]))
     told = [f"{number}. {note}." for note, number in notes.items()]
-    return "\n".join([f"## {model}", "", *lines, "", *told, *([""] if told else [])])
+    return "\n".join([*lines, "", *told, *([""] if told else [])])
+
+
+def _order(about: tuple[str, str]) -> tuple[int, tuple[str, str]]:
+    return _rank(MODELS, about[0]), about
+
+
+def _head(place: Place) -> str:
+    name, of = place
+    return f"{name} {_month(of)}".strip()
 
 
 def _month(date: str) -> str:

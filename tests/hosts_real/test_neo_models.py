@@ -13,8 +13,9 @@ from compatibility import shows
 pytestmark = pytest.mark.host
 
 ROOT = Path(__file__).parents[2]
-TRIED = "UG on the host's own transformer and sampling function: the coarse image is the native one"
-MODELS = "Flux", "Chroma", "Lumina", "Z-Image", "Qwen-Image", "Anima", "Wan"
+TRIED = "UG: the coarse image is the native sampler's"
+MODELS = "Chroma", "Lumina", "Z-Image", "Qwen-Image", "Anima", "Wan"
+WITH_FRAMES = "Qwen-Image", "Anima", "Wan"
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,13 @@ def seen():
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(model, marks=shows(TRIED, model=model)) for model in MODELS]
+    "model", ["Flux", *(pytest.param(model, marks=shows(TRIED, model=model)) for model in MODELS)]
 )
-def test_the_coarse_image_is_the_native_one(seen, model):
+def test_the_coarse_image_is_the_native_one(seen, model, partly):
     """With a time axis too, frame by frame; and nothing is left."""
+    partly("seen on the host's transformer and sampling function, not in a run of the whole WebUI")
+    if model in WITH_FRAMES:
+        partly("refinement and evaluation in windows are left out, with a message")
     found = seen[model]
     assert isinstance(found, dict), found
     assert found["supported"] and found["flow"] and found["finite"] and not found["messages"]

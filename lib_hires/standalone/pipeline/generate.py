@@ -29,7 +29,7 @@ from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
 from lib_hires.sizes import Size, native_size, not_above, small_size, snap
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.models.motion import set_context
-from lib_hires.standalone.pipeline.request import SAMPLERS, Request
+from lib_hires.standalone.pipeline.request import SAMPLERS, Request, warn_of_syntax
 from lib_hires.standalone.pipeline.sampling import (
     ClassifierFreeGuidance,
     Denoiser,
@@ -280,6 +280,8 @@ class Generation:
     def __init__(self, run: Run, on_step: OnStep) -> None:
         self._run, self._on_step = run, on_step
         request = run.request
+        warn_of_syntax(request.prompt)
+        warn_of_syntax(request.negative)
         conditioning = run.model.encode_prompts(
             [request.prompt] * request.batch, [request.negative] * request.batch
         )

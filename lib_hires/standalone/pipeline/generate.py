@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
-from lib_hires.devices import forget_peak, held_at_most
+from lib_hires.devices import allocated_peak, reset_allocated_peak
 from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
@@ -114,8 +114,8 @@ class Run:
         self.record = self._new_record()
 
     def _new_record(self) -> RunRecord:
-        forget_peak(self.model.device)
-        return RunRecord(time.perf_counter, partial(held_at_most, self.model.device))
+        reset_allocated_peak(self.model.device)
+        return RunRecord(time.perf_counter, partial(allocated_peak, self.model.device))
 
     def _checked(self, given: NamedUpsampler | None) -> NamedUpsampler | None:
         """The feature upsampler of the stages, its title in the settings."""

@@ -46,7 +46,7 @@ def links_of(page):
 def values_of(node):
     """The widgets' values of a node in the page's form, in their order."""
     inputs = [part["name"] for part in node["inputs"] if "widget" in part]
-    values = list(node["widgets_values"])
+    values = list(node.get("widgets_values", ()))
     if "seed" in inputs:
         values.pop(inputs.index("seed") + 1)  # what becomes of it after a run
     return dict(zip(inputs, values, strict=False))

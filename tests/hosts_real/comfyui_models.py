@@ -6,8 +6,6 @@ host's own classes, and for what other nodes patch.
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from comfyui_host import (
     LARGE,
     NEGATIVE,
@@ -27,14 +25,15 @@ from comfyui_host import (
     noise_of,
     run,
 )
+from comfyui_networks import SD1, SD3, WAN, XL, flux, random_model
 
 # isort: split
-import comfy.ldm.flux.model
+import comfy.controlnet
 import comfy.model_management
-import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
-import comfy.supported_models
+import comfy.t2i_adapter.adapter
+import nodes
 import torch
 from comfy_extras import nodes_custom_sampler
 
@@ -42,49 +41,6 @@ from lib_hires.resample import Reduction
 
 TIMES = torch.tensor([0.95, 0.7, 0.3, 0.0])
 HALF = Reduction.between((32, 32), (16, 16))  # of a latent that a transformer sees as 16x16 patches
-
-XL = {
-    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32,
-    "num_res_blocks": [1, 1], "channel_mult": [1, 2], "transformer_depth": [0, 1],
-    "transformer_depth_middle": 1, "transformer_depth_output": [0, 0, 1, 1], "context_dim": 64,
-    "num_heads": -1, "num_head_channels": 32, "use_spatial_transformer": True, "legacy": False,
-    "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 2816,
-    "use_temporal_attention": False,
-}  # fmt: skip
-SD3 = {
-    "in_channels": 16, "patch_size": 2, "out_channels": 16, "depth": 1, "input_size": None,
-    "adm_in_channels": 2048, "num_patches": 256, "pos_embed_max_size": 16,
-    "pos_embed_scaling_factor": None, "x_block_self_attn_layers": [],
-    "context_embedder_config": {
-        "target": "torch.nn.Linear", "params": {"in_features": 64, "out_features": 64},
-    },
-}  # fmt: skip
-FLUX = {
-    "image_model": "flux", "in_channels": 16, "patch_size": 2, "out_channels": 16,
-    "vec_in_dim": 768, "context_in_dim": 64, "hidden_size": 128, "mlp_ratio": 4.0, "num_heads": 1,
-    "depth": 1, "depth_single_blocks": 1, "axes_dim": [16, 56, 56], "theta": 10000,
-    "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
-}  # fmt: skip
-WAN = {
-    "image_model": "wan2.1", "model_type": "t2v", "dim": 128, "out_dim": 16, "num_heads": 1,
-    "ffn_dim": 128, "num_layers": 1, "patch_size": (1, 2, 2), "freq_dim": 256,
-    "window_size": (-1, -1), "qk_norm": True, "cross_attn_norm": True, "eps": 1e-6, "in_dim": 16,
-}  # fmt: skip
-
-
-def random_model(kind, unet_config):
-    """A model of one of the host's kinds, its weights random and the same in every call."""
-    config = getattr(comfy.supported_models, kind)(unet_config)
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "", device="cpu")
-    generator = torch.Generator().manual_seed(0)
-    for weight in model.diffusion_model.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
-    for name, weight in model.diffusion_model.named_buffers():
-        if name == "pos_embed":
-            weight.copy_(torch.randn(weight.shape, generator=generator))
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 
 def conditioning(channels, pooled=0, seed=0, **more):
@@ -151,11 +107,39 @@ def sdxl():
 
 
 @check
+def t2i_adapter():
+    """Stable Diffusion 1's levels, which adapters are made for, with fewer channels."""
+    net = comfy.t2i_adapter.adapter.Adapter(
+        cin=3 * 64,
+        channels=[32, 64, 128, 128],
+        nums_rb=2,
+        ksize=1,
+        sk=True,
+        use_conv=False,
+        xl=False,
+    )
+    generator = torch.Generator().manual_seed(0)
+    for weight in net.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+    cpu = torch.device("cpu")
+    control = comfy.controlnet.T2IAdapter(net, 3, 8, "bicubic", device=cpu)
+    hint = torch.rand(1, 256, 256, 3, generator=generator)
+    model, noise = random_model("SD15", SD1), noise_of((32, 32))
+    positive, negative = (conditioning(64, seed=seed) for seed in (1, 2))
+    with_it = run(
+        nodes.ControlNetApply, conditioning=positive, control_net=control, image=hint, strength=1.0
+    )[0]
+    there, without = (
+        sampled(model, SIGMAS, noise, conds, negative) for conds in (with_it, positive)
+    )
+    assert (there - without).abs().max() > 1e-3, "the adapter does nothing"
+    return {"T2I": off_native(model, noise, with_it, negative)}
+
+
+@check
 def transformers():
-    flux = {field.name for field in fields(comfy.ldm.flux.model.FluxParams)}
-    known = {key: value for key, value in FLUX.items() if key in flux or key == "image_model"}
     seen = {}
-    for kind, config, width in (("SD3", SD3, 2048), ("Flux", known, 768)):
+    for kind, config, width in (("SD3", SD3, 2048), ("Flux", flux(), 768)):
         model = random_model(kind, config)
         guidance = {"guidance": 3.5} if kind == "Flux" else {}
         conds = [conditioning(64, width, seed, **guidance) for seed in (1, 2)]

@@ -17,7 +17,7 @@ def seen(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["sdxl", "transformers", "inpainting", "image_tokens", "custom_samplers"]
+    "name", ["sdxl", "t2i_adapter", "transformers", "inpainting", "image_tokens", "custom_samplers"]
 )
 def test_the_coarse_image_is_the_native_samplers(seen, name):
     assert isinstance(seen[name], dict), seen[name]

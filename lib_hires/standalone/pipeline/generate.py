@@ -26,7 +26,7 @@ from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
-from lib_hires.sizes import Size, native_size, not_above, small_size, snap
+from lib_hires.sizes import Size, native_size, not_above, snap, why_unguided
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.models.motion import set_context
 from lib_hires.standalone.pipeline.request import SAMPLERS, Request, warn_of_syntax
@@ -416,12 +416,10 @@ def _nothing_to_guide(settings: Settings, first: Size, frames: int, model: Laten
             f"module's native {model.motion.frames}, or --ug-frames is 1; so there is nothing to "
             "guide"
         )
-    if settings.ug.scale and small_size(first, native) is not None:
-        return (
-            f"ug_scale: at {settings.ug.scale:g} the native evaluation is about as large as the "
-            "image, so there is nothing to guide; give more, or 0 to find it from the native size"
-        )
-    return f"ug: {not_above(first, native)}, so there is nothing to guide"
+    reason = why_unguided(first, native, settings.ug.scale)
+    if reason != not_above(first, native):
+        return f"ug_scale: {reason}"
+    return f"ug: {reason}, so there is nothing to guide"
 
 
 def plan_model(model: LatentModel) -> Model:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.webui.hosts import noise
+from lib_hires.webui.hosts.attention import with_windows
 from lib_hires.webui.hosts.forge_conds import call_fitting, shrunk_conds, size_embeddings
 from lib_hires.webui.hosts.forge_evaluation import BEFORE, ApplyModel, GuidedEvaluation
 from lib_hires.webui.hosts.protocol import (
@@ -63,6 +65,16 @@ def reason_for_whole(sd_model: Any) -> str:
     replaced_parts = options.get("transformer_options", {}).get("patches_replace", {})
     if options.get(BEFORE) or "attn1" in replaced_parts:
         return "another extension acts on the attention of whole images"
+    return ""
+
+
+def reason_for_whole_attention(sd_model: Any) -> str:
+    """The model's kind, or another extension, whose attention stays."""
+    if not hasattr(unet(sd_model), "input_blocks"):
+        return "this model's attention is of another kind"
+    options = sd_model.forge_objects.unet.model_options
+    if options.get("transformer_options", {}).get("patches_replace", {}).get("attn1"):
+        return "another extension holds the attention's place"
     return ""
 
 
@@ -146,8 +158,11 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         guided.warn,
         reaches_all=lambda: not getattr(denoiser, "need_last_noise_uncond", False),
     )
+    options = patcher.model_options
+    if guided.settings.windows == "attention":
+        options = with_windows(options, unet(model), Neighbourhood(guided.large, guided.native))
     with (
-        replaced(patcher, "model_options", evaluation.added_to(patcher.model_options)),
+        replaced(patcher, "model_options", evaluation.added_to(options)),
         _in_windows(denoiser, guided, evaluation),
     ):
         yield
@@ -156,7 +171,7 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
 @contextmanager
 def _in_windows(denoiser: Any, guided: GuidedPass, evaluation: GuidedEvaluation) -> Iterator[None]:
     """Where the settings want it, the model's calls of the large image are made in windows."""
-    if guided.settings.windows == "off":
+    if not guided.settings.evaluates_windows:
         yield
         return
     calls = model_calls(denoiser)

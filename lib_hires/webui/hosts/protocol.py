@@ -113,6 +113,9 @@ class Host(Protocol):
     def reason_for_whole(self, sd_model: Any) -> str:
         """Why the present sampling cannot evaluate it in windows, "" where it can."""
 
+    def reason_for_whole_attention(self, sd_model: Any) -> str:
+        """Why its self-attention cannot see windows in the present sampling, "" where it can."""
+
     def unet(self, sd_model: Any) -> Any:
         """The U-Net, with its input, middle and output blocks."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lib_hires.standalone.training.vae import VaeConfig
 
 BUNDLED_STAGES = ("crops", "vae", "latents", "model", "export", "judge")
-STUDENT_STAGES = ("few-steps", "turbo")
+STUDENT_STAGES = ("few-steps", "turbo", "motion")
 """The stages of `hires train-demo`: what makes the bundled model, and what is made of it."""
 
 
@@ -47,6 +47,8 @@ def add_trainings(commands: Any) -> None:
     train.add_argument(
         "--turbo-minutes", type=float, help="how long that model is trained against a critic"
     )
+    train.add_argument("--motion-minutes", type=float, help="how long a motion module is trained")
+    train.add_argument("--motion-clips", type=int, help="how many clips are drawn for it (2000)")
     train.set_defaults(command=_train_demo)
     train_upsampler = commands.add_parser("train-upsampler", help="train a feature upsampler")
     _add_train_upsampler_options(train_upsampler)
@@ -98,6 +100,8 @@ def _train_demo(options: argparse.Namespace) -> int:
     if "turbo" in stages:
         turbo = train_turbo.TurboConfig(**_minutes(minutes=options.turbo_minutes))
         train_turbo.train(options.work, options.out, turbo)
+    if "motion" in stages:
+        _train_motion(options)
     return 0
 
 
@@ -118,7 +122,19 @@ def _vae_config(words: Sequence[str]) -> VaeConfig:
     return VaeConfig(**values)
 
 
-def _minutes(**given: float | None) -> dict[str, float]:
+def _train_motion(options: argparse.Namespace) -> None:
+    """For the model that lies in --out, where one was trained there; else for the bundled one."""
+    from lib_hires.standalone.models import load_model
+    from lib_hires.standalone.training import motion
+    from lib_hires.standalone.world.model import NAME
+
+    own = options.out / f"{NAME}.safetensors"
+    model = load_model(own if own.exists() else None)
+    given = _minutes(minutes=options.motion_minutes, clips=options.motion_clips)
+    say(str(motion.train(options.work, options.out, model, motion.MotionConfig(**given))))
+
+
+def _minutes(**given: float | None) -> dict[str, Any]:
     """What was given of them."""
     return {name: minutes for name, minutes in given.items() if minutes is not None}
 

@@ -233,7 +233,7 @@ def test_every_stage_is_kept_where_asked_for(hires) -> None:
         (KeyboardInterrupt(), 130, "interrupted in stage 1 (32x32); stage 0 is kept:"),
         (RuntimeError("CUDA out of memory. Tried"), 2, "out of memory in stage 1 (32x32): lower"),
         (RuntimeError("not enough GPU video memory"), 2, "out of memory in stage 1 (32x32): lower"),
-        (FloatingPointError("stage 1: not numbers"), 2, "stage 1: not numbers: try --dtype"),
+        (FloatingPointError("stage 1: not numbers"), 2, "stage 1: not numbers: lower --cfg"),
     ],
 )
 def test_the_last_finished_stage_survives(hires, monkeypatch, error, code, message) -> None:

@@ -75,7 +75,12 @@ def clip_guided_at(
 
 def in_windows(settings: Settings, kind: Kind) -> bool:
     """Whether a guided pass evaluates its large images in windows."""
-    return guides(settings, kind) and settings.ug.windows != "off"
+    return guides(settings, kind) and settings.ug.evaluates_windows
+
+
+def attends_in_windows(settings: Settings, kind: Kind) -> bool:
+    """Whether self-attention alone sees windows of the large images of a guided pass."""
+    return guides(settings, kind) and settings.ug.windows == "attention"
 
 
 def mixes(settings: Settings, kind: Kind) -> bool:

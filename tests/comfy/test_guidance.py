@@ -33,7 +33,7 @@ def test_what_other_nodes_evaluate_besides_is_guided_alike(host):
     """As perturbed attention does: one more evaluation of cond after classifier-free guidance."""
 
     def perturbed(guider, x, sigma, options, combined, cond):
-        branch = [guider.conds[1]]
+        branch = [guider.conds["negative"]]
         (other,) = comfy.samplers.calc_cond_batch(guider.inner_model, branch, x, sigma, options)
         return combined + 2 * (cond - other)
 

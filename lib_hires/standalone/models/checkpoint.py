@@ -28,6 +28,10 @@ Shapes = dict[str, list[int]]
 
 SCALES = ("scale_weight", "weight_scale")  # of weights in 8 bits, beside them
 _OTHERS = re.compile(r"(^|[._])ema[._]|^control_model\.")  # prefixes of what is not sampled with
+_WRAPPERS = re.compile(
+    r"(?<![^.])(wrapped|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."
+)
+"""What a WebUI that has changed a model, torch.compile and trainers put into tensors' names."""
 NAMED = 3  # tensors in a message, at most
 
 
@@ -41,9 +45,11 @@ class Checkpoint:
         self.path = path
         try:
             self._file = safe_open(path, framework="pt")
+            names = self._file.keys()
+            self._names = {_WRAPPERS.sub("", key): key for key in sorted(names, reverse=True)}
             self.shapes: Shapes = {
-                key: list(self._file.get_slice(key).get_shape())
-                for key in self._file.keys()  # noqa: SIM118
+                name: list(self._file.get_slice(key).get_shape())
+                for name, key in self._names.items()
             }
             self.metadata: Mapping[str, str] = self._file.metadata() or {}
         except (OSError, SafetensorError) as error:
@@ -54,12 +60,14 @@ class Checkpoint:
         """Read one, multiplied by its scale where it has one. Raises ModelError."""
         self._used.add(name)
         try:
-            value = self._file.get_tensor(name)
+            value = self._file.get_tensor(self._names[name])
             for scale in SCALES:
                 beside = f"{name.removesuffix('weight')}{scale}"
                 if name.endswith(".weight") and beside in self.shapes:
                     self._used.add(beside)
-                    value = value.float() * _along_rows(self._file.get_tensor(beside), value)
+                    value = value.float() * _along_rows(
+                        self._file.get_tensor(self._names[beside]), value
+                    )
         except (SafetensorError, RuntimeError) as error:
             raise ModelError(f"{self.path}: {name} cannot be read ({str(error)[:120]})") from error
         return value

@@ -174,6 +174,24 @@ LAYOUTS: dict[str, tuple[str, Change]] = {
         "sdxl",
         renamed((f"{XL}0.transformer.", "z."), (f"{XL}1.model.", "a.")),
     ),
+    "a WebUI's loaded model": (
+        "sdxl",
+        renamed(
+            (f"{XL}0.", f"{XL}0.wrapped."),
+            (f"{XL}1.", f"{XL}1.wrapped."),
+            (
+                f"{XL}0.wrapped.transformer.text_model.embeddings.token_embedding.",
+                f"{XL}0.wrapped.transformer.text_model.embeddings.token_embedding.wrapped.",
+            ),
+        ),
+    ),
+    "a compiled U-Net": (
+        "sd1",
+        renamed(
+            (UNET, f"{UNET}_orig_mod."),
+            (f"{UNET}_orig_mod.middle_block.", f"{UNET}_orig_mod.middle_block._orig_mod."),
+        ),
+    ),
     "a trainer's prefix": ("sd1", lambda state, _: everything_in(state, "state_dict.")),
     "a parallel trainer's prefix": ("sdxl", lambda state, _: everything_in(state, "module.")),
 }  # fmt: skip

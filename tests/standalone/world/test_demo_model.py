@@ -13,12 +13,6 @@ import pytest
 import torch
 import yaml
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    create_unet_diffusers_config_from_ldm,
-    create_vae_diffusers_config_from_ldm,
-)
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel
@@ -50,14 +44,12 @@ def exported(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(exported: Path) -> tuple[AutoencoderKL, UNet2DConditionModel]:
-    """VAE and U-Net through diffusers' own conversion, as its single-file loader does it."""
-    state = load_file(exported)
-    config = yaml.safe_load(exported.with_suffix(".yaml").read_text(encoding="utf-8"))
-    unet_config = create_unet_diffusers_config_from_ldm(config, state)
-    vae_config = create_vae_diffusers_config_from_ldm(config, state)
-    unet, vae = UNet2DConditionModel(**unet_config), AutoencoderKL(**vae_config)
-    unet.load_state_dict(convert_ldm_unet_checkpoint(dict(state), unet_config))
-    vae.load_state_dict(convert_ldm_vae_checkpoint(dict(state), vae_config))
+    """VAE and U-Net as diffusers' own single-file loader reads them."""
+    yaml_file = str(exported.with_suffix(".yaml"))
+    vae, unet = (
+        kind.from_single_file(str(exported), original_config=yaml_file, torch_dtype=torch.float32)
+        for kind in (AutoencoderKL, UNet2DConditionModel)
+    )
     return vae.eval(), unet.eval()
 
 

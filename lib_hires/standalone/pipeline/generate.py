@@ -87,6 +87,7 @@ class Run:
         included, for example to time them.
         """
         request = request.drawn()
+        model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
@@ -236,6 +237,8 @@ class Run:
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         model = self.model
+        if model.vae is None:
+            return function(x)
         return vae_tiled(
             function, x, vae=model.vae, pixels=self._tile, factor=model.factor, decode=decode
         )

@@ -48,7 +48,7 @@ class ClassifierFreeGuidance:
             [conditioning.cond, conditioning.pooled_cond],
             [conditioning.uncond, conditioning.pooled_uncond],
         )
-        if scale == 1:
+        if scale == 1 or conditioning.uncond is None:
             branches = branches[:1]
         context, pooled = (list(parts) for parts in zip(*branches, strict=True))
         self._branches = len(branches)

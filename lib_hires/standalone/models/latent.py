@@ -300,7 +300,8 @@ def with_finite_sigmas(alphas_cumprod: torch.Tensor) -> torch.Tensor:
 
 def place(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Bring a network to where it is evaluated only, in its dtype."""
-    network.eval().requires_grad_(False).to(device, dtype)
+    network.eval().requires_grad_(False)
+    torch.nn.Module.to(network, device, dtype)  # diffusers' own warns of every dtype
     _align(network)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from lib_hires.standalone.bundled import FOLDER
+from lib_hires.standalone.models.names import clip_name
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.layout import export, normalise_latents
 from lib_hires.standalone.world.scenes import random_scene
@@ -90,7 +91,7 @@ def test_the_text_encoder_keeps_its_names_and_weights(parts: Parts, exported: Pa
     state = load_file(exported)
     for key, value in parts[2].state_dict().items():
         if not key.endswith("position_ids"):
-            assert torch.equal(state[f"cond_stage_model.transformer.{key}"], value.half())
+            assert torch.equal(state[f"cond_stage_model.transformer.{clip_name(key)}"], value.half())
 
 
 def test_the_yaml_says_v_and_the_native_size(exported: Path) -> None:

@@ -32,6 +32,7 @@ class Control:
     listed: bool = False  # a name from a list that the surface keeps, or NOTHING
     automatic: bool = False  # 0 stands for an automatic choice, also where below the minimum
     webui_only: bool = False  # it concerns something that the WebUI alone has
+    clips: bool = False  # it concerns clips, which the command line alone makes
     since: int = 0  # which addition it came with: later ones stand after all earlier positions
 
     @property

@@ -54,6 +54,17 @@ def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -
     return None if small == large else small
 
 
+def small_frames(frames: int, native: int, scale: int = 0) -> int:
+    """The number of frames of the native evaluation of a clip.
+
+    scale: how many frames share one; 0 finds the motion module's native number, where the clip is
+    clearly above it (SMALLEST_SCALE), as `small_size` does for sides.
+    """
+    if scale:
+        return snap(frames / scale, 1)
+    return native if frames >= SMALLEST_SCALE * native else frames
+
+
 def shown(size: Size) -> str:
     """(height, width) as users write it."""
     return f"{size[1]}x{size[0]}"

@@ -64,3 +64,14 @@ def test_inside_a_host_nothing_is_installed():
     assert lines and all(line.startswith("#") for line in lines)
     script = ast.parse((ROOT / "install.py").read_text(encoding="utf-8"))
     assert ast.get_docstring(script) and len(script.body) == 1
+
+
+def test_what_drives_a_browser_or_a_host_is_marked(request: pytest.FixtureRequest):
+    def marked(item: pytest.Item, marker: str) -> bool:
+        return item.get_closest_marker(marker) is not None
+
+    items = request.session.items
+    driving = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
+    hosted = [item for item in items if "hosts_real" in item.path.parts]
+    assert not [item.nodeid for item in driving if not marked(item, "browser")]
+    assert not [item.nodeid for item in hosted if not marked(item, "host")]

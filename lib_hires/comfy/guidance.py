@@ -132,7 +132,7 @@ class GuidedCalls:
         sigmas: Tensor,
     ) -> None:
         self._settings, self._family, self._reduction = settings, family, reduction
-        self._large = len(reduction.upsample_rows), len(reduction.upsample_columns)
+        self._large = reduction.large
         self._times = whole_times(sigmas, family)
         self._guides: dict[Hashable, UpsampleGuided] = {}
         self._calls: Counter[Hashable] = Counter()  # in this evaluation

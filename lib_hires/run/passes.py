@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Literal
 
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, not_above, small_size
+from lib_hires.sizes import Size, not_above, small_frames, small_size
 
 Kind = Literal["text", "image", "hires", "stage"]
 """From noise, from an image (img2img), the second pass of Hires. fix, or a refinement stage."""
@@ -50,6 +50,27 @@ def guided_at(
     if not guides(settings, kind):
         return None
     return small_size(size, native, settings.ug.scale, multiple)
+
+
+def clip_guided_at(
+    settings: Settings,
+    kind: Kind,
+    size: Size,
+    frames: int,
+    *,
+    native: Size,
+    native_frames: int,
+    multiple: int,
+) -> tuple[int, Size] | None:
+    """The frames and the size of a pass's native evaluations; None where it is not guided.
+
+    As `guided_at`, in time as well as in space; an image is a clip of one frame.
+    """
+    if not guides(settings, kind):
+        return None
+    small = small_size(size, native, settings.ug.scale, multiple) or size
+    few = small_frames(frames, native_frames, settings.ug.frames)
+    return None if (few, small) == (frames, size) else (few, small)
 
 
 def in_windows(settings: Settings, kind: Kind) -> bool:

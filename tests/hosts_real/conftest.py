@@ -66,7 +66,7 @@ SAVED_OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What the API gave back."""
 
     images: tuple[Any, ...]  # PIL
@@ -107,8 +107,8 @@ class WebUI:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers)
-        with urllib.request.urlopen(request, timeout=300) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=300) as response:
+            return json.load(response)
 
     def generate(
         self,
@@ -119,7 +119,7 @@ class WebUI:
         kind: str = "txt2img",
         options: dict[str, Any] | None = None,
         **request: Any,
-    ) -> Answer:
+    ) -> Response:
         """Make images; settings by names or positions. Raises where the WebUI fails.
 
         more_scripts: arguments of other always-on scripts by their titles.
@@ -144,8 +144,8 @@ class WebUI:
             "hr_additional_modules": ["Use same choices"],  # Forge's own, without a default
             "override_settings": {"hires_guidance_native_size": self.native} | (options or {}),
         }
-        answer = self.request(f"/sdapi/v1/{kind}", body | request)
-        return _answer(answer)
+        response = self.request(f"/sdapi/v1/{kind}", body | request)
+        return _response(response)
 
     def plot_axes(self) -> list[str]:
         """What an axis of the X/Y/Z plot can be."""
@@ -192,13 +192,13 @@ class WebUI:
         return [(tuple(one["size"]), one["received"]) for one in found]
 
 
-def _answer(answer: dict[str, Any]) -> Answer:
+def _response(response: dict[str, Any]) -> Response:
     from PIL import Image
 
-    encoded = tuple(answer["images"])
+    encoded = tuple(response["images"])
     images = tuple(Image.open(io.BytesIO(base64.b64decode(image))) for image in encoded)
-    infos = [text.split("\n")[-1] for text in json.loads(answer["info"])["infotexts"]]
-    return Answer(tuple(image.convert("RGB") for image in images), infos[0], encoded, infos)
+    infos = [text.split("\n")[-1] for text in json.loads(response["info"])["infotexts"]]
+    return Response(tuple(image.convert("RGB") for image in images), infos[0], encoded, infos)
 
 
 @dataclass(frozen=True)
@@ -254,10 +254,10 @@ def host(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def generate(host: WebUI) -> Callable[..., Answer]:
+def generate(host: WebUI) -> Callable[..., Response]:
     """Images of 64x64 with a native size of 32, and the model's evaluations for them."""
 
-    def generate(settings: Any = None, **request: Any) -> Answer:
+    def generate(settings: Any = None, **request: Any) -> Response:
         small = {"width": 64, "height": 64, "steps": 4}
         native = {"options": {"hires_guidance_native_size": 32}}
         return host.generate(settings, **(small | native | request))

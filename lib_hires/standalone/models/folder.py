@@ -23,7 +23,7 @@ from lib_hires.standalone.models.latent import (
     check_tokenizer,
     load_tokenizer,
     no_inpainting,
-    place,
+    placed,
     reason,
     with_finite_sigmas,
 )
@@ -86,14 +86,13 @@ def _load_pixels(
     import diffusers
 
     unet = _part(diffusers.UNet2DModel, path / "unet")
-    place(unet, device, dtype)
     return PixelModel(
         name=path.resolve().name,
         family="pixel",
         prediction=overrides.prediction or _folder_prediction(path, scheduler),
         native=(sizes[0], sizes[-1]),
         alphas_cumprod=with_finite_sigmas(_alphas_cumprod(scheduler, overrides)),
-        unet=unet,
+        unet=placed(unet, device, dtype),
         device=device,
         dtype=dtype,
         overrides=overrides,

@@ -45,6 +45,15 @@ class Overrides:
 AS_STATED = Overrides()
 
 
+@dataclass(frozen=True)
+class Motion:
+    """What a model with a motion module knows of it."""
+
+    name: str
+    frames: int  # native, as it was trained
+    most: int  # for which it has positions
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """The embeddings of the prompts and the negative prompts, per image, in the model's dtype.
@@ -118,6 +127,7 @@ class LatentModel:
     # An empty negative prompt is all zeros for SDXL base, as it was trained.
     zero_empty_negative: bool = False
     overrides: Overrides = AS_STATED
+    motion: Motion | None = None  # of a U-Net that makes clips
 
     @property
     def latent_channels(self) -> int:
@@ -183,7 +193,10 @@ class LatentModel:
         pooled: torch.Tensor | None = None,
         size: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """The U-Net's own output (eps or v) for the scaled input x at timesteps t (b,)."""
+        """The U-Net's own output (eps or v) for the scaled input x at timesteps t (b,).
+
+        x: (b, c, h, w); with a motion module clips, (b, c, f, h, w), whose frames it sees together.
+        """
         added = None
         if self.family == "sdxl":
             if pooled is None:
@@ -194,9 +207,10 @@ class LatentModel:
                 "text_embeds": pooled.to(self.dtype),
                 "time_ids": time_ids.expand(x.shape[0], -1),
             }
-        out = self.unet(
-            x.to(self.dtype), t, context.to(self.dtype), added_cond_kwargs=added, return_dict=False
-        )
+        context = context.to(self.dtype)
+        if x.ndim == 5:  # diffusers' pipelines repeat the prompts too
+            context = context.repeat_interleave(x.shape[2], dim=0)
+        out = self.unet(x.to(self.dtype), t, context, added_cond_kwargs=added, return_dict=False)
         return out[0].to(x.dtype)
 
     @cached_property
@@ -267,7 +281,7 @@ def assembled(
             f"{name}, vae/config.json: scaling_factor: expected a number above 0, got {scaling!r}"
         )
     for part in (unet, vae, *(encoder.model for encoder in encoders)):
-        place(part, device, torch.float32 if part is vae and upcast else dtype)
+        placed(part, device, torch.float32 if part is vae and upcast else dtype)
     vae.to(memory_format=torch.channels_last)  # its wide images decode 1.6 times faster on a CPU
     for encoder in encoders:
         if (highest := int(encoder.tokens([""]).max())) >= encoder.model.config.vocab_size:
@@ -298,20 +312,21 @@ def with_finite_sigmas(alphas_cumprod: torch.Tensor) -> torch.Tensor:
     return alphas_cumprod.float().clamp(min=2.0**-24)
 
 
-def place(network: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Bring a network to where it is evaluated only, in its dtype."""
+def placed(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The network, brought to where it is evaluated only, in its dtype."""
     network.eval().requires_grad_(False)
     torch.nn.Module.to(network, device, dtype)  # diffusers' own warns of every dtype
-    _align(network)
+    return aligned(network)
 
 
-def _align(network: torch.nn.Module) -> None:
+def aligned(network: torch.nn.Module) -> torch.nn.Module:
     """Copy the weights that begin between two lines of the cache, as those mapped from a file may:
     with such ones kernels round otherwise, so that a file and a folder would not be sampled alike.
     """
     for weight in network.parameters():
         if weight.device.type == "cpu" and weight.data_ptr() % ALIGNED:
             weight.data = weight.data.clone()
+    return network
 
 
 def reason(error: Exception) -> str:

@@ -143,7 +143,7 @@ def _parted(values: dict[str, str]) -> dict[str, str]:
 def _named(name: str, value: str) -> tuple[str, str]:
     """Our name and the value of an option; a switch has none, and `no_` before its name is off."""
     name = WEBUI_NAMES.get(name, name)
-    switches = {row.name for row in declarations() if row.kind is bool}
+    switches = {row.name for row in declarations(clips=True) if row.kind is bool}
     if name.removeprefix("no_") in switches and not value:
         return name.removeprefix("no_"), "off" if name.startswith("no_") else "on"
     known = _known()
@@ -154,7 +154,8 @@ def _named(name: str, value: str) -> tuple[str, str]:
 
 def _known() -> list[str]:
     known = [name for name, *_ in Request.rows()]
-    return known + [row.name for row in declarations() if not row.control.webui_only]
+    rows = declarations(clips=True)
+    return known + [row.name for row in rows if not row.control.webui_only]
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -86,6 +86,38 @@ class Request(Declared):
     batch: int = control(
         1, "Batch", "Images at once, their seeds counting up.", minimum=1, maximum=1000
     )
+    frames: int = control(
+        0,
+        "Frames",
+        "Of a clip, which needs --motion. 0: the motion module's native number, or an image.",
+        minimum=1,
+        maximum=1024,
+        automatic=True,
+        clips=True,
+    )
+    fps: float = control(
+        0.0,
+        "Frames a second",
+        "Of the clip's file. 0: 8, as motion modules are trained, or so many times as many as "
+        "frames share a native one.",
+        minimum=0.5,
+        maximum=120,
+        automatic=True,
+        clips=True,
+    )
+    context: int = control(
+        0,
+        "Context",
+        "Frames that the motion module sees at once, in overlapping windows of its attention "
+        "(FreeNoise). 0: all; the module's native number where it has no positions for all.",
+        minimum=2,
+        maximum=1024,
+        automatic=True,
+        clips=True,
+    )
+    keep_frames: bool = control(
+        False, "Keep frames", "Write each frame of a clip as a PNG too.", clips=True
+    )
 
     @property
     def seeds(self) -> list[int]:
@@ -105,8 +137,12 @@ class Request(Declared):
         return cls(**values)
 
     def values(self) -> dict[str, Any]:
-        """Plain values, as from_values takes them."""
-        return asdict(self)
+        """Plain values, as from_values takes them; those of clips only where they are given."""
+        given = asdict(self)
+        for _, _, declared, name in self.rows():
+            if declared.clips and given[name] == type(self).__dataclass_fields__[name].default:
+                del given[name]
+        return given
 
 
 def name_hint(name: str, known: Iterable[str]) -> str:

@@ -43,6 +43,7 @@ def test_a_closed_or_missing_console_raises_nothing(monkeypatch) -> None:
         say("x")
 
 
+@pytest.mark.slow
 def test_a_batch_goes_on_whatever_the_console_can_print(tiny_folder: Path, tmp_path: Path) -> None:
     """As on a Windows code page with the output redirected."""
     (tmp_path / "prompts.txt").write_text("a red house\na blue fish\n")

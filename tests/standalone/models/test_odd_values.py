@@ -197,6 +197,7 @@ def test_a_tiny_autoencoder_is_loaded(tiny_autoencoder: Path) -> None:
     assert torch.equal(model.encode(image), model.vae.encode(image).latents)
 
 
+@pytest.mark.slow
 def test_a_tiny_autoencoder_decodes_in_tiles(tiny_autoencoder: Path) -> None:
     settings = Settings.from_values({"refine_tile": 128})
     request = Request(prompt="x", steps=1, width=160, height=144)

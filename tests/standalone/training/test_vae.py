@@ -107,6 +107,7 @@ def test_balance_makes_two_gradients_equally_long_at_the_last_weights():
 # --- runs -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_where_one_without_a_stop_does(tmp_path, crops):
     options = {"plain_steps": 2, "critic_lead": 1, "ema_from": 1, "warmup_steps": 1}
     whole = run(tmp_path / "whole", crops, steps=4, decay_share=0.01, **options)
@@ -120,6 +121,7 @@ def test_a_resumed_run_ends_where_one_without_a_stop_does(tmp_path, crops):
     assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3", "4"]
 
 
+@pytest.mark.slow
 def test_the_encoder_is_the_averaged_one_and_stays_once_the_decoder_is_trained_alone(
     tmp_path, crops
 ):
@@ -133,6 +135,7 @@ def test_the_encoder_is_the_averaged_one_and_stays_once_the_decoder_is_trained_a
     assert not torch.equal(weights(later.average.module.decoder), decoder)
 
 
+@pytest.mark.slow
 def test_a_run_learns(tmp_path, crops):
     """On grey crops alone it must come near them."""
     crops._shards = {name: shard * 0 + 200 for name, shard in crops._shards.items()}

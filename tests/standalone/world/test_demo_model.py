@@ -91,7 +91,9 @@ def test_the_text_encoder_keeps_its_names_and_weights(parts: Parts, exported: Pa
     state = load_file(exported)
     for key, value in parts[2].state_dict().items():
         if not key.endswith("position_ids"):
-            assert torch.equal(state[f"cond_stage_model.transformer.{clip_name(key)}"], value.half())
+            assert torch.equal(
+                state[f"cond_stage_model.transformer.{clip_name(key)}"], value.half()
+            )
 
 
 def test_the_yaml_says_v_and_the_native_size(exported: Path) -> None:

@@ -171,6 +171,7 @@ def hires(inputs: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]):
     return run
 
 
+@pytest.mark.slow
 def test_any_model_is_measured_by_what_is_on_the_machine(
     hires, inputs: Path, weights: Path
 ) -> None:

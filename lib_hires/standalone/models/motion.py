@@ -227,7 +227,7 @@ def _check_fits(path: Path, adapter: Any, model: LatentModel) -> None:
     """Raises ModelError where the blocks are not as wide as the model's."""
     own = tuple(model.unet.config.block_out_channels)
     wanted = tuple(adapter.config.block_out_channels)
-    if own != wanted:
+    if model.family == "pixel" or own != wanted:
         raise ModelError(
             f"{path}: made for a U-Net with blocks {wanted}; {model.name} ({model.family.upper()}) "
             f"has {own}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 import pytest
 import tiny_pipelines as tiny
 import torch
@@ -109,3 +111,16 @@ def test_a_forgotten_callback_is_told_of_once(family: str, caplog) -> None:
     apply_hires_guidance(pipe, ug=True, **NATIVE.get(family, {}))
     tiny.latents(pipe)
     assert caplog.text.count("Attentive Guidance") == 1
+
+
+def test_the_public_names_are_these() -> None:
+    import lib_hires.diffusers as side
+
+    names = ["HiresGuidance", "RefinedStage", "apply_hires_guidance", "refine"]
+    assert side.__all__ == [*names, "remove_hires_guidance"]
+    for name in side.__all__:
+        value = getattr(side, name)
+        assert value.__doc__
+        assert get_type_hints(
+            getattr(value, "__init__", value) if isinstance(value, type) else value
+        )

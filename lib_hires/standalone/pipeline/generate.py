@@ -99,6 +99,7 @@ class Run:
         not know that stages are left unfinished.
         """
         request = request.drawn()
+        model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
         self.frames, self.context = clip_length(request, model)
         self.first = first_size(request, settings, model)
@@ -323,6 +324,8 @@ class Run:
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         model = self.model
+        if model.vae is None:
+            return function(x)
         tiled = partial(
             vae_tiled,
             function,

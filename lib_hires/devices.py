@@ -43,12 +43,12 @@ def _autocasts(kind: str) -> bool:
     return kind in on and on[kind]()
 
 
-def held_at_most(device: torch.device) -> int | None:
+def allocated_peak(device: torch.device) -> int | None:
     """The peak of the bytes that torch has held on a device; None where it does not count them."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def forget_peak(device: torch.device) -> None:
-    """Reset the peak of `held_at_most`; only for a caller that has the device to itself."""
+def reset_allocated_peak(device: torch.device) -> None:
+    """Reset the peak of `allocated_peak`; only for a caller that has the device to itself."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -143,7 +143,7 @@ class PresetFile:
     def values(self) -> dict[str, dict[str, Plain]]:
         """All of them as they were saved, by name. Raises PresetError where the file is damaged."""
         try:
-            presets = json.loads(self.path.read_text("utf-8"))
+            presets = json.loads(self.path.read_text("utf-8-sig"))
             if not all(isinstance(values, dict) for values in presets.values()):
                 raise ValueError("expected objects of settings")
             _json(presets).encode()

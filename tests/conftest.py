@@ -1,4 +1,4 @@
-"""Toy models whose answers do not depend on any download."""
+"""Toy models whose predictions do not depend on any download."""
 
 from __future__ import annotations
 

@@ -55,3 +55,14 @@ def test_no_closure_changes_what_another_function_reads(file: Path):
 )
 def test_test_files_are_split_by_technique(file: Path):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= TEST_LINES
+
+
+def test_what_drives_a_browser_or_a_host_is_marked(request: pytest.FixtureRequest):
+    def marked(item: pytest.Item, marker: str) -> bool:
+        return item.get_closest_marker(marker) is not None
+
+    items = request.session.items
+    driving = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
+    hosted = [item for item in items if "hosts_real" in item.path.parts]
+    assert not [item.nodeid for item in driving if not marked(item, "browser")]
+    assert not [item.nodeid for item in hosted if not marked(item, "host")]

@@ -20,7 +20,7 @@ from lib_hires.diffusers.levels import Levels, Unsupported, level_at, schedule, 
 from lib_hires.resample import Reduction
 from lib_hires.run.passes import Kind, attends_in_windows, guided_at, guides
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, not_above
+from lib_hires.sizes import Size, why_unguided
 from lib_hires.upsample_guidance import UpsampleGuided
 
 log = logging.getLogger("hires_guidance")
@@ -142,7 +142,8 @@ class GuidanceHook(ModelHook):
             image, native = (
                 (height * factor, width * factor) for height, width in (size, self.native)
             )
-            log.info("Upsample Guidance has nothing to do: %s", not_above(image, native))
+            reason = why_unguided(image, native, self.settings.ug.scale)
+            log.info("Upsample Guidance has nothing to do: %s", reason)
             return sampling
         scheduler, t = self.pipe.scheduler, cond["timestep"]
         scale = time_scale(scheduler, first_time(t))

@@ -84,16 +84,16 @@ def _unknown() -> None:
 class RunRecord:
     """The passes of a run in the order in which they began, and its memory. It can be pickled.
 
-    clock: seconds from any origin. held_at_most: the peak of the device's memory until now, in
+    clock: seconds from any origin. allocated_peak: the peak of the device's memory until now, in
     bytes, None where it is not counted.
     """
 
     clock: Callable[[], float]
-    held_at_most: Callable[[], int | None] = _unknown
+    allocated_peak: Callable[[], int | None] = _unknown
     passes: list[PassRecord] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._earlier_peak = self._peak = self.held_at_most()
+        self._earlier_peak = self._peak = self.allocated_peak()
 
     @contextmanager
     def taking(self, kind: Kind, size: Size, number: int = 0) -> Iterator[PassRecord]:
@@ -106,7 +106,7 @@ class RunRecord:
             part.finished = True
         finally:
             part.seconds = self.clock() - started
-            self._peak = self.held_at_most()
+            self._peak = self.allocated_peak()
 
     @property
     def peak_memory(self) -> int | None:

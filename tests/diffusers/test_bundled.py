@@ -33,6 +33,7 @@ def pipeline(model) -> StableDiffusionPipeline:
     return tiny.quiet(pipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

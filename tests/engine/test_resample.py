@@ -62,7 +62,7 @@ def test_d_of_u_is_the_identity(shapes):
 def test_constants_and_means_are_kept(shapes):
     large, small = shapes
     reduction = Reduction.between(large, small)
-    for matrix in (reduction.reduce_rows, reduction.reduce_columns):
+    for matrix in (axis.reduce for axis in reduction.axes):
         torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix)))
         assert (matrix >= 0).all()
     one = torch.ones(1, 1, *large)
@@ -82,7 +82,7 @@ def test_u_d_is_an_orthogonal_projection(shapes):
     """U is the smallest right inverse: what it adds is orthogonal to what D cannot see."""
     large, small = shapes
     reduction = Reduction.between(large, small)
-    projection = reduction.upsample_rows @ reduction.reduce_rows
+    projection = reduction.axes[0].upsample @ reduction.axes[0].reduce
     torch.testing.assert_close(projection, projection.T, atol=1e-5, rtol=0)
     torch.testing.assert_close(projection @ projection, projection, atol=1e-5, rtol=0)
 

@@ -12,7 +12,6 @@ import base64
 import io
 import json
 import os
-import shlex
 import shutil
 import socket
 import subprocess
@@ -27,20 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compatibility import partly, pytest_runtest_makereport
+from installations import AS_IT_IS, Installation
+
+__all__ = ["partly", "pytest_runtest_makereport"]
 
 ROOT = Path(__file__).parents[2]
 CONTROLNET, BUILT_IN = "sd-webui-controlnet", "sd_forge_controlnet"
 LOG = "log.txt"
 PLOT = "x/y/z plot"
-AS_IT_IS = shlex.split(
-    "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test "
-    "--skip-version-check --no-download-sd-model --api"
-)
-FOR_THE_CPU = shlex.split(
-    "--use-cpu all --no-half --precision full --do-not-download-clip --opt-sdp-attention"
-)
-PATCHED_FOR_THE_CPU = ["--always-cpu", "--disable-xformers"]
-BACKENDS = "backend", "ldm_patched"  # the folders in which Forge and reForge have theirs
 TOKENIZERS = (  # and CLIP's tokenizer
     "backend/huggingface/runwayml/stable-diffusion-v1-5/tokenizer",
     "ldm_patched/modules/sd1_tokenizer",
@@ -62,11 +56,12 @@ SAVED_OPTIONS = {
     "sgm_noise_multiplier": False,
     "show_progress_type": "Approx cheap",  # the preview of SDXL's latents would want a download
     "skip_early_cond": 0.0,
+    "VERSION_UID": "PY313",  # without it Forge Neo waits for a key
 }
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What the API gave back."""
 
     images: tuple[Any, ...]  # PIL
@@ -107,8 +102,8 @@ class WebUI:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, data, headers)
-        with urllib.request.urlopen(request, timeout=300) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=300) as response:
+            return json.load(response)
 
     def generate(
         self,
@@ -119,7 +114,7 @@ class WebUI:
         kind: str = "txt2img",
         options: dict[str, Any] | None = None,
         **request: Any,
-    ) -> Answer:
+    ) -> Response:
         """Make images; settings by names or positions. Raises where the WebUI fails.
 
         more_scripts: arguments of other always-on scripts by their titles.
@@ -144,8 +139,8 @@ class WebUI:
             "hr_additional_modules": ["Use same choices"],  # Forge's own, without a default
             "override_settings": {"hires_guidance_native_size": self.native} | (options or {}),
         }
-        answer = self.request(f"/sdapi/v1/{kind}", body | request)
-        return _answer(answer)
+        response = self.request(f"/sdapi/v1/{kind}", body | request)
+        return _response(response)
 
     def plot_axes(self) -> list[str]:
         """What an axis of the X/Y/Z plot can be."""
@@ -192,32 +187,13 @@ class WebUI:
         return [(tuple(one["size"]), one["received"]) for one in found]
 
 
-def _answer(answer: dict[str, Any]) -> Answer:
+def _response(response: dict[str, Any]) -> Response:
     from PIL import Image
 
-    encoded = tuple(answer["images"])
+    encoded = tuple(response["images"])
     images = tuple(Image.open(io.BytesIO(base64.b64decode(image))) for image in encoded)
-    infos = [text.split("\n")[-1] for text in json.loads(answer["info"])["infotexts"]]
-    return Answer(tuple(image.convert("RGB") for image in images), infos[0], encoded, infos)
-
-
-@dataclass(frozen=True)
-class Installation:
-    """A WebUI's folder and the Python that runs it, "" for that of the folder's own environment."""
-
-    folder: Path
-    python: str = ""
-
-    @classmethod
-    def named(cls, text: str) -> Installation:
-        """text: FOLDER or FOLDER=PYTHON."""
-        folder, _, python = text.partition("=")
-        return cls(Path(folder), python)
-
-    @property
-    def by_shape(self) -> bool:
-        """Forge and reForge load models of the usual shapes alone."""
-        return any((self.folder / backend).is_dir() for backend in BACKENDS)
+    infos = [text.split("\n")[-1] for text in json.loads(response["info"])["infotexts"]]
+    return Response(tuple(image.convert("RGB") for image in images), infos[0], encoded, infos)
 
 
 @pytest.fixture
@@ -254,10 +230,10 @@ def host(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def generate(host: WebUI) -> Callable[..., Answer]:
+def generate(host: WebUI) -> Callable[..., Response]:
     """Images of 64x64 with a native size of 32, and the model's evaluations for them."""
 
-    def generate(settings: Any = None, **request: Any) -> Answer:
+    def generate(settings: Any = None, **request: Any) -> Response:
         small = {"width": 64, "height": 64, "steps": 4}
         native = {"options": {"hires_guidance_native_size": 32}}
         return host.generate(settings, **(small | native | request))
@@ -320,16 +296,19 @@ def _running(installation: Installation, data: Path, model: Path) -> Iterator[in
     """Starts the WebUI in a data folder, gives its port, and ends it."""
     folder = installation.folder
     python = installation.python or str(folder / "venv/bin/python")
-    (data / "config.json").write_text(json.dumps(SAVED_OPTIONS))
+    saved = SAVED_OPTIONS | {"sd_model_checkpoint": model.name}
+    (data / "config.json").write_text(json.dumps(saved))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = {"--port": port, "--data-dir": data, "--ckpt": model}
+    places = {"--port": port, "--data-dir": data}
+    if installation.knows("--ckpt"):  # else the saved option names it
+        places["--ckpt"] = model
     places["--gradio-allowed-path"] = folder  # for Forge's own scripts, with such a data folder
-    on_cpu = PATCHED_FOR_THE_CPU if installation.by_shape else FOR_THE_CPU
-    command = [python, "launch.py", *AS_IT_IS, *on_cpu]
+    command = [python, "launch.py", *AS_IT_IS, *installation.for_the_cpu()]
     command += [str(part) for option in places.items() for part in option]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    offline["IGNORE_CMD_ARGS_ERRORS"] = "1"  # Forge Neo has no --no-download-sd-model
     with (data / LOG).open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=os.environ | offline, stdout=log, stderr=log
@@ -377,7 +356,7 @@ def _install_controlnet(webui: Path, data: Path, model: Path) -> str:
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:
     """Requests before this line of the log would end the WebUI."""
-    for _ in range(1200):
+    for _ in range(1800):
         if "Startup time:" in log.read_text():
             return
         if process.poll() is not None:

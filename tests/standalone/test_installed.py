@@ -16,6 +16,7 @@ BUILD = "import setuptools.build_meta as build; build.build_wheel('dist')"
 LOOK = "import lib_hires.standalone.app.serve as app; print(app.__file__); print(app.head())"
 
 
+@pytest.mark.slow
 def test_the_page_has_its_script_and_style(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
     clone = tmp_path / "clone"

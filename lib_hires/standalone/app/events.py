@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import gradio as gr
 from PIL import Image
@@ -18,18 +19,22 @@ from lib_hires.standalone.pipeline.outputs import folded, read_about
 
 
 class Shown:
-    """What a run shows, by the name of the component, as it goes on."""
+    """What a run shows, by the name of the component, as it goes on.
 
-    def __init__(self, session: Sequence[str]) -> None:
-        self._earlier = session
+    folder: where images are written that the page shows. Gradio copies such a file once for each
+    content; an image that it receives as such it writes anew each time, over the file of the same
+    content that a browser may be loading.
+    """
+
+    def __init__(self, session: Sequence[str], folder: Path) -> None:
+        self._earlier, self._folder = session, folder
         self._first: Image.Image | None = None
         self._saved: Saved | None = None
 
     def after(self, event: Step | Saved | Ended) -> dict[str, Any]:
         """What changes with an event."""
         if isinstance(event, Step):
-            preview = {} if event.preview is None else {"preview": _visible(event.preview)}
-            return {"status": _progress(event)} | preview
+            return {"status": _progress(event)} | self._preview(event)
         if isinstance(event, Ended):
             kept = "" if self._saved is None else f"; {_stage_name(self._saved.stage)} is kept"
             status = message(f"{event.message}{kept}") + folded(event.record)
@@ -41,6 +46,11 @@ class Shown:
         status = _paragraph(text) + folded(event.record)
         return self._compared(event) | self._files(event) | {"status": status}
 
+    def _preview(self, step: Step) -> dict[str, Any]:
+        if step.preview is None:
+            return {}
+        return {"preview": gr.update(value=self._written(step.preview), visible=True)}
+
     def _compared(self, saved: Saved) -> dict[str, Any]:
         """The first image beside the newest; one alone beside the one before it."""
         before = self._first
@@ -48,7 +58,13 @@ class Shown:
         earlier = self._earlier_files()
         if saved.stage == 0 and earlier:
             before = _opened(earlier[0]) or before
-        return {"compare": (before.resize(saved.image.size), saved.image)}
+        pair = before.resize(saved.image.size), saved.image
+        return {"compare": tuple(self._written(image) for image in pair)}
+
+    def _written(self, image: Image.Image) -> str:
+        path = self._folder / f"{uuid4().hex}.png"
+        image.save(path, compress_level=1)
+        return str(path)
 
     def _files(self, saved: Saved) -> dict[str, Any]:
         """The files of a run that is over: a stage writes over the one before it, which a browser
@@ -86,10 +102,6 @@ def choose(session: list[str], event: gr.SelectData) -> tuple[Any, Any, str]:
 
 def _about(path: str) -> str:
     return json.dumps(read_about(Path(path)), indent=2, ensure_ascii=False)
-
-
-def _visible(image: Image.Image) -> Any:
-    return gr.update(value=image, visible=True)
 
 
 def _progress(event: Step) -> str:

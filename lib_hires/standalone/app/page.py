@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -148,9 +149,10 @@ class Page:
         except (SettingsError, ModelError) as error:
             yield {self._status: message(str(error))}
             return
-        shown = Shown(session)
-        for event in job.events():
-            yield {getattr(self, f"_{name}"): new for name, new in shown.after(event).items()}
+        with TemporaryDirectory() as folder:
+            shown = Shown(session, Path(folder))
+            for event in job.events():
+                yield {getattr(self, f"_{name}"): new for name, new in shown.after(event).items()}
         yield {self._preview: gr.update(visible=False)}
 
     def _stop_run(self, request: gr.Request) -> None:
@@ -179,7 +181,7 @@ class Page:
                 self._models.get(name)
                 yield self._plan(name, *values), message("")
             except ModelError as error:
-                yield gr.skip(), message(str(error))
+                yield self._plan(name, *values), message(str(error))
 
     def _use_preset(
         self, purpose: str, model: str, width: float | None, height: float | None

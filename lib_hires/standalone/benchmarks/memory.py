@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lib_hires.devices import forget_peak, held_at_most
+from lib_hires.devices import allocated_peak, reset_allocated_peak
 from lib_hires.standalone.benchmarks.processes import in_fresh_process
 
 _FORGET = Path("/proc/self/clear_refs")  # see proc(5): 5 lets VmHWM begin anew
@@ -23,9 +23,9 @@ def peak_memory(device: torch.device, work: Callable[[], object]) -> int | None:
     """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
-        forget_peak(device)
+        reset_allocated_peak(device)
         work()
-        return (held_at_most(device) or 0) - before
+        return (allocated_peak(device) or 0) - before
     try:
         _FORGET.write_text("5")
     except OSError:

@@ -35,6 +35,8 @@ def add_generate(commands: Any) -> None:
     parser.set_defaults(command=lambda options: run(resolve(options)))
     parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help="what to show")
     parser.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
+    text = "make clips with this motion module: a safetensors file or a diffusers folder"
+    parser.add_argument("--motion", type=Path, help=text)
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
     parser.add_argument("--from", dest="source", type=Path, help="repeat this image")
     text = f"settings for a purpose, which other options change: {'; '.join(PURPOSES)}"
@@ -49,7 +51,7 @@ def add_generate(commands: Any) -> None:
     image = parser.add_argument_group("Image")
     add_request_options(image, [name for name, *_ in Request.rows() if name != "prompt"])
     groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
-    for row in declarations():
+    for row in declarations(clips=True):
         if not row.control.webui_only:
             add_option(groups[row.group], row.name, row.kind, row.control, row.default)
 
@@ -67,6 +69,7 @@ class Job:
     device: str
     dtype: str
     overrides: Mapping[str, str | bool]  # of the model's prediction and schedule
+    motion: Path | None = None  # module, for clips
     prompts: Path | None = None  # for many images
     source: Source | None = None  # the image that is repeated
     detail: Detail = NO_DETAIL
@@ -91,7 +94,7 @@ def resolve(options: argparse.Namespace) -> Job:
     base = about.get("settings", {})
     if options.preset is not None:
         base = _preset_values(options.preset)
-    named = {row.name: given[row.name] for row in declarations() if row.name in given}
+    named = {row.name: given[row.name] for row in declarations(clips=True) if row.name in given}
     settings = Settings.from_values(base).updated(named)
     if "refine_upsampler" in named:
         from lib_hires.standalone.pipeline.upsamplers import find_upsampler
@@ -103,6 +106,8 @@ def resolve(options: argparse.Namespace) -> Job:
     if not options.prompts and not about and "prompt" not in wanted:
         raise SettingsError("prompt: expected one, or an image to repeat with --from")
     request = Request.from_values(about.get("request", {}) | wanted)
+    if about.get("motion") and options.motion is None:
+        raise SettingsError(f"--from: made with {about['motion']}; name its file with --motion")
     return Job(
         request=request,
         settings=settings,
@@ -113,6 +118,7 @@ def resolve(options: argparse.Namespace) -> Job:
         device=options.device,
         dtype=_dtype(options, about),
         overrides=_overrides(options, about),
+        motion=options.motion,
         prompts=options.prompts,
         source=_source(options, about, request, wanted) if about else None,
         detail=_detail(options, about),
@@ -208,7 +214,12 @@ def _loaded(job: Job, device: str) -> LatentModel:
 
     overrides = Overrides(**job.overrides)  # type: ignore[arg-type]
     dtype = getattr(torch, job.dtype)
-    return load_model(job.model, device=device, dtype=dtype, overrides=overrides)
+    model = load_model(job.model, device=device, dtype=dtype, overrides=overrides)
+    if job.motion is None:
+        return model
+    from lib_hires.standalone.models.motion import with_motion
+
+    return with_motion(model, job.motion)
 
 
 def _generate_many(job: Job, prompts: Path) -> int:

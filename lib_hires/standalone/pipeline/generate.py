@@ -15,25 +15,27 @@ import torch
 from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
+from lib_hires.clips import as_clips, frame_by_frame
 from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.detail.processors import attention_in_windows
 from lib_hires.detail.sharpening import sharpened
 from lib_hires.detail.sharper import sharper
 from lib_hires.detail.unfinished import left_at, level_before
-from lib_hires.devices import forget_peak, held_at_most
+from lib_hires.devices import allocated_peak, reset_allocated_peak
 from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction, bicubic
-from lib_hires.run.passes import attends_in_windows, guided_at, in_windows
+from lib_hires.run.passes import attends_in_windows, clip_guided_at, in_windows
 from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
-from lib_hires.sizes import Size, native_size, not_above, small_size, snap
+from lib_hires.sizes import Size, native_size, not_above, small_size, snap, why_unguided
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.request import SAMPLERS, Request
+from lib_hires.standalone.models.motion import set_context
+from lib_hires.standalone.pipeline.request import SAMPLERS, Request, warn_of_syntax
 from lib_hires.standalone.pipeline.sampling import (
     ClassifierFreeGuidance,
     Denoiser,
@@ -46,6 +48,7 @@ from lib_hires.tiled_vae import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.upsampler_file import NamedUpsampler
 
+FPS = 8  # of the clips that motion modules are trained with
 OnStep = Callable[[int, int, int, Tensor], None]
 Gamma = Callable[[int, int, AttentiveGuidance], float]
 """gamma(steps done, steps in all, settings): the share of self-attention that is mixed in then."""
@@ -60,8 +63,8 @@ class FinishedStage:
 
     stage: int
     stages: int
-    latent: Tensor  # (b, c, h, w)
-    images: Tensor  # (b, 3, H, W) in [-1, 1], float32
+    latent: Tensor  # (b, c, h, w); clips (b, c, f, h, w)
+    images: Tensor  # (b, 3, H, W) in [-1, 1], float32; clips (b, 3, f, H, W)
     seconds: float  # since the run began
     model_evaluations: int  # calls of the model since the run began, small ones included
     native_evaluations: int  # those of them that Upsample Guidance made
@@ -97,6 +100,7 @@ class Run:
         """
         request = request.drawn()
         self.model, self.request, self.settings = model, request, settings
+        self.frames, self.context = clip_length(request, model)
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
         if settings.refine.enabled:
@@ -107,7 +111,7 @@ class Run:
                 sized = zip(self.stages, stage_sizes, strict=True)
                 self.stages = tuple(replace(stage, size=size) for stage, size in sized)
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
-            raise SettingsError(_nothing_to_guide(settings, self.first, model.native))
+            raise SettingsError(_nothing_to_guide(settings, self.first, self.frames, model))
         if tile is None:
             tile = settings.refine.tile if settings.refine.enabled else 0
         self._tile, self.detail = tile, detail
@@ -124,14 +128,16 @@ class Run:
         self.record = self._new_record()
 
     def _new_record(self) -> RunRecord:
-        forget_peak(self.model.device)
-        return RunRecord(time.perf_counter, partial(held_at_most, self.model.device))
+        reset_allocated_peak(self.model.device)
+        return RunRecord(time.perf_counter, partial(allocated_peak, self.model.device))
 
     def _checked(self, given: NamedUpsampler | None) -> NamedUpsampler | None:
         """The feature upsampler of the stages, its title in the settings."""
         upsampler = given or find_upsampler(self.settings.refine.upsampler)
         if upsampler is None:
             return None
+        if self.frames > 1:
+            raise SettingsError("refine_upsampler: expected none for clips")
         try:
             sizes = [self.first, *(stage.size for stage in self.stages)]
             windows = in_windows(self.settings, "stage")
@@ -201,7 +207,9 @@ class Run:
     def planned(self) -> RunPlan:
         """What `generate` will do, counted beforehand."""
         sampler = Sampler(SAMPLERS[self.request.sampler].evaluations)
-        sampling = Sampling(self.first, self.request.steps, sampler, self.request.schedule)
+        sampling = Sampling(
+            self.first, self.request.steps, sampler, self.request.schedule, frames=self.frames
+        )
         return run_plan(self.settings, sampling, plan_model(self.model))
 
     def about(self) -> dict[str, Any]:
@@ -212,6 +220,7 @@ class Run:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "request": self.request.values(),
             "settings": self.settings.changed(),
+            **({"motion": self.model.motion.name} if self.model.motion else {}),
             **self.model.overrides.values(),
             **({"detail": changed} if (changed := self.detail.changed()) else {}),
         }
@@ -262,17 +271,34 @@ class Run:
         return float(self.denoiser.t_to_sigma(torch.tensor(timestep)))
 
     def reduction(self, size: Size, stage: int = 0) -> Reduction | None:
-        """D and U with which an image of `size` pixels is guided; None where it is not."""
+        """D and U with which an image of `size` pixels is guided; None where it is not.
+
+        Those of a clip reduce its frames too.
+        """
         factor, model = self.model.factor, self.model
         latent = size[0] // factor, size[1] // factor
-        small = guided_at(
+        native = clip_guided_at(
             self.settings,
             "stage" if stage else "text",
             latent,
+            self.frames,
             native=(model.native[0] // factor, model.native[1] // factor),
+            native_frames=model.motion.frames if model.motion else 1,
             multiple=model.multiple // factor,
         )
-        return small and Reduction.between(latent, small, self.settings.ug.enlargement == "bicubic")
+        if native is None:
+            return None
+        frames, small = native
+        smooth = self.settings.ug.enlargement == "bicubic"
+        if model.motion is None:
+            return Reduction.between(latent, small, smooth)
+        return Reduction.between((self.frames, *latent), (frames, *small), smooth)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of a clip's file."""
+        reduction = self.reduction(self.first) if self.frames > 1 else None
+        return self.request.fps or FPS * (reduction.frames_to_one if reduction else 1)
 
     def gamma(self, done: int, steps: int) -> float:
         """The share of self-attention that is mixed in after `done` of `steps` steps."""
@@ -297,9 +323,15 @@ class Run:
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         model = self.model
-        return vae_tiled(
-            function, x, vae=model.vae, pixels=self._tile, factor=model.factor, decode=decode
+        tiled = partial(
+            vae_tiled,
+            function,
+            vae=model.vae,
+            pixels=self._tile,
+            factor=model.factor,
+            decode=decode,
         )
+        return frame_by_frame(tiled)(x)
 
 
 class Generation:
@@ -308,6 +340,8 @@ class Generation:
     def __init__(self, run: Run, on_step: OnStep) -> None:
         self._run, self._on_step = run, on_step
         request = run.request
+        warn_of_syntax(request.prompt)
+        warn_of_syntax(request.negative)
         conditioning = run.model.encode_prompts(
             [request.prompt] * request.batch, [request.negative] * request.batch
         )
@@ -320,13 +354,15 @@ class Generation:
             self._upsampler = weights.to(run.model.device, run.model.dtype)
 
     def first_image(self) -> Tensor:
-        """The latent (b, c, h, w) sampled from pure noise."""
+        """The latent (b, c, h, w), or of clips (b, c, f, h, w), sampled from pure noise."""
         run, factor = self._run, self._run.model.factor
+        if run.model.motion:
+            set_context(run.model.unet, run.context, run.frames)
         sigmas, reduction = run.first_sigmas(), run.reduction(run.first)
-        sources = generators(run.request.seeds)
+        sources = generators(run.request.seeds, frames=run.frames)
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
-        noise = draw(sources, shape).to(sigmas)
+        noise = self._drawn(sources, shape).to(sigmas)
         return self._sample(
             noise * sigmas[0], sources, sigmas, schedule=sigmas, reduction=reduction
         )
@@ -337,13 +373,19 @@ class Generation:
         before: the smaller latent, which the stage before finished.
         """
         run, sigmas = self._run, self._run.stage_sigmas(stage)
-        sources = generators(run.request.seeds, stage.number)
-        noisy = latent + sigmas[0] * draw(sources, tuple(latent.shape[1:])).to(latent)
+        sources = generators(run.request.seeds, stage.number, run.frames)
+        shape = latent.shape[1], latent.shape[-2], latent.shape[-1]
+        noisy = latent + sigmas[0] * self._drawn(sources, shape).to(latent)
         reduction = run.reduction(stage.size, stage.number)
         with self._upsampled(before, (latent.shape[-2], latent.shape[-1])):
             return self._sample(
                 noisy, sources, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
             )
+
+    def _drawn(self, sources: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:
+        """Each image's noise from its source, or each frame's."""
+        noise = draw(sources, shape)
+        return as_clips(noise, self._run.frames) if self._run.model.motion else noise
 
     def _upsampled(self, clean: Tensor, size: Size) -> AbstractContextManager[None]:
         """A scope in which the model has a clean latent's features in calls of latent `size`."""
@@ -369,13 +411,14 @@ class Generation:
         """Sample one stage down `sigmas`, the end of the whole `schedule`."""
         run, settings = self._run, self._run.settings
         size = run.stages[stage - 1].size if stage else run.first
-        denoise: Denoiser = sharper(run.denoiser, run.detail.sharper, run.family)
+        as_it_is = self._in_context(run.denoiser)
+        denoise: Denoiser = sharper(as_it_is, run.detail.sharper, run.family)
         record = run.record.current
         if reduction is not None:
             denoise = UpsampleGuided(
                 denoise,
                 settings.ug,
-                predict_native=run.denoiser,
+                predict_native=as_it_is,
                 family=self._run.family,
                 reduction=reduction.to(x.device),
                 times=schedule.tolist(),
@@ -413,21 +456,61 @@ class Generation:
 
         return evaluate
 
+    def _in_context(self, denoise: Denoiser) -> Denoiser:
+        """`denoise` with the motion module's context set for the frames of each evaluation."""
+        model, context = self._run.model, self._run.context
+        if context is None:
+            return denoise
 
-def _nothing_to_guide(settings: Settings, first: Size, native: Size) -> str:
+        def evaluate(x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+            set_context(model.unet, context, x.shape[2])
+            return denoise(x, sigma, **cond)
+
+        return evaluate
+
+
+def _nothing_to_guide(settings: Settings, first: Size, frames: int, model: LatentModel) -> str:
     """Why Upsample Guidance has nothing to do in the first image."""
-    if settings.ug.scale and small_size(first, native) is not None:
+    native = model.native
+    if model.motion:
         return (
-            f"ug_scale: at {settings.ug.scale:g} the native evaluation is about as large as the "
-            "image, so there is nothing to guide; give more, or 0 to find it from the native size"
+            f"ug: {not_above(first, native)}, and {frames} frames are not clearly above the motion "
+            f"module's native {model.motion.frames}, or --ug-frames is 1; so there is nothing to "
+            "guide"
         )
-    return f"ug: {not_above(first, native)}, so there is nothing to guide"
+    reason = why_unguided(first, native, settings.ug.scale)
+    if reason != not_above(first, native):
+        return f"ug_scale: {reason}"
+    return f"ug: {reason}, so there is nothing to guide"
 
 
 def plan_model(model: LatentModel) -> Model:
     """What a plan must know of a model."""
     sigmas = sigmas_of(model.alphas_cumprod)
-    return Model(sigmas, model.native, model.factor, model.multiple, model.latent_channels)
+    frames = model.motion.frames if model.motion else 1
+    sizes = model.native, model.factor, model.multiple
+    return Model(sigmas, *sizes, model.latent_channels, native_frames=frames)
+
+
+def clip_length(request: Request, model: LatentModel) -> tuple[int, int | None]:
+    """A request's frames, and the context that its windows of them have; None for all at once.
+
+    An image has one frame. Raises SettingsError where the model makes no such clip.
+    """
+    motion = model.motion
+    if motion is None:
+        if request.frames > 1:
+            raise SettingsError("frames: a clip needs a motion module; name its file with --motion")
+        return 1, None
+    frames = request.frames or motion.frames
+    if frames == 1:
+        raise SettingsError("frames: expected at least 2 with a motion module, got 1")
+    if request.context > motion.most:
+        raise SettingsError(
+            f"context: {motion.name} has positions for {motion.most} frames, got {request.context}"
+        )
+    context = request.context or (motion.frames if frames > motion.most else 0)
+    return frames, context if 0 < context < frames else None
 
 
 def first_size(request: Request, settings: Settings, model: LatentModel | Model) -> Size:

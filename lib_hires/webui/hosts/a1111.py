@@ -34,6 +34,10 @@ def is_flow(sd_model: Any) -> bool:
     return bool(getattr(sd_model, "is_sd3", False))
 
 
+def has_frames(sd_model: Any) -> bool:
+    return False
+
+
 def reason_for_whole(sd_model: Any) -> str:
     """ControlNet, an extension here, is found with the run's scripts."""
     return ""

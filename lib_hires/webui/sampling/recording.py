@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from modules import shared
 
-from lib_hires.devices import held_at_most
+from lib_hires.devices import allocated_peak
 from lib_hires.run.passes import Kind
 from lib_hires.run.record import PassRecord, RunRecord
 from lib_hires.sizes import Size
@@ -23,7 +23,7 @@ RAN, DETAIL = "HiRes Guidance ran: ", "· "
 
 def new_record() -> RunRecord:
     """For a run that begins, on the host's device."""
-    return RunRecord(time.perf_counter, partial(held_at_most, torch.device(shared.device)))
+    return RunRecord(time.perf_counter, partial(allocated_peak, torch.device(shared.device)))
 
 
 @contextmanager

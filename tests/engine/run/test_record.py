@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 
-from lib_hires.devices import forget_peak, held_at_most
+from lib_hires.devices import allocated_peak, reset_allocated_peak
 from lib_hires.run.record import PassRecord, RunRecord
 
 
@@ -104,12 +104,12 @@ def test_a_peak_that_an_earlier_run_may_have_made_is_unknown(
 
 
 def test_the_memory_of_the_processor_is_unknown() -> None:
-    forget_peak(torch.device("cpu"))
-    assert held_at_most(torch.device("cpu")) is None
+    reset_allocated_peak(torch.device("cpu"))
+    assert allocated_peak(torch.device("cpu")) is None
 
 
 def test_it_can_be_copied_into_another_process() -> None:
-    record = RunRecord(time.perf_counter, partial(held_at_most, torch.device("cpu")))
+    record = RunRecord(time.perf_counter, partial(allocated_peak, torch.device("cpu")))
     with record.taking("text", (64, 64)) as part:
         sample(part, steps=2, guided=1)
     assert pickle.loads(pickle.dumps(record)).lines() == record.lines()

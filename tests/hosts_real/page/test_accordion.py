@@ -10,6 +10,8 @@ from webui_page import NATIVE, PATIENCE, SIDE
 from lib_hires.presets import BUILT_IN
 from lib_hires.settings import declarations
 
+pytestmark = [pytest.mark.host, pytest.mark.browser]
+
 
 def test_one_accordion_holds_everything(open_page: Any) -> None:
     page = open_page(closed=True)

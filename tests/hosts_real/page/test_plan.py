@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 from torch import Tensor
 from webui_page import NATIVE, SIDE, Page
 
@@ -12,6 +13,8 @@ from lib_hires.run.drawing import drawing
 from lib_hires.run.plan import run_plan
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
 
 DEFAULTS = {"DPM++ 2M": Sampler(schedule="Karras"), "Euler a": Sampler()}  # of the hosts
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 from webui_page import NATIVE, PATIENCE
 
 from lib_hires.presets import BUILT_IN
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
 
 OPTION = "hires_guidance_native_size"
 

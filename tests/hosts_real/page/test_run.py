@@ -6,7 +6,10 @@ import re
 import shutil
 from typing import Any
 
+import pytest
 from webui_page import NATIVE, SIDE
+
+pytestmark = [pytest.mark.host, pytest.mark.browser]
 
 
 def test_an_image_is_made_and_its_text_sets_the_page_again(open_page: Any) -> None:

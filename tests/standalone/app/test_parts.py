@@ -57,19 +57,34 @@ def test_an_image_deleted_by_the_user_ends_nothing(tmp_path: Path) -> None:
         save(made, path, {})
     session = [str(path) for path in paths[:2]]
     record = RunRecord(time.perf_counter)
-    changed = Shown(session).after(Saved(0, 0, (paths[2],), made, 1.0, record))
+    changed = Shown(session, tmp_path).after(Saved(0, 0, (paths[2],), made, 1.0, record))
     assert changed["session"] == [str(paths[2]), str(paths[1])]
     assert f"there is no file {paths[0]}" in choose(session, SimpleNamespace(index=0))[2]
     assert choose(session, SimpleNamespace(index=1))[:2] == (str(paths[1]), "{}")
 
 
+def test_an_image_shown_twice_is_written_to_two_files(tmp_path: Path) -> None:
+    from lib_hires.standalone.app.events import Shown
+    from lib_hires.standalone.app.job import Saved, Step
+
+    made, shown = Image.new("RGB", (8, 8), "red"), Shown([], tmp_path)
+    save(made, tmp_path / "made.png", {})
+    preview = shown.after(Step(0, 0, 4, 4, made))["preview"]["value"]
+    was = Path(preview).stat()
+    record = RunRecord(time.perf_counter)
+    compared = shown.after(Saved(0, 0, (tmp_path / "made.png",), made, 1.0, record))["compare"]
+    assert preview not in compared and Path(preview).stat().st_mtime_ns == was.st_mtime_ns
+    for path in (preview, *compared):  # files: gradio never writes over its copy of one
+        assert Image.open(path).convert("RGB").tobytes() == made.tobytes()
+
+
 def test_a_job_that_cannot_begin_ends_with_a_message(tmp_path: Path) -> None:
     from lib_hires.standalone.app.job import Ended, Job
 
-    def paint(_: object) -> None:
-        raise IndexError("nothing to paint")
+    def failing(_: object) -> None:
+        raise IndexError("nothing to generate")
 
-    run = SimpleNamespace(model=None, generate=paint, record=RunRecord(time.perf_counter))
+    run = SimpleNamespace(model=None, generate=failing, record=RunRecord(time.perf_counter))
     (event,) = Job(run, tmp_path, threading.Event()).events()  # type: ignore[arg-type]
     assert isinstance(event, Ended)
     assert event.message.startswith("the first image failed (IndexError")
@@ -85,6 +100,29 @@ def test_an_image_whose_feature_upsampler_is_not_here_is_refused(tmp_path: Path)
         save(Image.new("RGB", (8, 8)), tmp_path / "image.png", about)
         (message,) = Page._use_settings(page, str(tmp_path / "image.png"))  # type: ignore[arg-type]
         assert words in html.unescape(message)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_no_plan_of_another(tmp_path: Path) -> None:
+    import torch
+
+    from lib_hires.standalone.app.models import BUNDLED, Models
+    from lib_hires.standalone.app.page import Page
+    from lib_hires.standalone.app.queue import Line
+
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"<!DOCTYPE html>")
+    models = Models([tmp_path / "gone", broken], "cpu", torch.float32)
+    page = Page.__new__(Page)
+    page._models, page._line = models, Line()
+    for name, words in (
+        (str(broken), "a web page, not a model"),
+        (str(tmp_path / "gone"), "no su"),
+    ):
+        *_, (plan, message) = page._load(name)
+        assert words in html.unescape(message) and name in html.unescape(message)
+        assert "known once the model is loaded" in plan
+    *_, (plan, message) = page._load(BUNDLED)
+    assert "256x256" in plan and "not a model" not in message
 
 
 def test_a_nudged_slider_stays_automatic() -> None:

@@ -15,7 +15,7 @@ from lib_hires.run.schedules import Model, Sampling, sigmas_of
 from lib_hires.settings import Settings
 
 # Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 def test_the_drawing_follows_a_slider(visit: Visit, tiny_model: Any) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from lib_hires.standalone.pipeline.outputs import read_about
 
 # Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 
 def test_the_button_makes_an_image_and_a_dropped_image_moves_the_sliders(

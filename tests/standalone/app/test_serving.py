@@ -15,6 +15,7 @@ from lib_hires.settings import SettingsError
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
+@pytest.mark.slow
 def test_nothing_but_the_outputs_is_served(served: Served) -> None:
     served.folder.joinpath("served.txt").write_text("ours")
     assert fetched(served, served.folder / "served.txt") == 200

@@ -62,6 +62,7 @@ def report_of(by, look, true, again):
     return calibrated(dict(rows), true)
 
 
+@pytest.mark.slow
 def test_the_rows_stand_in_their_order(look, true, again, monkeypatch):
     monkeypatch.setattr(calibration, "FRECHET_DRAWS", 3)
     report = report_of(2, look, true, again)

@@ -160,6 +160,7 @@ def test_layers_come_by_number_and_sides_must_fit():
         network(torch.zeros(1, 3, 65, 64))
 
 
+@pytest.mark.slow
 def test_the_distance_sees_resolution():
     """Blurred and grainy scenes are farther from other scenes than sharp ones, by how much."""
     look, size, count = CropFeatures(), 384, 12

@@ -31,6 +31,7 @@ def test_files_are_small_and_the_layout_is_sd1(model: LatentModel) -> None:
     assert (model.factor, model.latent_channels) == (8, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shifted_start", [False, True])
 @pytest.mark.parametrize("name", ["Euler", "DPM++ 2M", "Heun", "LMS"])
 def test_the_coarse_image_walks_the_native_way(

@@ -68,6 +68,7 @@ def test_an_image_of_a_batch_is_the_image_alone(tiny_model: LatentModel, sampler
     torch.testing.assert_close(batch[2:], alone, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "settings"),
     [
@@ -200,6 +201,7 @@ def test_pivot_starts_at_its_timestep(tiny_model: LatentModel) -> None:
     assert (stage.enlargement, stage.timestep) == ("latent", 700)
 
 
+@pytest.mark.slow
 def test_tiles_give_an_image_of_the_same_size(tiny_model: LatentModel) -> None:
     tiled = image(tiny_model, {"width": 160, "height": 144}, refine_tile=128)
     assert tiled.shape == (1, 3, 144, 160)
@@ -212,7 +214,9 @@ def test_refuses_ug_where_there_is_nothing_to_guide(tiny_model: LatentModel) -> 
 
 
 def test_a_scale_that_leaves_nothing_to_guide_is_named(tiny_model: LatentModel) -> None:
-    with pytest.raises(SettingsError, match="^ug_scale: at 1 the native evaluation is about as"):
+    with pytest.raises(
+        SettingsError, match="^ug_scale: at a scale of 1 the native evaluation is about as"
+    ):
         Run(tiny_model, Request(**LARGE), Settings.from_values({"ug": True, "ug_scale": 1}))
 
 

@@ -141,6 +141,7 @@ def test_each_step_of_a_sample_has_noise_of_its_own() -> None:
     assert (flat - torch.eye(4)).abs().max() < 0.2
 
 
+@pytest.mark.slow
 def test_a_distilled_model_is_a_model(
     work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

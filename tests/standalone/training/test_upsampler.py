@@ -93,6 +93,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], rounded: bool = Fals
 # --- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_leaves_file_record_and_plot(train, tiny_folder, folder):
     result = train("long", steps=12, batch=6, samples=1, validate_every=12)
     (_, before), (_, after) = result["validation"]
@@ -116,6 +117,7 @@ def test_training_lowers_the_loss_and_leaves_file_record_and_plot(train, tiny_fo
     assert (untrained[:32] == untrained[32:]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"accumulation": 4}, {"checkpointing": True}],
@@ -125,6 +127,7 @@ def test_parts_and_checkpointing_change_nothing_but_rounding(train, plain, optio
     assert_same(plain, train(next(iter(options)), **options), rounded=True)
 
 
+@pytest.mark.slow
 def test_a_cache_is_filled_once_and_changes_nothing(train, plain, tmp_path, monkeypatch) -> None:
     assert_same(plain, train("filling", tmp_path), rounded=True)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
@@ -273,7 +276,7 @@ def test_images_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> Non
     wide = np.zeros((40, 120, 3), np.uint8)
     wide[:, 40:80] = 255
     Image.fromarray(wide).save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text(" a red house\n")
+    (tmp_path / "a.caption").write_text(" a red house\n")
     folder = ImageFolder(tmp_path, (32, 32))
     large, small = folder.pair(0, (40, 40), (20, 20))
     assert (large.size, small.size) == ((40, 40), (20, 20))

@@ -47,6 +47,7 @@ class Referenced:
     """
 
     names = Names("fid", "patch_fid", "kid", "patch_kid")
+    apart = slice(0, None, 2)
 
     def __init__(
         self,
@@ -85,9 +86,15 @@ class Referenced:
 
     def other_true_images(
         self, count: int, width: int, height: int
-    ) -> Iterator[tuple[int, Image.Image]]:
-        """None: the references are too few to leave any out."""
-        return iter(())
+    ) -> Iterator[tuple[None, Image.Image]]:
+        """Every other reference, which the calibration holds against the rest.
+
+        They have no prompts. None where there are fewer than 4 references.
+        """
+        others = self._references[1::2][:count] if len(self._references) >= 4 else []
+        for path in others:
+            upright = read_image(path, OPTION)
+            yield None, ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
 
     def features(self, images: Tensor, crops: bool) -> Tensor | None:
         return self._inception and self._inception(images)

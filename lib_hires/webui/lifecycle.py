@@ -116,7 +116,7 @@ def _warn_if_idle(run: HostRun, guidance: Guidance) -> None:
         latent = height // FACTOR, width // FACTOR
         if replace(guidance, kind=kind).reduction(latent) is not None:
             return
-    reason = idle_reason(settings.ug.passes, passes.values(), (native, native))
+    reason = idle_reason(settings.ug, passes.values(), (native, native))
     run.leaving_out("ug")(f"Upsample Guidance had nothing to do, because {reason}.")
 
 

@@ -149,6 +149,13 @@ def test_at_the_native_size_nothing_happens_with_a_message(host):
     assert "not clearly above the model's native 64x64" in made.messages[0]
 
 
+def test_a_scale_that_leaves_nothing_to_guide_is_named(host):
+    made = host.generate(UG | {"ug_scale": 1})
+    assert same(host.generate(), made)
+    assert "because at a scale of 1 the native evaluation is about as large" in made.messages[0]
+    assert "not clearly above" not in made.messages[0]
+
+
 def test_the_native_size_can_be_set(host):
     from modules import shared
 

@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_hires.files import whole_file
+from lib_hires.standalone.models.kinds import no_safetensors
 from lib_hires.standalone.models.latent import LatentModel, ModelError, Motion, aligned, reason
 
 NATIVE_FRAMES = 16
@@ -180,10 +181,8 @@ def _from_file(path: Path) -> tuple[Any, int]:
             metadata = file.metadata() or {}
         stated = {name: int(metadata[name]) for name in OWN if name in metadata}
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"{path}: the motion module {reason(error)}; expected a .safetensors file (.ckpt files "
-            "can run code when read; convert it)"
-        ) from error
+        kind = no_safetensors(path) or f"the motion module {reason(error)}; copy it again"
+        raise ModelError(f"{path}: {kind}") from error
     config = _configuration(path, state)
     positions = config["motion_max_seq_length"] or stated.get(POSITIONS)
     key = (len(config["block_out_channels"]), config["use_motion_mid_block"], positions)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
@@ -86,7 +87,7 @@ def read_about(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SettingsError(f"--from: there is no file {path}") from None
     except SyntaxError:  # as Pillow reports that it is none
-        raise SettingsError(f"--from: {path} is not a PNG image") from None
+        raise SettingsError(f"--from: {path} is not a PNG image, or a damaged one") from None
     except (KeyError, OSError, TypeError, ValueError, RecursionError, MemoryError, EOFError):
         pass
     raise SettingsError(f"--from: {path} holds no settings of ours")
@@ -203,7 +204,7 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
     if isinstance(error, OSError):
         return f"could not write the image of {where}: {error.strerror}"
     if isinstance(error, FloatingPointError):
-        return f"{error}: try --dtype float32"
+        return f"{error}: {_remedy(run)}"
     if is_out_of_memory(error):
         lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
         if run.frames > 1:
@@ -211,6 +212,15 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
             lower += f", --frames or --context (the motion module sees {at_once} frames at once)"
         return f"out of memory in {where}: {lower}, or lower --batch"
     raise error
+
+
+def _remedy(run: Run) -> str:
+    """What helps where values are not numbers."""
+    if name := run.model.broken_weight():
+        return f"the model's weights are damaged ({name}); download it again"
+    if run.model.dtype != torch.float32:
+        return "try --dtype float32"
+    return "lower --cfg, or try another --sampler"
 
 
 def folded(record: RunRecord) -> str:

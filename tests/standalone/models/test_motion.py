@@ -148,7 +148,7 @@ def test_what_is_refused_by_name(image_model, tmp_path):
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     assert "not a motion module" in refused(image_model, tmp_path / "other.safetensors")
     (tmp_path / "pickle.ckpt").write_bytes(b"PK\x03\x04")
-    assert ".ckpt files can run code" in refused(image_model, tmp_path / "pickle.ckpt")
+    assert "pickled checkpoints can run code" in refused(image_model, tmp_path / "pickle.ckpt")
     wide = write_original(tmp_path / "wide.safetensors", make_adapter((32, 64, 64), 2))
     assert "(32, 64, 64)" in refused(image_model, wide)
     state = original_layout(make_adapter())

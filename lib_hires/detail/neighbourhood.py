@@ -105,11 +105,12 @@ class EvaluatedSize:
 
     @contextmanager
     def of(self, unet: nn.Module) -> Iterator[None]:
-        """Follow the calls of a U-Net, whose first tensor of four axes is the latents."""
+        """Follow the calls of a U-Net, whose first tensor of four axes is the latents; of five,
+        where they are clips."""
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             values = (*args, *kwargs.values())
-            x = next(v for v in values if isinstance(v, Tensor) and v.ndim == 4)
+            x = next(v for v in values if isinstance(v, Tensor) and v.ndim in (4, 5))
             self.now = x.shape[-2], x.shape[-1]
 
         with unet.register_forward_pre_hook(note, with_kwargs=True):

@@ -116,6 +116,8 @@ class Run:
         if tile is None:
             tile = settings.refine.tile if settings.refine.enabled else 0
         self._tile, self.detail = tile, detail
+        if self.frames > 1 and (changed := set(detail.changed()) - {"attention"}):
+            raise SettingsError(f"detail: {min(changed)}: expected none for clips")
         self._upscaler = load_upscaler(detail.upscaler, model.device) if detail.upscaler else None
         self._gamma = gamma
         self._wrapped = {

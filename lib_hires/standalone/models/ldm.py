@@ -164,6 +164,13 @@ def _vae(file: Checkpoint) -> Part:
     the checkpoint itself."""
     beside = file.path.with_suffix(".vae.safetensors")
     holder = Checkpoint(beside) if beside.is_file() else file
+    for pickled in map(file.path.with_suffix, (".vae.pt", ".vae.ckpt")):
+        if holder is file and pickled.is_file():
+            log.warning(
+                "%s: the VAE %s, which the WebUI would take, is pickled and not read; convert it "
+                "to %s",
+                file.path.name, pickled.name, beside.name,
+            )  # fmt: skip
     starts = holder.prefixes("encoder.conv_in.weight", "decoder.conv_in.weight")
     if not starts:
         raise ModelError(

@@ -36,6 +36,7 @@ class HiresGuidance:
         Latents of other forms than (b, c, h, w), and those of refinement stages, are left as they
         are.
         """
+        self._hook.called_back = True
         pfsa, scheduler = self.settings.pfsa, pipe.scheduler
         latents = given.get("latents")
         if not mixes(self.settings, self._hook.kind) or latents is None or latents.ndim != 4:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lib_hires.run.passes import Kind, guides, idle_reason
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
+from lib_hires.webui import animatediff
 from lib_hires.webui.callers import caller_of_run
 from lib_hires.webui.hosts.model import chosen_native, is_supported
 from lib_hires.webui.hosts.protocol import FACTOR
@@ -91,7 +92,9 @@ def _is_on(settings: Settings) -> bool:
 
 def _turn_off_unsupported(run: HostRun) -> None:
     """Leave out what cannot work with the model that is loaded."""
-    if not is_supported(run.p.sd_model):
+    if animatediff.makes_clip():
+        run.turn_off(ALL, animatediff.LEFT_OUT)
+    elif not is_supported(run.p.sd_model):
         run.turn_off(
             ALL, "the image was made without it, because it does not work with this model yet."
         )

@@ -38,6 +38,7 @@ from lib_hires.standalone.models.latent import (
 from lib_hires.standalone.models.names import (
     clip_places,
     open_clip_places,
+    text_model_of,
     unet_places,
     vae_places,
 )
@@ -380,7 +381,7 @@ def _clip(
             config.num_hidden_layers -= skip
         places = clip_places
     model = part.filled(lambda: kind(config), places, exact=not skip)
-    embeddings = model.text_model.embeddings  # its position ids are not among the weights
+    embeddings = text_model_of(model).embeddings  # its position ids are not among the weights
     embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1])[None]
     return model
 

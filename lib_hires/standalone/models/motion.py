@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from lib_hires.files import whole_file
 from lib_hires.standalone.models.checkpoint import listed
 from lib_hires.standalone.models.kinds import no_safetensors
-from lib_hires.standalone.models.latent import LatentModel, ModelError, Motion, aligned, reason
+from lib_hires.standalone.models.latent import LatentModel, ModelError, Motion, placed, reason
 
 NATIVE_FRAMES = 16
 NATIVE, POSITIONS = "native_frames", "positions"  # what ours state; diffusers has no such entries
@@ -86,9 +86,8 @@ def with_adapter(model: LatentModel, adapter: Any, name: str, frames: int) -> La
     from diffusers import UNetMotionModel
 
     unet = UNetMotionModel.from_unet2d(model.unet, adapter)
-    unet.eval().requires_grad_(False).to(model.device, model.dtype)
-    most = int(adapter.config.motion_max_seq_length)
-    return replace(model, unet=aligned(unet), motion=Motion(name, frames, most))
+    motion = Motion(name, frames, int(adapter.config.motion_max_seq_length))
+    return replace(model, unet=placed(unet, model.device, model.dtype), motion=motion)
 
 
 def silent(adapter: Any) -> Any:
@@ -280,7 +279,7 @@ def _check_fits(path: Path, adapter: Any, model: LatentModel) -> None:
     """Raises ModelError where the blocks are not as wide as the model's."""
     own = tuple(model.unet.config.block_out_channels)
     wanted = tuple(adapter.config.block_out_channels)
-    if own != wanted:
+    if model.family == "pixel" or own != wanted:
         raise ModelError(
             f"{path}: made for a U-Net with blocks {wanted}; {model.name} ({model.family.upper()}) "
             f"has {own}"

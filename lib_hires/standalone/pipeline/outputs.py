@@ -75,12 +75,15 @@ def read_about(path: Path) -> dict[str, Any]:
     anywhere that PNG allows, as other programs move it; pixels are decoded only to find it behind
     them, and without Pillow's limit for those.
     """
+    others = ""
     try:
         if path.suffix.lower() == CLIP_SUFFIX:
             return _read_clip_about(path)
         with PngImagePlugin.PngImageFile(path) as image:
             if KEY not in image.info:
                 image.load()
+            if image.info.keys() & {"parameters", "prompt"}:
+                others = ", but a WebUI's or ComfyUI's, which are not read here"
             about = json.loads(image.info[KEY])
             if isinstance(about, dict):
                 return about
@@ -90,7 +93,7 @@ def read_about(path: Path) -> dict[str, Any]:
         raise SettingsError(f"--from: {path} is not a PNG image, or a damaged one") from None
     except (KeyError, OSError, TypeError, ValueError, RecursionError, MemoryError, EOFError):
         pass
-    raise SettingsError(f"--from: {path} holds no settings of ours")
+    raise SettingsError(f"--from: {path} holds no settings of ours{others}")
 
 
 def read_run(path: Path) -> dict[str, Any]:

@@ -59,6 +59,15 @@ def test_text_that_is_not_ours_is_refused(text: str, tmp_path: Path) -> None:
         read_about(written(tmp_path / "image.png", text))
 
 
+@pytest.mark.parametrize("key", ["parameters", "prompt"])
+def test_an_image_of_another_tool_is_named(key: str, tmp_path: Path) -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text(key, "a house\nSteps: 20")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(SettingsError, match="no settings of ours, but a WebUI's or ComfyUI's"):
+        read_about(tmp_path / "a.png")
+
+
 def test_an_image_above_pillow_s_limit_still_states_how_it_was_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

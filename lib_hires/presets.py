@@ -79,7 +79,7 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
 )
 PURPOSES = tuple(purpose for purpose, *_ in _RECIPES)
 _FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024, "Bundled demo": 256}
-WHOLE, TILE = 2048, 1024  # sides in pixels: up to WHOLE decoded at once, above in tiles
+WHOLE, TILE = 2048, 2048  # sides in pixels: up to WHOLE decoded at once, above in tiles
 
 
 def _built_in(family: str, native: int, recipe: tuple[str, float, dict[str, Plain]]) -> Preset:

@@ -110,6 +110,14 @@ def test_an_image_of_native_size_is_left_alone(host, caplog):
     assert "not clearly above" in caplog.text
 
 
+def test_a_scale_that_leaves_nothing_to_guide_is_named(host, caplog):
+    noise = host.noise(8)
+    with caplog.at_level(logging.WARNING, logger="hires_guidance"):
+        out = host.sample(guided(host, scale=1), SIGMAS, noise)
+    assert torch.equal(out, host.sample(host.model, SIGMAS, noise))
+    assert "left out: at a scale of 1 the native evaluation is about as large" in caplog.text
+
+
 def test_the_size_that_sdxl_receives_is_the_evaluations(make_host):
     host = make_host(kind=comfy.model_base.SDXL)
     host.sample(guided(host), SIGMAS, host.noise(8))

@@ -70,6 +70,13 @@ def test_bad_input_is_refused_with_a_message(hires, tmp_path, options, message) 
     assert list(tmp_path.glob("out/*.png")) == []
 
 
+def test_a_prompt_in_the_place_of_a_file_is_refused_with_a_message(hires) -> None:
+    """argparse takes --prompt for --prompts, and no file has so long a name."""
+    code, _, shown = hires("--prompt", "a red house " * 40)
+    assert code == 2 and shown.startswith("a red house")
+    assert "File name too long" in shown
+
+
 def test_a_prompt_or_an_image_is_needed(hires) -> None:
     assert hires()[::2] == (2, "prompt: expected one, or an image to repeat with --from")
 

@@ -250,7 +250,7 @@ class VaeTraining:
         sheet = ((torch.cat(rows, -2).permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
         folder = self._folder / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sheet).save(folder / f"{self.step:06d}.png")
+        Image.fromarray(sheet).save(folder / f"{step:06d}.png")
         log.info("vae: %s", line)
         with (self._folder / "detail.csv").open("a") as file:
             file.write(",".join(str(each) for each in line.values()) + "\n")

@@ -64,7 +64,7 @@ def test_crops_and_vae_are_stages_of_one_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The latents of the next stage come from the averaged VAE of this one."""
-    monkeypatch.setattr(crops, "SHARD", 6)
+    monkeypatch.setattr(crops, "SHARD", 12)
     monkeypatch.setattr(bundled, "TrainingConfig", partial(TrainingConfig, shards=1))
     given = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     vae = ["--vae", "steps=2", "crop=64", "batch=1", "encoder_steps=1", "plain_steps=9"]
@@ -76,4 +76,5 @@ def test_crops_and_vae_are_stages_of_one_command(
     assert torch.equal(average[key], state["modules"]["ema_vae"][key])
     assert not torch.equal(average[key], state["modules"]["vae"][key])
     samples = tmp_path / "work" / "vae" / "samples"
-    assert Image.open(samples / "000002.png").size == (4 * SIDE, 6 * SIDE)
+    with Image.open(samples / "000002.png") as sheet:
+        assert sheet.size == (4 * SIDE, 6 * SIDE)

@@ -299,7 +299,7 @@ def write_inception(file: Path) -> Path:
     layers = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 2048))
     network = nn.ModuleDict({"layers": layers})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # clean-fid's is of this kind
+        warnings.filterwarnings("ignore", "`torch.jit")  # clean-fid's is of this kind
         torch.jit.script(network).save(str(file))
     return file
 

@@ -173,6 +173,7 @@ def _retired_functions() -> Iterator[None]:
     """clean-fid calls some that torch and Pillow still have and warn of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "`torch.jit")
         yield
 
 

@@ -283,6 +283,7 @@ def test_features_are_those_of_clean_fid(inputs: Path, weights: Path) -> None:
         image.save(inputs / "true" / f"{number}.png")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "`torch.jit")
         from cleanfid.inception_torchscript import InceptionV3W
 
         network = InceptionV3W(str(weights), download=False)
@@ -320,8 +321,13 @@ def test_clip_scores_the_angle_between_image_and_prompt(weights: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
     image = Image.fromarray(pixels)
     inputs = clip.processor(text="red", images=image, return_tensors="pt")
-    seen = clip.model.get_image_features(inputs.pixel_values)[0]
-    meant = clip.model.get_text_features(inputs.input_ids)[0]
+    seen, meant = (
+        getattr(found, "pooler_output", found)[0]  # transformers 4 gives the tensor itself
+        for found in (
+            clip.model.get_image_features(inputs.pixel_values),
+            clip.model.get_text_features(inputs.input_ids),
+        )
+    )
     cos = float(seen @ meant / (seen.norm() * meant.norm()))
     assert cos != 0
     assert clip.score(to_tensor(image), "red") == pytest.approx(max(100 * cos, 0), abs=1e-3)

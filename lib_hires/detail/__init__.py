@@ -6,10 +6,11 @@ them act. They are measured on the standalone side and are no controls of the pa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lib_hires.controls import Declared, control
+from lib_hires.controls import Declared, SettingsError, control, meant_hint
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,22 @@ class Detail(Declared):
         choices=("no", "same", "matched"),
     )
 
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Detail:
+        """Build from plain values by name. Raises SettingsError also for unknown names."""
+        known = [name for name, *_ in cls.rows()]
+        for name in values:
+            if name not in known:
+                hint = meant_hint(name, known)
+                raise SettingsError(f"{name}: there is no such technique of detail{hint}")
+        return cls(**values)
+
     def changed(self) -> dict[str, Any]:
         """What differs from the default, by name."""
         default = type(self)()
         return {
             name: value for name, value in vars(self).items() if value != getattr(default, name)
         }
+
+
+NO_DETAIL = Detail()

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from lib_hires.sizes import Size
 
+HALVINGS = 3  # of the sides, at most, in the U-Nets there are
+
 Attend = Callable[..., Tensor]
 """attend(queries (..., n, d), *contexts (..., m, e)) -> (..., n, f), such as (q, k, v)."""
 
@@ -60,7 +62,7 @@ def grid_of(tokens: int, size: Size) -> tuple[Size, int] | None:
     size: of the latents. A U-Net halves with rounding up.
     """
     height, width = size
-    for halvings in range(8):
+    for halvings in range(HALVINGS + 1):
         if height * width == tokens:
             return (height, width), halvings
         height, width = (height + 1) // 2, (width + 1) // 2
@@ -105,8 +107,8 @@ class EvaluatedSize:
 
     @contextmanager
     def of(self, unet: nn.Module) -> Iterator[None]:
-        """Follow the calls of a U-Net, whose first tensor of four axes is the latents; of five,
-        where they are clips."""
+        """Follow the calls of a U-Net, whose first tensor of four axes, or five with frames, is the
+        latents."""
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             values = (*args, *kwargs.values())

@@ -136,6 +136,8 @@ def passes_of(p: Any) -> dict[Kind, Size]:
         "text" if kind_of(p) == "hires" else kind_of(p): _sampled(p.height, p.width)
     }
     if getattr(p, "enable_hr", False):
+        if getattr(p, "firstpass_image", None) is not None:  # an image of the gallery is upscaled
+            first = {}
         height = p.hr_upscale_to_y - getattr(p, "truncate_y", 0) * FACTOR
         width = p.hr_upscale_to_x - getattr(p, "truncate_x", 0) * FACTOR
         first["hires"] = _sampled(height, width)

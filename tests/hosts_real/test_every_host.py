@@ -97,6 +97,20 @@ def test_large_images_are_evaluated_in_windows(host, generate, request_):
 
 
 @shows("evaluation in windows")
+@pytest.mark.parametrize("request_", [{}, {"sampler_name": "DDIM", "batch_size": 2}], ids=str)
+def test_self_attention_alone_sees_windows(host, generate, request_):
+    """Every evaluation has the size that it has without; the next images are as they were."""
+    plain, whole, before = generate(**request_), generate(UG, **request_), host.state()
+    made = generate(UG | {"ug_windows": "attention"}, fault=("record", 0), **request_)
+    assert "note" not in made.info
+    assert set(_sides(host)) == {8, 4}
+    assert made.pixels[0] not in (plain.pixels[0], whole.pixels[0])
+    assert generate(UG | {"ug_windows": "attention"}, **request_).pixels == made.pixels
+    assert generate(**request_).pixels == plain.pixels
+    assert host.state() == before
+
+
+@shows("evaluation in windows")
 def test_windows_in_the_stages(host, generate):
     whole, made = generate(UG | REFINE), generate(UG | REFINE | {"ug_windows": "Hann"})
     assert "note" not in made.info

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.cli.options import add_option, names_in, say
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
 
-BUNDLED_STAGES = ("vae", "latents", "decoder", "model", "export", "judge")
+if TYPE_CHECKING:
+    from lib_hires.standalone.training.vae import VaeConfig
+
+BUNDLED_STAGES = ("crops", "vae", "latents", "model", "export", "judge")
 STUDENT_STAGES = ("few-steps", "turbo", "motion")
 """The stages of `hires train-demo`: what makes the bundled model, and what is made of it."""
 
@@ -27,6 +32,13 @@ def add_trainings(commands: Any) -> None:
     train.add_argument("--stages", default="", help=text)
     train.add_argument(
         "--start-from", type=Path, help="folder of a trained model whose weights to go on from"
+    )
+    train.add_argument(
+        "--vae",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="how the VAE is trained, by the names of VaeConfig, as steps=24000",
     )
     train.add_argument("--model-minutes", type=float, help="how long the U-Net is trained")
     train.add_argument(
@@ -78,7 +90,8 @@ def _train_demo(options: argparse.Namespace) -> int:
         start_from(options.start_from, options.work)
     own = [stage for stage in stages if stage in STAGES]
     config = TrainingConfig(**_minutes(model_minutes=options.model_minutes))
-    train(options.out, stages=own, config=config, work=options.work)
+    vae = _vae_config(options.vae)
+    train(options.out, stages=own, config=config, vae=vae, work=options.work)
     if "judge" in stages:
         train_judge.train(options.out)
     if "few-steps" in stages:
@@ -90,6 +103,23 @@ def _train_demo(options: argparse.Namespace) -> int:
     if "motion" in stages:
         _train_motion(options)
     return 0
+
+
+def _vae_config(words: Sequence[str]) -> VaeConfig:
+    """A VaeConfig with what was given as NAME=VALUE. Raises SettingsError."""
+    from lib_hires.standalone.training.vae import VaeConfig
+
+    values: dict[str, Any] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in asdict(VaeConfig()):
+            raise SettingsError(f"--vae: expected a name of VaeConfig, got {name!r}")
+        kind = type(getattr(VaeConfig(), name))
+        try:
+            values[name] = kind(value)
+        except ValueError:
+            raise SettingsError(f"--vae {name}: expected {kind.__name__}, got {value!r}") from None
+    return VaeConfig(**values)
 
 
 def _train_motion(options: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.clips import as_clips, frame_by_frame
-from lib_hires.detail import Detail
+from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.detail.processors import attention_in_windows
 from lib_hires.detail.sharpening import sharpened
@@ -49,7 +49,6 @@ from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.upsampler_file import NamedUpsampler
 
 FPS = 8  # of the clips that motion modules are trained with
-NO_DETAIL = Detail()
 OnStep = Callable[[int, int, int, Tensor], None]
 Gamma = Callable[[int, int, AttentiveGuidance], float]
 """gamma(steps done, steps in all, settings): the share of self-attention that is mixed in then."""
@@ -100,6 +99,7 @@ class Run:
         not know that stages are left unfinished.
         """
         request = request.drawn()
+        model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
         self.frames, self.context = clip_length(request, model)
         self.first = first_size(request, settings, model)
@@ -326,6 +326,8 @@ class Run:
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         model = self.model
+        if model.vae is None:
+            return function(x)
         tiled = partial(
             vae_tiled,
             function,

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lib_hires.detail import Detail
+from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.detail.processors import attention_in_windows
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.generate import NO_DETAIL, Run
+from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.pipeline.upscalers import Upscaler, load_upscaler
 

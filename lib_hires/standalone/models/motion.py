@@ -214,6 +214,7 @@ def write_motion(path: Path, adapter: Any, frames: int, modules: Sequence[str]) 
     stated = {NATIVE: str(frames), POSITIONS: str(adapter.config.motion_max_seq_length)}
     with whole_file(path) as partial:
         save_file(own, partial, metadata={"format": "pt", **stated})
+        partial.chmod(0o644)
 
 
 def _module_of(name: str) -> str:

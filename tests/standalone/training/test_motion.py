@@ -77,13 +77,14 @@ def test_the_record_and_the_samples(trained, tiny_model):
 
 def test_training_goes_on_where_it_stopped(trained, tiny_model):
     path, work = trained
-    before = torch.load(work / "motion.pt", weights_only=True)["progress"]["step"]
+    before = torch.load(work / "motion.pt", weights_only=True)["progress"]
     weights = load_file(path)
     train(work, path.parent, tiny_model, replace(CONFIG, minutes=0.0))
     again = load_file(path)
     assert all(torch.equal(again[name], weight) for name, weight in weights.items())
-    train(work, path.parent, tiny_model, replace(CONFIG, minutes=0.03))
-    assert torch.load(work / "motion.pt", weights_only=True)["progress"]["step"] > before
+    longer = before["seconds"] / 60 + 0.001
+    train(work, path.parent, tiny_model, replace(CONFIG, minutes=longer))
+    assert torch.load(work / "motion.pt", weights_only=True)["progress"]["step"] > before["step"]
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_an_example_is_refused_for_its_files_alone(server, name):
 
 
 @pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
-@pytest.mark.parametrize(("name", "images"), zip(WORKFLOWS, (1, 1, 2), strict=True))
+@pytest.mark.parametrize(("name", "images"), list(zip(WORKFLOWS, (1, 1, 2), strict=True)))
 def test_an_example_makes_its_images(server, name, images):
     assert len(server.run(small(name))) == images
     assert "Upsample Guidance: 128x128 guided at 64x64" in server.log

@@ -125,7 +125,8 @@ def _read_schedule(name: str, value: object) -> tuple[float, ...]:
 
 def meant_hint(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: which one may have been meant."""
-    near = difflib.get_close_matches(name, known, n=1)
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    near = difflib.get_close_matches(plain, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lib_hires.controls import SettingsError
+from lib_hires.detail.latent_mixing import mixed
 from lib_hires.resample import bicubic
 from lib_hires.settings import ProgressiveRefinement
 from lib_hires.sizes import Size, size_of_area, snap
@@ -123,6 +124,8 @@ def refine(
     denoise: Callable[[Tensor, Stage, Tensor], Tensor],
     factor: int,
     colour_match: bool = False,
+    upscale: Callable[[Tensor, Size], Tensor] | None = None,
+    mix: bool = False,
 ) -> Iterator[StageResult]:
     """Run the stages one after another, yielding each as soon as it is finished.
 
@@ -130,7 +133,9 @@ def refine(
     and `encode` take one at a time in `lib_hires.clips.frame_by_frame`. decode: latent to image
     (b, 3, H, W), around [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean
     upsampled latent as far as the stage goes and samples it to the end; it also receives the latent
-    before upsampling. factor: pixels per latent position.
+    before upsampling. factor: pixels per latent position. upscale: in the place of bicubic
+    upsampling of images, to a size in pixels. mix: take the coarse part from the latent itself
+    (`detail.latent_mixing`).
 
     An error or an interrupt raised inside a stage leaves through the iterator; what was yielded
     before stays good. Raises FloatingPointError where a stage gives NaN or infinity.
@@ -141,7 +146,10 @@ def refine(
         if stage.enlargement == "latent":
             upsampled = bicubic(latent.float(), size).to(latent.dtype)
         else:
-            upsampled = encode(bicubic(decode(latent).float(), stage.size).clamp(-1, 1))
+            enlarge = upscale or bicubic
+            upsampled = encode(enlarge(decode(latent).float(), stage.size).clamp(-1, 1))
+            if mix:
+                upsampled = mixed(upsampled, latent)
         if colour_match:
             upsampled = match_channels(upsampled, first)
         latent = denoise(upsampled, stage, latent)

@@ -112,8 +112,9 @@ class UpsampleGuidance(Declared):
         "Evaluate the large image in overlapping windows of native size: memory stays constant, "
         "time grows with the area. Hann: blended without seams; average: as MultiDiffusion does; "
         "off: at full size. Steps after the guidance's end (η) use windows too, with nothing to "
-        "hold them together. Not with ControlNet.",
-        choices=("off", "Hann", "average"),
+        "hold them together. Not with ControlNet. attention: only self-attention sees windows, all "
+        "else the whole image once.",
+        choices=("off", "Hann", "average", "attention"),
     )
     overlap: float = control(
         0.5,
@@ -151,6 +152,11 @@ class UpsampleGuidance(Declared):
         clips=True,
         since=1,
     )
+
+    @property
+    def evaluates_windows(self) -> bool:
+        """Whether the whole model sees windows, and not its self-attention alone."""
+        return self.windows in ("Hann", "average")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,19 @@ def not_above(size: Size, native: Size) -> str:
     )
 
 
+def why_unguided(size: Size, native: Size, scale: float = 0) -> str:
+    """Why Upsample Guidance has nothing to do at `size`, where `small_size` gives none.
+
+    scale: as `small_size` takes it.
+    """
+    if scale and small_size(size, native) is not None:
+        return (
+            f"at a scale of {scale:g} the native evaluation is about as large as the image; give "
+            "more, or 0 to find it from the native size"
+        )
+    return not_above(size, native)
+
+
 def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -> Size | None:
     """The size of the native evaluation of an image of size `large`.
 

@@ -101,7 +101,7 @@ class UpsampleGuided:
     ) -> None:
         self._predict_native = predict_native or predict
         self._predict_large = predict
-        if settings.windows != "off":
+        if settings.evaluates_windows:
             self._predict_large = Windowed(
                 predict,
                 window=reduction.small,

@@ -118,9 +118,9 @@ def native_of(pipe: Any, given: int | Size | None) -> tuple[Size, int]:
         pixels = (given, given) if isinstance(given, int) else given
         return (pixels[0] // factor, pixels[1] // factor), multiple
     size = config.get("sample_size") or getattr(pipe, "default_sample_size", None)
-    if isinstance(size, int):
-        return (size, size), multiple
-    if not size or len(size) != 2:
+    if isinstance(size, (int, float)):
+        return (int(size), int(size)), multiple
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
         raise SettingsError(
             f"native: {type(pipe).__name__} does not say its native size; give it in pixels"
         )

@@ -13,12 +13,14 @@ from diffusers.hooks import ModelHook
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
+from lib_hires.detail.neighbourhood import Neighbourhood
+from lib_hires.detail.processors import attention_in_windows
 from lib_hires.diffusers.layouts import RESIDUALS, Fitted, Layout, layout_of
 from lib_hires.diffusers.levels import Levels, Unsupported, level_at, schedule, time_scale
 from lib_hires.resample import Reduction
-from lib_hires.run.passes import Kind, guided_at, guides, mixes
+from lib_hires.run.passes import Kind, attends_in_windows, guided_at, guides, mixes
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, not_above
+from lib_hires.sizes import Size, why_unguided
 from lib_hires.upsample_guidance import UpsampleGuided
 
 log = logging.getLogger("hires_guidance")
@@ -91,10 +93,11 @@ class GuidanceHook(ModelHook):
                 (output,) if cond.get("return_dict") is False else Transformer2DModelOutput(output)
             )
         seen, seen_t = guide.model_input(state, t)
-        if self._is_shifted:
-            whole = forward(**model.arguments(seen, seen_t, cond))
-        else:
-            whole = forward(*args, **kwargs)
+        with attention_in_windows(inner, self._windows(sampling), inside=True):
+            if self._is_shifted:
+                whole = forward(**model.arguments(seen, seen_t, cond))
+            else:
+                whole = forward(*args, **kwargs)
         denoised = model.denoised(whole[0], seen, seen_t)
         guided = guide.guide(denoised, state, t, cond)
         if guided is denoised and not self._is_shifted:
@@ -115,7 +118,7 @@ class GuidanceHook(ModelHook):
             )
 
     def _in_windows(self, sampling: Sampling, layout: Layout, cond: Mapping[str, Any]) -> bool:
-        if self.settings.ug.windows == "off":
+        if not self.settings.ug.evaluates_windows:
             return False
         residuals = any(cond.get(name) is not None for name in RESIDUALS)
         if residuals or not layout.takes_windows:
@@ -124,6 +127,12 @@ class GuidanceHook(ModelHook):
             sampling.windows_logged = True
             return False
         return True
+
+    def _windows(self, sampling: Sampling) -> Neighbourhood | None:
+        """What self-attention sees of the large image; None for all of it."""
+        if sampling.reduction is None or not attends_in_windows(self.settings, self.kind):
+            return None
+        return Neighbourhood(sampling.size, sampling.reduction.small)
 
     @property
     def _is_shifted(self) -> bool:
@@ -150,7 +159,8 @@ class GuidanceHook(ModelHook):
             image, native = (
                 (height * factor, width * factor) for height, width in (size, self.native)
             )
-            log.info("Upsample Guidance has nothing to do: %s", not_above(image, native))
+            reason = why_unguided(image, native, self.settings.ug.scale)
+            log.info("Upsample Guidance has nothing to do: %s", reason)
             return sampling
         scheduler, t = self.pipe.scheduler, cond["timestep"]
         scale = time_scale(scheduler, first_time(t))

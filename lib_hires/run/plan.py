@@ -326,7 +326,7 @@ def _idle(settings: Settings, passes: Sequence[PlannedPass], model: Model) -> st
     if not (ug.enabled and ug.theta) or any(part.small for part in passes):
         return ""
     sizes = [part.size for part in passes if guides(settings, part.kind)]
-    return idle_reason(ug.passes, sizes, model.native)
+    return idle_reason(ug, sizes, model.native)
 
 
 def _shown(size: Size, frames: int) -> str:

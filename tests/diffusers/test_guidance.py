@@ -48,6 +48,16 @@ def test_nothing_of_it_is_left(family: str) -> None:
     assert (dict(vars(pipe)), dict(vars(module))) == before
 
 
+@pytest.mark.parametrize("side", [8.0, [8, 8], (8.0, 8.0)])
+def test_a_native_size_is_read_as_tools_write_it(side: object) -> None:
+    pipe = tiny.unet_pipeline()
+    apply_hires_guidance(pipe, ug=True)
+    guided = tiny.latents(pipe)
+    pipe.unet.register_to_config(sample_size=side)
+    apply_hires_guidance(pipe, ug=True)
+    assert torch.equal(tiny.latents(pipe), guided)
+
+
 def test_an_unknown_setting_is_refused_with_its_message() -> None:
     pipe = tiny.unet_pipeline()
     with pytest.raises(SettingsError, match="ug_thetta: there is no such setting; did you mean"):

@@ -218,6 +218,9 @@ def test_bad_choices(bad):
 
 
 def test_unknown_names_come_with_a_suggestion():
+    for name in ("UG", "ug-theta", "Ug Theta"):
+        with pytest.raises(SettingsError, match=r"did you mean ug(_theta)?\?"):
+            Settings.from_values({name: 1})
     with pytest.raises(SettingsError, match=r"ug_tetha: .*did you mean ug_theta\?"):
         Settings.from_values({"ug_tetha": 1})
     with pytest.raises(SettingsError, match=r"^zzz: there is no such setting$"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.presets import PURPOSES, PresetError, preset_for
 from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, declarations
 from lib_hires.standalone.cli.options import (
@@ -42,6 +43,8 @@ def add_generate(commands: Any) -> None:
     parser.add_argument("--preset", metavar="PURPOSE", help=text)
     text = "a prompt a line, or a .csv table with columns as the options; goes on where it stopped"
     parser.add_argument("--prompts", metavar="FILE", type=Path, help=text)
+    text = "a technique that is measured and no setting yet, such as sharper=0.1; again for others"
+    parser.add_argument("--detail", metavar="NAME=VALUE", action="append", default=[], help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
     add_overrides(parser)
@@ -69,6 +72,7 @@ class Job:
     motion: Path | None = None  # module, for clips
     prompts: Path | None = None  # for many images
     source: Source | None = None  # the image that is repeated
+    detail: Detail = NO_DETAIL
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,21 @@ def resolve(options: argparse.Namespace) -> Job:
         motion=options.motion,
         prompts=options.prompts,
         source=_source(options, about, request, wanted) if about else None,
+        detail=_detail(options, about),
     )
+
+
+def _detail(options: argparse.Namespace, about: Mapping[str, Any]) -> Detail:
+    """That of the image of --from, changed by the options."""
+    if options.prompts and options.detail:
+        raise SettingsError("--detail: expected no --prompts beside it")
+    named = {}
+    for text in options.detail:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--detail: expected NAME=VALUE, got {text!r}")
+        named[name] = value
+    return Detail.from_values({**about.get("detail", {}), **named})
 
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
@@ -186,7 +204,7 @@ def run(job: Job) -> int:
 
     from lib_hires.standalone.pipeline.generate import Run
 
-    return _save_stages(Run(model, request, settings), job)
+    return _save_stages(Run(model, request, settings, detail=job.detail), job)
 
 
 def _loaded(job: Job, device: str) -> LatentModel:

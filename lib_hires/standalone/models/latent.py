@@ -6,7 +6,9 @@ pixels, latents are in the model's scaled space, images are (b, 3, H, W) in [-1,
 
 from __future__ import annotations
 
+import codecs
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -239,6 +241,20 @@ class LatentModel:
         scale, shift = self._latent_scale(z)
         return (z - shift) * scale
 
+    def broken_weight(self) -> str | None:
+        """The name of a weight that is not a number, as in files whose merging went wrong.
+
+        In half precision infinite ones do not count: there a number of the file may be too large.
+        """
+        networks = {"U-Net": self.unet, "VAE": self.vae}
+        networks |= {f"text encoder {n}": e.model for n, e in enumerate(self.encoders, start=1)}
+        whole = self.dtype == torch.float32
+        for title, network in networks.items():
+            for name, weight in network.named_parameters():
+                if (~weight.isfinite() if whole else weight.isnan()).any():
+                    return f"{title}, {name}"
+        return None
+
     def _latent_scale(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift with latent = (z - shift)·scale, z being what the VAE sees."""
         config = self.vae.config
@@ -275,11 +291,7 @@ def assembled(
     """The parts in evaluation mode, on the device, in the dtype; sample_size in latent units."""
     # SDXL's VAE overflows in float16, as its configuration states; elsewhere the flag is a default.
     upcast = family == "sdxl" and dtype == torch.float16 and vae.config.force_upcast
-    scaling = getattr(vae.config, "scaling_factor", None)
-    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)) or not scaling > 0:
-        raise ModelError(
-            f"{name}, vae/config.json: scaling_factor: expected a number above 0, got {scaling!r}"
-        )
+    _check_latents(name, vae)
     for part in (unet, vae, *(encoder.model for encoder in encoders)):
         placed(part, device, torch.float32 if part is vae and upcast else dtype)
     vae.to(memory_format=torch.channels_last)  # its wide images decode 1.6 times faster on a CPU
@@ -304,6 +316,40 @@ def assembled(
         zero_empty_negative=zero_empty_negative,
         overrides=overrides,
     )
+
+
+def _check_latents(name: str, vae: Any) -> None:
+    """Make a number of the VAE's scaling factor. Raises ModelError for what is no scale or shift
+    of its latents."""
+    config = vae.config
+
+    def numbers(key: str, count: int, given: Any) -> list[float]:
+        try:
+            values = [float(value) for value in given]
+            if len(values) != count or not all(map(math.isfinite, values)):
+                raise ValueError
+        except (TypeError, ValueError):
+            expected = "a number" if count == 1 else f"{count} numbers"
+            given = given[0] if count == 1 else given
+            raise _wrong_value(name, key, expected, given) from None
+        return values
+
+    scaling = getattr(config, "scaling_factor", None)
+    scale = [0.0] if isinstance(scaling, bool) else numbers("scaling_factor", 1, [scaling])
+    if scale[0] <= 0:
+        raise _wrong_value(name, "scaling_factor", "a number above 0", scaling)
+    vae.register_to_config(scaling_factor=scale[0])
+    numbers("shift_factor", 1, [getattr(config, "shift_factor", None) or 0])
+    for key in ("latents_mean", "latents_std"):
+        if given := getattr(config, key, None):
+            values = numbers(key, config.latent_channels, given)
+            if key == "latents_std" and min(values) <= 0:
+                raise _wrong_value(name, key, "numbers above 0", given)
+
+
+def _wrong_value(name: str, key: str, expected: str, given: Any) -> ModelError:
+    shown = str(given)[:80] if isinstance(given, (list, tuple)) else repr(given)
+    return ModelError(f"{name}, vae/config.json: {key}: expected {expected}, got {shown}")
 
 
 def with_finite_sigmas(alphas_cumprod: torch.Tensor) -> torch.Tensor:
@@ -339,18 +385,35 @@ def reason(error: Exception) -> str:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, CLIPTokenizerFast
 
+    slow = all((folder / name).is_file() for name in TOKENIZER)
+    kind = CLIPTokenizer if slow else CLIPTokenizerFast  # which newer tools write alone
     try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever its files lead to
         raise ModelError(f"{folder}: the tokenizer {reason(error)}; copy it again") from error
 
 
+TOKENIZER = ("vocab.json", "merges.txt")
+"""The files of a CLIP tokenizer, where they are not in one tokenizer.json."""
+
+
 def check_tokenizer(folder: Path) -> None:
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder}: the tokenizer has no {name}; copy it there")
+    """Raises ModelError where a tokenizer is not whole."""
+    missing = [name for name in TOKENIZER if not (folder / name).is_file()]
+    if missing and not (folder / "tokenizer.json").is_file():
+        raise ModelError(f"{folder}: the tokenizer has no {missing[0]}; copy it there")
+    for file in folder.glob("*.json"):
+        check_no_bom(file)
+
+
+def check_no_bom(file: Path) -> None:
+    """Raises ModelError for JSON with a byte order mark, as some editors write it: diffusers and
+    transformers cannot read it."""
+    with file.open("rb") as opened:
+        if opened.read(3) == codecs.BOM_UTF8:
+            raise ModelError(f"{file}: begins with a byte order mark; save it as UTF-8 without one")
 
 
 def no_inpainting(path: Path) -> str:

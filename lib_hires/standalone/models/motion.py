@@ -11,27 +11,32 @@ Single files of AnimateDiff's family are known by their tensors' names and shape
 | AnimateDiff SDXL beta | 3 | no | 32 | 16 |
 | HotShot-XL | 3 | no | 24 | 8 |
 
-Positions are sinusoids, so the files' tensors of them are only counted. AnimateDiff v1 and HotShot
-were trained with group norms over all frames of a clip; diffusers, and so we, normalise each frame.
+Positions are sinusoids, so the files' tensors of them are only counted. Files of ours state native
+frames and positions, and modules that they lack change nothing. AnimateDiff v1 and HotShot were
+trained with group norms over all frames of a clip; diffusers, and so we, normalise each frame.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lib_hires.files import whole_file
+from lib_hires.standalone.models.checkpoint import listed
+from lib_hires.standalone.models.kinds import no_safetensors
 from lib_hires.standalone.models.latent import LatentModel, ModelError, Motion, placed, reason
 
 NATIVE_FRAMES = 16
-NATIVE = "native_frames"  # in the config.json of ours; diffusers has no such entry
+NATIVE, POSITIONS = "native_frames", "positions"  # what ours state; diffusers has no such entries
+OWN = (NATIVE, POSITIONS)
 LCM_POSITIONS = 64
 HEADS = 8  # of all known modules; not in a file
 KINDS = {
@@ -62,21 +67,35 @@ def with_motion(model: LatentModel, path: Path) -> LatentModel:
 
     Raises ModelError where it is none, damaged, or made for another family of models.
     """
-    from diffusers import UNetMotionModel
-
     path = Path(path)
     if not path.exists():
         raise ModelError(f"{path}: no such motion module; give a .safetensors file or a folder")
     adapter, frames = _from_folder(path) if path.is_dir() else _from_file(path)
     _check_fits(path, adapter, model)
     try:
-        unet = UNetMotionModel.from_unet2d(model.unet, adapter)
+        return with_adapter(model, adapter, path.stem, frames)
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not for {model.name}: {reason(error)}") from error
-    most = int(adapter.config.motion_max_seq_length)
-    return replace(
-        model, unet=placed(unet, model.device, model.dtype), motion=Motion(path.stem, frames, most)
-    )
+
+
+def with_adapter(model: LatentModel, adapter: Any, name: str, frames: int) -> LatentModel:
+    """The model with a copy of diffusers' MotionAdapter, of so many native frames.
+
+    Raises ValueError or RuntimeError where their shapes differ.
+    """
+    from diffusers import UNetMotionModel
+
+    unet = UNetMotionModel.from_unet2d(model.unet, adapter)
+    motion = Motion(name, frames, int(adapter.config.motion_max_seq_length))
+    return replace(model, unet=placed(unet, model.device, model.dtype), motion=motion)
+
+
+def silent(adapter: Any) -> Any:
+    """The adapter with every module changing nothing, as AnimateDiff's begin; the same object."""
+    for name, weight in adapter.named_parameters():
+        if ".proj_out." in name and ".ff." not in name:
+            weight.data.zero_()
+    return adapter
 
 
 def set_context(unet: Any, context: int | None, frames: int) -> None:
@@ -133,7 +152,7 @@ def _from_folder(path: Path) -> tuple[Any, int]:
         weights = sorted(path.glob("*.safetensors"), key=lambda file: "fp16" in file.name)
         if not weights:
             raise ModelError(f"{path}: has no .safetensors weights; copy them there")
-        adapter.load_state_dict({name: v.float() for name, v in load_file(weights[0]).items()})
+        _fill(path, adapter, {name: v.float() for name, v in load_file(weights[0]).items()})
     except ModelError:
         raise
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
@@ -158,24 +177,58 @@ def _from_file(path: Path) -> tuple[Any, int]:
 
     try:
         state = _renamed(load_file(path))
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        stated = {name: int(metadata[name]) for name in OWN if name in metadata}
     except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"{path}: the motion module {reason(error)}; expected a .safetensors file (.ckpt files "
-            "can run code when read; convert it)"
-        ) from error
+        kind = no_safetensors(path) or f"the motion module {reason(error)}; copy it again"
+        raise ModelError(f"{path}: {kind}") from error
     config = _configuration(path, state)
-    positions = config["motion_max_seq_length"]
+    positions = config["motion_max_seq_length"] or stated.get(POSITIONS)
     key = (len(config["block_out_channels"]), config["use_motion_mid_block"], positions)
     adapter = MotionAdapter(**config | {"motion_max_seq_length": positions or LCM_POSITIONS})
     weights = {key: value for key, value in state.items() if not key.endswith("pos_encoder.pe")}
-    own = adapter.state_dict()
-    buffers = {name: value for name, value in own.items() if name.endswith("pos_embed.pe")}
+    there = set(map(_module_of, state))
+    kept = {
+        name: value
+        for name, value in silent(adapter).state_dict().items()
+        if name.endswith("pos_embed.pe") or (stated and _module_of(name) not in there)
+    }
     try:
-        adapter.load_state_dict({**buffers, **weights})
+        _fill(path, adapter, {**kept, **weights})
     except RuntimeError as error:
         raise ModelError(f"{path}: its tensors {reason(error)}; copy it again") from error
     _, frames = KINDS.get(key, ("", NATIVE_FRAMES))
-    return adapter, min(frames, positions or LCM_POSITIONS)
+    return adapter, stated.get(NATIVE) or min(frames, positions or LCM_POSITIONS)
+
+
+def write_motion(path: Path, adapter: Any, frames: int, modules: Sequence[str]) -> None:
+    """Write a file of ours: in float16, of the named modules; the others change nothing.
+
+    modules: names as `up_blocks.0.motion_modules.1`. frames: native. diffusers' own names.
+    """
+    own = {
+        name: value.half().contiguous() for name, value in adapter.state_dict().items()
+        if _module_of(name) in modules and not name.endswith("pos_embed.pe")
+    }  # fmt: skip
+    stated = {NATIVE: str(frames), POSITIONS: str(adapter.config.motion_max_seq_length)}
+    with whole_file(path) as partial:
+        save_file(own, partial, metadata={"format": "pt", **stated})
+        partial.chmod(0o644)
+
+
+def _module_of(name: str) -> str:
+    """`up_blocks.0.motion_modules.1` of a tensor's name."""
+    return ".".join(name.split(".")[:4])
+
+
+def _fill(path: Path, adapter: Any, state: Mapping[str, Tensor]) -> None:
+    """Raises ModelError for missing and for extra tensors, RuntimeError for other shapes."""
+    result = adapter.load_state_dict(state, strict=False)
+    if result.missing_keys:
+        raise ModelError(f"{path}: lacks {listed(result.missing_keys)}; copy it again")
+    if result.unexpected_keys:
+        raise ModelError(f"{path}: there is no place for {listed(result.unexpected_keys)}")
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

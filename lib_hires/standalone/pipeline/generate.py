@@ -16,20 +16,26 @@ from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.clips import as_clips, frame_by_frame
+from lib_hires.detail import NO_DETAIL, Detail
+from lib_hires.detail.neighbourhood import Neighbourhood
+from lib_hires.detail.processors import attention_in_windows
+from lib_hires.detail.sharpening import sharpened
+from lib_hires.detail.sharper import sharper
+from lib_hires.detail.unfinished import left_at, level_before
 from lib_hires.devices import allocated_peak, reset_allocated_peak
 from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
-from lib_hires.resample import Reduction
-from lib_hires.run.passes import clip_guided_at, in_windows
+from lib_hires.resample import Reduction, bicubic
+from lib_hires.run.passes import attends_in_windows, clip_guided_at, in_windows
 from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
-from lib_hires.sizes import Size, native_size, not_above, small_size, snap
+from lib_hires.sizes import Size, native_size, not_above, small_size, snap, why_unguided
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.models.motion import set_context
-from lib_hires.standalone.pipeline.request import SAMPLERS, Request
+from lib_hires.standalone.pipeline.request import SAMPLERS, Request, warn_of_syntax
 from lib_hires.standalone.pipeline.sampling import (
     ClassifierFreeGuidance,
     Denoiser,
@@ -37,12 +43,12 @@ from lib_hires.standalone.pipeline.sampling import (
     schedule_sigmas,
 )
 from lib_hires.standalone.pipeline.upsamplers import find_upsampler
+from lib_hires.standalone.pipeline.upscalers import load_upscaler
 from lib_hires.tiled_vae import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.upsampler_file import NamedUpsampler
 
 FPS = 8  # of the clips that motion modules are trained with
-
 OnStep = Callable[[int, int, int, Tensor], None]
 Gamma = Callable[[int, int, AttentiveGuidance], float]
 """gamma(steps done, steps in all, settings): the share of self-attention that is mixed in then."""
@@ -81,6 +87,7 @@ class Run:
         stage_sizes: Sequence[Size] | None = None,
         gamma: Gamma | None = None,
         wrap: Wrap = lambda _, function: function,
+        detail: Detail = NO_DETAIL,
     ) -> None:
         """The options are for measurements.
 
@@ -88,7 +95,8 @@ class Run:
         in pixels, 0 for none, in the place of the settings', which are refinement's. stage_sizes:
         (height, width) in pixels of each stage, in the place of those planned. gamma: the schedule
         of Attentive Guidance, in the place of `gamma_at`. wrap: gets decoding and encoding, tiles
-        included, for example to time them.
+        included, for example to time them. detail: techniques that are no settings; the plan does
+        not know that stages are left unfinished.
         """
         request = request.drawn()
         model.check_prompt(request.prompt, request.negative)
@@ -107,7 +115,10 @@ class Run:
             raise SettingsError(_nothing_to_guide(settings, self.first, self.frames, model))
         if tile is None:
             tile = settings.refine.tile if settings.refine.enabled else 0
-        self._tile = tile
+        self._tile, self.detail = tile, detail
+        if self.frames > 1 and (changed := set(detail.changed()) - {"attention"}):
+            raise SettingsError(f"detail: {min(changed)}: expected none for clips")
+        self._upscaler = load_upscaler(detail.upscaler, model.device) if detail.upscaler else None
         self._gamma = gamma
         self._wrapped = {
             "decode": wrap("decode", self._decode),
@@ -142,11 +153,59 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The sampler's steps of the first image and of each stage."""
-        return [len(self.sigmas) - 1, *(len(self.stage_sigmas(stage)) - 1 for stage in self.stages)]
+        return [len(self.first_sigmas()) - 1] + [
+            len(self.stage_sigmas(stage)) - 1 for stage in self.stages
+        ]
+
+    def first_sigmas(self) -> Tensor:
+        """The schedule of the first image."""
+        sigmas, reduction = self.sigmas, self.reduction(self.first)
+        if reduction is not None and self.settings.ug.shifted_start:
+            sigmas = shifted_schedule(sigmas, reduction.noise_gain)
+        return self._left(sigmas, 0, self.first)
 
     def stage_sigmas(self, stage: Stage) -> Tensor:
         """The end of the schedule that a stage samples."""
+        return self._left(self._times(stage), stage.number, stage.size)
+
+    def _times(self, stage: Stage) -> Tensor:
         return torch.tensor(stage.times(self.sigmas.tolist(), self._sigma_at)).to(self.sigmas)
+
+    def _left(self, sigmas: Tensor, number: int, size: Size) -> Tensor:
+        """A stage's sigmas as far as it goes on, which is to the end in the last one."""
+        if self.detail.unfinished == "no" or number == len(self.stages):
+            return sigmas
+        after = self.stages[number]
+        matched = self.detail.unfinished == "matched"
+        level = level_before(float(self._times(after)[0]), size, after.size, matched)
+        return torch.tensor(left_at(sigmas.tolist(), level)).to(sigmas)
+
+    def windows(self, size: Size, stage: int = 0) -> Neighbourhood | None:
+        """What self-attention sees of an image of `size` pixels; None for all of it."""
+        model, wanted = self.model, attends_in_windows(self.settings, "stage" if stage else "text")
+        small = small_size(size, model.native, multiple=model.multiple)
+        if small is None or not (wanted or self.detail.attention == "windows"):
+            return None
+        return Neighbourhood(self.latent_size(size), self.latent_size(small))
+
+    def split(self, size: Size) -> tuple[float, float, Reduction] | None:
+        """CFG's two scales for an image of `size` pixels, and what parts them; None for one."""
+        detail, model = self.detail, self.model
+        small = small_size(size, model.native, multiple=model.multiple)
+        if small is None or not (detail.cfg_low or detail.cfg_high):
+            return None
+        low = detail.cfg_low or self.request.cfg
+        reduction = Reduction.between(self.latent_size(size), self.latent_size(small))
+        return low, detail.cfg_high or low, reduction.to(model.device)
+
+    def upscale(self, image: Tensor, size: Size) -> Tensor:
+        """An image (b, 3, h, w) enlarged to `size` before it is encoded."""
+        enlarge = self._upscaler or bicubic
+        return sharpened(enlarge(image, size), self.detail.sharpen)
+
+    def latent_size(self, size: Size) -> Size:
+        """Pixels to latent positions."""
+        return size[0] // self.model.factor, size[1] // self.model.factor
 
     def planned(self) -> RunPlan:
         """What `generate` will do, counted beforehand."""
@@ -166,6 +225,7 @@ class Run:
             "settings": self.settings.changed(),
             **({"motion": self.model.motion.name} if self.model.motion else {}),
             **self.model.overrides.values(),
+            **({"detail": changed} if (changed := self.detail.changed()) else {}),
         }
 
     @torch.no_grad()
@@ -200,6 +260,8 @@ class Run:
             denoise=generation.denoise_stage,
             factor=self.model.factor,
             colour_match=self.settings.refine.colour_match,
+            upscale=self.upscale if self.detail.upscaler or self.detail.sharpen else None,
+            mix=self.detail.mixing,
         )
         for stage in self.stages:
             with record.taking("stage", stage.size, stage.number):
@@ -283,10 +345,12 @@ class Generation:
     def __init__(self, run: Run, on_step: OnStep) -> None:
         self._run, self._on_step = run, on_step
         request = run.request
+        warn_of_syntax(request.prompt)
+        warn_of_syntax(request.negative)
         conditioning = run.model.encode_prompts(
             [request.prompt] * request.batch, [request.negative] * request.batch
         )
-        self._prompted: Callable[[Denoiser], Denoiser] = partial(
+        self._prompted: Callable[..., Denoiser] = partial(
             ClassifierFreeGuidance, conditioning=conditioning, scale=request.cfg
         )
         self._upsampler = None
@@ -299,9 +363,7 @@ class Generation:
         run, factor = self._run, self._run.model.factor
         if run.model.motion:
             set_context(run.model.unet, run.context, run.frames)
-        sigmas, reduction = run.sigmas, run.reduction(run.first)
-        if reduction is not None and run.settings.ug.shifted_start:
-            sigmas = shifted_schedule(sigmas, reduction.noise_gain)
+        sigmas, reduction = run.first_sigmas(), run.reduction(run.first)
         sources = generators(run.request.seeds, frames=run.frames)
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
@@ -352,13 +414,16 @@ class Generation:
         stage: int = 0,
     ) -> Tensor:
         """Sample one stage down `sigmas`, the end of the whole `schedule`."""
-        settings = self._run.settings
-        denoise: Denoiser = self._in_context(self._run.denoiser)
-        record = self._run.record.current
+        run, settings = self._run, self._run.settings
+        size = run.stages[stage - 1].size if stage else run.first
+        as_it_is = self._in_context(run.denoiser)
+        denoise: Denoiser = sharper(as_it_is, run.detail.sharper, run.family)
+        record = run.record.current
         if reduction is not None:
             denoise = UpsampleGuided(
                 denoise,
                 settings.ug,
+                predict_native=as_it_is,
                 family=self._run.family,
                 reduction=reduction.to(x.device),
                 times=schedule.tolist(),
@@ -376,15 +441,16 @@ class Generation:
             record.finish_step()
             self._on_step(stage, step, steps, denoised)
 
-        return sample(
-            self._prompted(self._counted(denoise)),
-            x,
-            sigmas,
-            SAMPLERS[self._run.request.sampler],
-            sources=sources,
-            state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
-            on_step=after_step,
-        )
+        with attention_in_windows(run.model.unet, run.windows(size, stage)):
+            return sample(
+                self._prompted(self._counted(denoise), split=run.split(size)),
+                x,
+                sigmas,
+                SAMPLERS[run.request.sampler],
+                sources=sources,
+                state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
+                on_step=after_step,
+            )
 
     def _counted(self, denoise: Denoiser) -> Denoiser:
         """`denoise`, reporting its evaluations to the record."""
@@ -417,12 +483,10 @@ def _nothing_to_guide(settings: Settings, first: Size, frames: int, model: Laten
             f"module's native {model.motion.frames}, or --ug-frames is 1; so there is nothing to "
             "guide"
         )
-    if settings.ug.scale and small_size(first, native) is not None:
-        return (
-            f"ug_scale: at {settings.ug.scale:g} the native evaluation is about as large as the "
-            "image, so there is nothing to guide; give more, or 0 to find it from the native size"
-        )
-    return f"ug: {not_above(first, native)}, so there is nothing to guide"
+    reason = why_unguided(first, native, settings.ug.scale)
+    if reason != not_above(first, native):
+        return f"ug_scale: {reason}"
+    return f"ug: {reason}, so there is nothing to guide"
 
 
 def plan_model(model: LatentModel) -> Model:

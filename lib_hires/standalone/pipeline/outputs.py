@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
@@ -74,22 +75,25 @@ def read_about(path: Path) -> dict[str, Any]:
     anywhere that PNG allows, as other programs move it; pixels are decoded only to find it behind
     them, and without Pillow's limit for those.
     """
+    others = ""
     try:
         if path.suffix.lower() == CLIP_SUFFIX:
             return _read_clip_about(path)
         with PngImagePlugin.PngImageFile(path) as image:
             if KEY not in image.info:
                 image.load()
+            if image.info.keys() & {"parameters", "prompt"}:
+                others = ", but a WebUI's or ComfyUI's, which are not read here"
             about = json.loads(image.info[KEY])
             if isinstance(about, dict):
                 return about
     except FileNotFoundError:
         raise SettingsError(f"--from: there is no file {path}") from None
     except SyntaxError:  # as Pillow reports that it is none
-        raise SettingsError(f"--from: {path} is not a PNG image") from None
+        raise SettingsError(f"--from: {path} is not a PNG image, or a damaged one") from None
     except (KeyError, OSError, TypeError, ValueError, RecursionError, MemoryError, EOFError):
         pass
-    raise SettingsError(f"--from: {path} holds no settings of ours")
+    raise SettingsError(f"--from: {path} holds no settings of ours{others}")
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -203,7 +207,7 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
     if isinstance(error, OSError):
         return f"could not write the image of {where}: {error.strerror}"
     if isinstance(error, FloatingPointError):
-        return f"{error}: try --dtype float32"
+        return f"{error}: {_remedy(run)}"
     if is_out_of_memory(error):
         lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
         if run.frames > 1:
@@ -211,6 +215,15 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
             lower += f", --frames or --context (the motion module sees {at_once} frames at once)"
         return f"out of memory in {where}: {lower}, or lower --batch"
     raise error
+
+
+def _remedy(run: Run) -> str:
+    """What helps where values are not numbers."""
+    if name := run.model.broken_weight():
+        return f"the model's weights are damaged ({name}); download it again"
+    if run.model.dtype != torch.float32:
+        return "try --dtype float32"
+    return "lower --cfg, or try another --sampler"
 
 
 def folded(record: RunRecord) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import secrets
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 from lib_hires.presets import preset_for
 from lib_hires.settings import Declared, Settings, SettingsError, control, meant_hint
 from lib_hires.sizes import Size
+
+log = logging.getLogger("hires_guidance")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,15 @@ WEBUI_NAMES = {
     "batch_size": "batch",
 }
 """What A1111's WebUI calls the controls of a request that have another name here."""
+
+WEBUI_ONLY = frozenset({
+    "do_not_save_grid", "do_not_save_samples", "n_iter", "outpath_grids", "outpath_samples",
+    "prompt_for_display", "restore_faces", "sd_model", "seed_resize_from_h", "seed_resize_from_w",
+    "styles", "subseed", "subseed_strength", "tiling",
+})  # fmt: skip
+"""Options of A1111's script of prompts that `hires` has nothing for."""
+
+_SYNTAX = re.compile(r"\([^()]+:\s*[\d.]+\s*\)|\bBREAK\b|<(lora|lyco|hypernet):[^<>]+>")
 
 SCHEDULES = ("Karras", "Exponential", "Uniform", "SGM Uniform")
 
@@ -145,9 +159,18 @@ class Request(Declared):
         return given
 
 
+@cache
+def warn_of_syntax(prompt: str) -> None:
+    """Warn, once for each prompt, of what the WebUI would act on and the text encoder reads."""
+    if found := _SYNTAX.search(prompt):
+        log.warning("%s is read as plain words; only the WebUI acts on it", found[0])
+
+
 def name_hint(name: str, known: Iterable[str]) -> str:
     """The end of a message that refuses a name: the one that may have been meant."""
     own = WEBUI_NAMES.get(name)
+    if name in WEBUI_ONLY:
+        return "; the WebUI has it, and hires does not"
     return f"; did you mean {own}?" if own else meant_hint(name, known)
 
 

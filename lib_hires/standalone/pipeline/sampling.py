@@ -11,8 +11,10 @@ from torch import Tensor
 
 from lib_hires.attentive_guidance import steps_behind
 from lib_hires.clips import as_clips, as_frames
+from lib_hires.detail.split_guidance import split_guidance
 from lib_hires.noise import draw
 from lib_hires.refinement import ONE_STEP_SAMPLER
+from lib_hires.resample import Reduction
 from lib_hires.standalone.models.k_diffusion import import_k_diffusion
 from lib_hires.standalone.models.latent import Conditioning
 from lib_hires.standalone.pipeline.request import SAMPLERS, Sampler
@@ -40,16 +42,26 @@ def schedule_sigmas(denoiser: Any, name: str, steps: int) -> Tensor:
 
 
 class ClassifierFreeGuidance:
-    """uncond + scale·(cond - uncond), both branches in one call of the inner denoiser."""
+    """uncond + scale·(cond - uncond), both branches in one call of the inner denoiser.
 
-    def __init__(self, denoise: Denoiser, conditioning: Conditioning, scale: float) -> None:
+    split: scales of the coarse part and of the detail, in the place of the one, and what parts
+    them (`detail.split_guidance`).
+    """
+
+    def __init__(
+        self,
+        denoise: Denoiser,
+        conditioning: Conditioning,
+        scale: float,
+        split: tuple[float, float, Reduction] | None = None,
+    ) -> None:
         self._denoise = denoise
-        self._scale = scale
+        self._scale, self._split = scale, split
         branches = (
             [conditioning.cond, conditioning.pooled_cond],
             [conditioning.uncond, conditioning.pooled_uncond],
         )
-        if scale == 1 or conditioning.uncond is None:
+        if conditioning.uncond is None or (scale == 1 and split is None):
             branches = branches[:1]
         context, pooled = (list(parts) for parts in zip(*branches, strict=True))
         self._branches = len(branches)
@@ -64,6 +76,8 @@ class ClassifierFreeGuidance:
         if n == 1:
             return denoised
         cond, uncond = denoised.chunk(2)
+        if self._split is not None:
+            return split_guidance(cond, uncond, *self._split)
         return uncond + self._scale * (cond - uncond)
 
 

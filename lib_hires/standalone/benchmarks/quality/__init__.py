@@ -32,11 +32,16 @@ from lib_hires.standalone.benchmarks.quality.generation import (
 from lib_hires.standalone.benchmarks.quality.measures import (
     Look,
     Measurer,
-    looks,
     only_of_the_size,
     row,
 )
 from lib_hires.standalone.benchmarks.quality.report import markdown, page, plot, table
+from lib_hires.standalone.benchmarks.quality.resolution import (
+    Eye,
+    Resolution,
+    calibration_looks,
+    upsampled_natives,
+)
 from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.benchmarks.techniques import NATIVE, STANDARD, Technique
 from lib_hires.standalone.pipeline.request import Request
@@ -76,18 +81,18 @@ def quality(
     measure_memory(out, subject, plan)
 
     files = [[replace(each, seed=seed).path(out) for seed in seeds] for each in plan]
-    report, shown = _measured(out, plan, files, measurer, native, subject.sampling)
+    report, shown, notes = _measured(out, plan, files, measurer, native, subject)
     write_report(out / "report.json", report, dtype=subject.dtype, device=subject.device)
-    (out / "report.md").write_text(markdown(report))
+    (out / "report.md").write_text(markdown(report, notes))
     contact_sheet(shown, captions=()).save(out / "samples.png")
     plot(report, out / "quality.png")
-    page(report, files, out / "index.html", measurer.notes)
+    page(report, files, out / "index.html", notes)
     sampling = subject.sampling
     head = (
         f"{images} images a technique, seeds from {first_seed}, {sampling.steps} steps, "
         f"{sampling.schedule}, CFG {sampling.cfg:g}, {subject.dtype}"
     )
-    return "\n".join([head, *measurer.notes, *table(report)])
+    return "\n".join([head, *notes, *table(report)])
 
 
 def _measured(
@@ -96,27 +101,32 @@ def _measured(
     files: Sequence[Sequence[Path]],
     measurer: Measurer,
     native: Size,
-    sampling: Request,
-) -> tuple[list[dict[str, Any]], list[Row]]:
-    """The report's rows and the sheet's; the first one of the report, where there is one, of other
-    true images."""
-    scale, count = plan[-1].scale, len(files[0])
-    crop, size = min(native), (native[1] * scale, native[0] * scale)
-    true = looks(((None, image) for image in measurer.true_images(*size)), measurer, crop)
-    others = looks(measurer.other_true_images(count, *size), measurer, crop)
+    subject: Subject,
+) -> tuple[list[dict[str, Any]], list[Row], list[str]]:
+    """The report's rows, those of the calibration first, the sheet's, and what is to be said."""
+    scale, names = plan[-1].scale, measurer.names
+    size = native[0] * scale, native[1] * scale
+    eye = Eye(measurer, native, size, subject.device)
+    true = eye.at((None, image) for image in measurer.true_images(size[1], size[0]))
+    known = calibration_looks(eye, measurer, subject, len(files[0]), (native, size))
+    upsampled = upsampled_natives(eye, files[0], size)
+    resolution = Resolution(true, known, upsampled, measurer.apart)
     report, shown = [], []
-    if others:
-        report.append({"technique": "true", "scale": scale} | row(others, true, measurer.names))
+    for name, seen in known.items():
+        measures = row(seen, true[measurer.apart], names) | resolution.calibration_row(name)
+        report.append({"technique": name, "scale": scale} | measures)
     for each, paths in tqdm(list(zip(plan, files, strict=True)), desc="measuring", leave=False):
-        seen, taken = looks(_opened(paths), measurer, crop), list(costs(paths))
-        measures = row(seen, true, measurer.names)
-        if each.scale != scale:
-            measures |= dict.fromkeys(only_of_the_size(measurer.names))
-        sampled = each.technique.sampled(sampling)
+        whole = each.scale == scale
+        seen, taken = eye.at(_opened(paths), native=not whole), list(costs(paths))
+        measures = row(seen, true, names) | resolution.row(each.technique.name, seen)
+        if not whole:
+            measures |= dict.fromkeys(only_of_the_size(names))
+        sampled = each.technique.sampled(subject.sampling)
         report.append(_line(each, sampled, measures, taken, memory_of(out, each)))
         shown.append(Row(each.technique, each.scale, *_shown(paths[:SHOWN], seen, taken)))
     empty = dict.fromkeys(report[-1])
-    return [empty | line for line in report], shown
+    notes = [*measurer.notes, *eye.notes, *resolution.sentences()]
+    return [empty | line for line in report], shown, notes
 
 
 def _opened(paths: Sequence[Path]) -> Iterator[tuple[int, Image.Image]]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from lib_hires.standalone.benchmarks.quality.real_features import (
     Beside,
     CropFeatures,
+    Estimate,
     Reference,
     gap_closed,
 )
@@ -71,17 +72,22 @@ def through_vae(images: Iterable[Image.Image], model: Any) -> Iterator[Image.Ima
         yield as_image(model.decode(model.encode(as_tensor(image))))
 
 
-def resolution_measures(seen: Seen, beside: Beside, true: Seen) -> dict[str, Any]:
-    """A row's `kd_crop`, `fd_crop`, `detail` and `octaves`, with their errors."""
+def crop_distances(beside: Beside) -> dict[str, float]:
+    """A row's `kd_crop` and `fd_crop`, with their errors."""
     kernel, frechet = beside.kernel_distance(), beside.frechet_distance(FRECHET_DRAWS)
-    octaves = beside_truth(seen.energies, true.energies)
     return {
         "kd_crop": round(kernel.value, 5),
         "kd_crop_error": round(kernel.error, 5),
         "fd_crop": round(frechet.value, 2),
         "fd_crop_error": round(frechet.error, 2),
-        "detail": round(octaves[0], 3),
-        "octaves": [round(each, 3) for each in octaves],
+    }
+
+
+def closed_share(closed: Estimate | None) -> dict[str, Any]:
+    """A row's `gap_closed` with its interval, from `real_features.gap_closed`."""
+    return {
+        "gap_closed": None if closed is None else round(closed.value, 3),
+        "gap_closed_95": None if closed is None else f"{closed.low:.2f} to {closed.high:.2f}",
     }
 
 
@@ -93,17 +99,20 @@ def calibrated(rows: Mapping[str, Seen], true: Seen) -> dict[str, dict[str, Any]
     """
     reference = Reference(true.features)
     beside = {name: reference.beside(rows[name].features) for name in ROWS}
-    report = {name: resolution_measures(rows[name], beside[name], true) for name in ROWS}
-    closed = gap_closed(*(beside[name] for name in ROWS))
-    report[AGAIN]["gap_closed"] = None if closed is None else round(closed.value, 3)
-    report[AGAIN]["gap_closed_95"] = closed and f"{closed.low:.2f} to {closed.high:.2f}"
+    report: dict[str, dict[str, Any]] = {}
+    for name in ROWS:
+        octaves = beside_truth(rows[name].energies, true.energies)
+        report[name] = crop_distances(beside[name])
+        report[name] |= {"detail": round(octaves[0], 3)}
+        report[name] |= {"octaves": [round(each, 3) for each in octaves]}
+    report[AGAIN] |= closed_share(gap_closed(*(beside[name] for name in ROWS)))
     return report
 
 
 def findings(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the calibration says about the measure itself, one sentence each."""
     again, far, limit = (report[name]["kd_crop"] for name in ROWS)
-    floor = max(again, report[AGAIN]["kd_crop_error"])  # an unbiased distance may be below 0
+    floor = max(again, report[AGAIN]["kd_crop_error"], 1e-9)  # a distance may be 0 or below
     sentences = [
         f"kd_crop: {ENLARGED} ({far:.4f}) is {far / floor:.0f} times as far as {AGAIN}, or its "
         f"error ({floor:.4f}); " + ("sound" if far >= SOUND * floor else f"below {SOUND}: blind")

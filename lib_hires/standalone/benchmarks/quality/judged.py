@@ -21,8 +21,9 @@ OTHER_SEEDS = 800_000  # as many other true images as of a technique: how near o
 class Judged:
     """A `Measurer`: objects, class and colour, and distances of the judge's features."""
 
-    names = Names("fd_whole", "fd_crop", "kd_whole", "kd_crop")
+    names = Names("judge_fd_whole", "judge_fd_crop", "judge_kd_whole", "judge_kd_crop")
     notes = ()
+    apart = slice(None)
 
     def __init__(self, true_images: int = TRUE_IMAGES) -> None:
         self._judge = load_judge()

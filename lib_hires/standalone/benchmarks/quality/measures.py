@@ -17,13 +17,14 @@ from torch import Tensor
 
 from lib_hires.standalone.benchmarks.quality.distances import (
     bootstrap_error,
-    detail,
     frechet_distance,
     kernel_distance,
     native_crops,
     share_interval,
 )
+from lib_hires.standalone.benchmarks.quality.real_features import CropFeatures
 from lib_hires.standalone.world.judge import to_tensor
+from lib_hires.standalone.world.octaves import beside_truth, octave_energies
 
 CROPS = 2  # native-size crops of each image
 
@@ -45,14 +46,15 @@ class Measurer(Protocol):
 
     names: Names
     notes: Sequence[str]  # messages on what cannot be measured, and why
+    apart: slice  # of the true images: those that are not among the others
 
     def true_images(self, width: int, height: int) -> Iterator[Image.Image]:
         """Those that the generated ones are compared with, of that size in pixels."""
 
     def other_true_images(
         self, count: int, width: int, height: int
-    ) -> Iterator[tuple[int, Image.Image]]:
-        """As many more with their seeds, to show how near one can come; or none."""
+    ) -> Iterator[tuple[int | None, Image.Image]]:
+        """Others for the calibration, at most `count`, with their seeds where they have prompts."""
 
     def features(self, images: Tensor, crops: bool) -> Tensor | None:
         """(b, d) of images (b, 3, H, W) in [-1, 1]; crops: pieces at full detail."""
@@ -67,16 +69,22 @@ class Look:
 
     whole: Tensor | None  # (1, d) features
     crops: Tensor | None  # (CROPS, d) features at full detail
-    detail: float
+    energies: list[float]  # of the octaves, the finest first
     marks: dict[str, Mark]
+    real: Tensor | None = None  # (1, crops, 1280) features of a real network
 
 
 def looks(
-    images: Iterable[tuple[int | None, Image.Image]], measurer: Measurer, crop: int
+    images: Iterable[tuple[int | None, Image.Image]],
+    measurer: Measurer,
+    crop: int,
+    real: CropFeatures | None = None,
+    real_crops: int = 1,
 ) -> list[Look]:
     """Look at images one after another, each with its seed where it has a prompt.
 
-    crop: the side, in pixels, of the crops.
+    crop: the side, in pixels, of the measurer's crops. real: a real network, which sees
+    `real_crops` crops of each image.
     """
     seen = []
     for number, (seed, pil) in enumerate(images):
@@ -84,7 +92,8 @@ def looks(
         pieces = native_crops(image, crop, CROPS, np.random.default_rng(number))
         whole, crops = measurer.features(image, False), measurer.features(pieces, True)
         marks = {} if seed is None else measurer.marks(image, seed)
-        seen.append(Look(whole, crops, detail(image), marks))
+        features = real and real(image, number, real_crops)
+        seen.append(Look(whole, crops, octave_energies(image), marks, features))
     return seen
 
 
@@ -103,14 +112,16 @@ def row(generated: Sequence[Look], true: Sequence[Look], names: Names) -> dict[s
         samples = _features(generated, look), _features(true, look)
         measures |= _measured(frechet, _frechet, *samples, digits=2)
         measures |= _measured(kernel, _kernel, *samples, digits=4)
-    details = (np.array([look.detail for look in seen]) for seen in (generated, true))
-    return measures | _measured("detail", lambda a, b: float(a.mean() / b.mean()), *details)
+    energies = [np.array([look.energies for look in seen]) for seen in (generated, true)]
+    finest = [each[:, 0] for each in energies]
+    measures |= _measured("detail", lambda a, b: float(a.mean() / b.mean()), *finest)
+    return measures | {"octaves": [round(each, 2) for each in beside_truth(*energies)]}
 
 
 def only_of_the_size(names: Names) -> list[str]:
     """The measures of `row` that mean nothing for images smaller than the true ones."""
     measures = (names.frechet_crops, names.kernel_crops, "detail")
-    return [key for name in measures for key in (name, f"{name}_error")]
+    return ["octaves", *(key for name in measures for key in (name, f"{name}_error"))]
 
 
 def _mark(name: str, marks: Sequence[Any]) -> dict[str, Any]:

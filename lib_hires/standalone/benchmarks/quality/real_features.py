@@ -142,22 +142,29 @@ def gap_closed(
     """(d(enlarged) - d(technique)) / (d(enlarged) - d(ceiling)), d the kernel distance.
 
     0: no better than `enlarged`, the model's native images upsampled; 1: as near to truth as
-    `ceiling`, true images through the VAE; negative: worse than enlarging. Image k of all three
-    has one seed, and a bootstrap draws them together. None where the two ends themselves cannot
-    be told apart (the interval of their difference holds 0). Raises ValueError for unequal numbers.
+    `ceiling`, true images through the VAE; negative: worse than enlarging. Image k of the first
+    two has one seed, and a bootstrap draws them together; the ceiling's with them where it has
+    as many, else apart. None where the two ends themselves cannot be told apart (the interval of
+    their difference holds 0). Raises ValueError for unequal numbers of the first two.
     """
     sets = (technique, enlarged, ceiling)
-    if len({each.cross.shape for each in sets}) > 1:
+    if technique.cross.shape != enlarged.cross.shape:
         raise ValueError(f"gap_closed: sets of {', '.join(str(len(s.own)) for s in sets)} images")
+    paired = ceiling.cross.shape == technique.cross.shape
 
-    def parts(*counts: np.ndarray) -> tuple[float, float]:
-        at, start, end = (each.distance(*counts) for each in sets)
-        return start - at, start - end
+    def parts(counts: Sequence[np.ndarray], ends: Sequence[np.ndarray]) -> tuple[float, float]:
+        start, end = enlarged.distance(*counts), ceiling.distance(*(counts if paired else ends))
+        return start - technique.distance(*counts), start - end
 
-    drawn = np.array([parts(*counts) for counts in _redrawn(*technique.cross.shape, draws, seed)])
+    redrawn = zip(
+        _redrawn(*technique.cross.shape, draws, seed),
+        _redrawn(*ceiling.cross.shape, draws, seed + 1),
+        strict=True,
+    )
+    drawn = np.array([parts(*both) for both in redrawn])
     if np.quantile(drawn[:, 1], 0.025) <= 0:
         return None
-    closed, gap = parts()
+    closed, gap = parts((), ())
     return _estimate(closed / gap, drawn[:, 0] / drawn[:, 1])
 
 
@@ -198,11 +205,17 @@ def _between_images(kernels: np.ndarray, counts: np.ndarray) -> float:
 
 
 def _redrawn(n: int, k: int, draws: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """How often each of n and of k images is drawn, `draws` times, with replacement."""
+    """How often each of n and of k images is drawn, `draws` times, with replacement.
+
+    A draw of one image alone is drawn again, for it has no pairs.
+    """
     first, second = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
 
     def counts(rng: np.random.Generator, size: int) -> np.ndarray:
-        return rng.multinomial(size, np.full(size, 1 / size)).astype(float)
+        while True:
+            drawn = rng.multinomial(size, np.full(size, 1 / size)).astype(float)
+            if np.count_nonzero(drawn) > 1:
+                return drawn
 
     return [(counts(first, n), counts(second, k)) for _ in range(draws)]
 

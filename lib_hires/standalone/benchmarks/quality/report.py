@@ -12,14 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from lib_hires.standalone.benchmarks.quality.calibration import ROWS as CALIBRATION
 from lib_hires.standalone.benchmarks.reports import MADE_WITH
 
 Report = Sequence[Mapping[str, Any]]
 
 MEASURES = {  # of a row: what to write at the axis, and whether more is better
     "one_object": ("share with one object", True),
-    "fd_whole": ("Frechet distance, whole", False),
-    "fd_crop": ("Frechet distance, crops", False),
+    "gap_closed": ("share of the gap closed", True),
+    "kd_crop": ("kernel distance of crops", False),
     "fid": ("FID", False),
     "patch_fid": ("FID of native-size crops", False),
     "clip_score": ("CLIP score", True),
@@ -55,15 +56,16 @@ def table(report: Report) -> Iterator[str]:
         yield "  ".join([*cells, _settings_text(row)]).rstrip()
 
 
-def markdown(report: Report) -> str:
-    """The same as a table for a page in Markdown."""
+def markdown(report: Report, notes: Sequence[str] = ()) -> str:
+    """The same as a table for a page in Markdown, and below it the notes as a list."""
     names = _columns(report)
     rows = [[*_heads(names), "settings"], ["---"] * (len(names) + 1)]
     rows += [
         [*(" ".join(_cell(row, name)).strip() for name in names), _settings_text(row)]
         for row in report
     ]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    below = "".join(f"- {note}\n" for note in notes)
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows) + (below and f"\n{below}")
 
 
 HOW = ("settings", "sampler", "schedule", "steps", "cfg", MADE_WITH)
@@ -85,6 +87,8 @@ def _cell(row: Mapping[str, Any], name: str) -> tuple[str, str]:
     value, error = row.get(name), row.get(f"{name}_error")
     interval = row.get(f"{name}_95")
     sure = f"({interval})" if interval else "" if error is None else f"± {error}"
+    if isinstance(value, list):
+        return " / ".join(map(str, value)), sure
     return "" if value is None else str(value), sure
 
 
@@ -106,7 +110,7 @@ def plot(report: Report, path: Path) -> bool:
     native images are left out, for they are not of the size that is measured. Returns whether
     there is anything to plot.
     """
-    rows = [row for row in report if row["technique"] not in ("true", "native")]
+    rows = [row for row in report if row["technique"] not in (*CALIBRATION, "native")]
     shown = [name for name in MEASURES if any(row.get(name) is not None for row in rows)]
     if not shown:
         path.unlink(missing_ok=True)  # of an earlier call

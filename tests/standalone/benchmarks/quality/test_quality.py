@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 import tiny_models
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.benchmarks.memory import peak_memory
 from lib_hires.standalone.benchmarks.quality import quality
+from lib_hires.standalone.benchmarks.quality.calibration import ROWS
 from lib_hires.standalone.benchmarks.quality.generation import Subject, costs
 from lib_hires.standalone.benchmarks.quality.judged import Judged
 from lib_hires.standalone.benchmarks.quality.measures import Look, Names, row
@@ -59,23 +62,24 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
 
     text = measure(torch.float32)
     report = json.loads((tmp_path / "report.json").read_text())
-    true, native, guided = report
-    assert [(row["technique"], row["n"]) for row in report] == [
-        ("true", 2),
-        ("native", 2),
-        ("ug", 2),
-    ]
+    true, enlarged, through_vae, native, guided = report
+    assert [row["technique"] for row in report] == [*ROWS, "native", "ug"]
+    assert {row["n"] for row in report} == {2}
     assert (true["one_object"], true["class_accuracy_95"]) == (1, "0.34-1.00")
-    assert all(row["fd_whole"] > 0 and row["fd_whole_error"] >= 0 for row in report)
-    assert (native["fd_crop"], native["detail"]) == (None, None)
-    assert guided["fd_crop"] > 0
+    assert all(row["judge_fd_whole"] > 0 and row["judge_fd_whole_error"] >= 0 for row in report)
+    of_the_size = ("judge_fd_crop", "fd_crop", "kd_crop", "detail", "octaves", "gap_closed")
+    assert {native[name] for name in of_the_size} == {None}
+    assert all(row["fd_crop"] > 0 for row in report if row is not native)
+    assert true["detail"] > 3 * enlarged["detail"] > 0 and through_vae["detail"] > 0
+    assert len(guided["octaves"]) == 4 and guided["octaves"][0] == guided["detail"]
     assert (true["model_evaluations"], native["model_evaluations"]) == (None, 2)
     assert guided["model_evaluations"] == 4
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
     first = "2 images a technique, seeds from 50, 2 steps, Karras, CFG 5, torch.float32"
     assert text.splitlines()[0] == first
-    assert "one_object" in text.splitlines()[1]
-    promised = "technique scale n one_object class_accuracy colour_accuracy fd_whole fd_crop"
+    assert text.splitlines()[1].startswith("kd_crop: true_enlarged (")
+    assert text.splitlines()[1].split(": ", 1)[1] in (tmp_path / "report.md").read_text()
+    promised = "technique scale n one_object class_accuracy colour_accuracy kd_crop fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
     assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 2 steps, CFG 5")
     assert (tmp_path / "samples.png").is_file()
@@ -189,7 +193,13 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     generated = {path: path.stat().st_mtime_ns for path in inputs.glob("out/pictures/*/*.png")}
     networks = ["--inception", str(weights), "--clip", str(weights / "clip")]
     code, output = hires(*networks)
-    assert (code, "left out" in output, len(generated)) == (0, False, 4)
+    assert (code, "--inception" in output, "--clip" in output, len(generated)) == (
+        0,
+        False,
+        False,
+        4,
+    )
+    assert "Distances of real features are left out: images of " in output
     assert all(path.stat().st_mtime_ns == when for path, when in generated.items())
     native, guided = json.loads((inputs / "out" / "report.json").read_text())
     assert (native["technique"], guided["technique"], guided["n"]) == ("native", "ug", 2)
@@ -282,6 +292,22 @@ def test_features_are_those_of_clean_fid(inputs: Path, weights: Path) -> None:
     assert np.allclose(torch.cat(ours), theirs, atol=1e-5)
 
 
+def test_the_calibration_takes_references_that_it_is_not_held_against(
+    inputs: Path, weights: Path
+) -> None:
+    def measurer() -> Referenced:
+        return Referenced(inputs / "true", Subject(prompts=("a",)), weights, str(weights / "clip"))
+
+    assert list(measurer().other_true_images(9, 32, 32)) == []  # of 3
+    for number in range(3, 5):
+        Image.new("RGB", (32, 32), (50 * number, 0, 0)).save(inputs / "true" / f"{number}.png")
+    looker = measurer()
+    others = [image.tobytes() for _, image in looker.other_true_images(9, 32, 32)]
+    every = [image.tobytes() for image in looker.true_images(32, 32)]
+    assert len(every) == 5 and sorted(every) == sorted(others + every[looker.apart])
+    assert len(list(looker.other_true_images(1, 32, 32))) == 1
+
+
 def test_small_references_are_reported(inputs: Path, weights: Path) -> None:
     measurer = Referenced(inputs / "true", Subject(prompts=("a",)), weights, str(weights / "clip"))
     assert [image.size for image in measurer.true_images(64, 36)] == [(64, 36)] * 3
@@ -316,20 +342,34 @@ def test_broken_weights_are_refused(tmp_path: Path) -> None:
         load_clip(str(tmp_path))
 
 
+def test_a_clip_that_is_not_whole_is_named_and_not_random(weights: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(weights / "clip", tmp_path / "clip"))
+    file = folder / "model.safetensors"
+    state = {k: v for k, v in load_file(file).items() if not k.startswith("vision_model")}
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(WeightsMissing, match="lacks vision_model.* more; name a folder"):
+        load_clip(str(folder))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(WeightsMissing, match="The CLIP score is left out: .* could not be read"):
+        load_clip(str(folder))
+
+
 # --- measures and memory ----------------------------------------------------------------
 
 
 def test_a_mark_is_a_share_or_a_mean() -> None:
     def look(value: float, objects: int) -> Look:
         features = torch.tensor([[value, 1.0]])
-        return Look(features, features, 1 + value, {"one": objects == 1, "objects": 1.0 * objects})
+        marks = {"one": objects == 1, "objects": 1.0 * objects}
+        return Look(features, features, [1 + value, 2.0], marks)
 
     seen = [look(value, objects) for value, objects in ((0.0, 1), (1.0, 3), (2.0, 1), (1.0, 1))]
     measures = row(seen, seen, Names("f", "fc", "k", "kc"))
     assert (measures["one"], measures["one_95"]) == (0.75, "0.30-0.95")
     assert (measures["objects"], measures["detail"], measures["f"]) == (1.5, 1, 0)
+    assert measures["octaves"] == [1, 1]
     assert 0.3 < measures["objects_error"] < 0.55  # std(objects) / 2 = 0.43
-    unknown = [Look(None, None, 1.0, {"score": None}) for _ in seen]
+    unknown = [Look(None, None, [1.0], {"score": None}) for _ in seen]
     measures = row(unknown, unknown, Names("f", "fc", "k", "kc"))
     assert {measures[name] for name in ("score", "score_error", "f", "fc", "k", "kc")} == {None}
 

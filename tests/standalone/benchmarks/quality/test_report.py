@@ -27,6 +27,12 @@ def test_the_report_is_a_table_in_markdown_too() -> None:
         "| --- | --- | --- | --- |",
         "| ug | 0.5 (0.2-0.8) |  | ug=True Euler, Karras, 4 steps, CFG 5 |",
     ]
+    report = [{"technique": "true_again", "octaves": [0.1, 0.25]}]
+    assert markdown(report, ["blind"]).splitlines()[2:] == [
+        "| true_again | 0.1 / 0.25 |  |",
+        "",
+        "- blind",
+    ]
 
 
 def test_nothing_is_plotted_of_nothing(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from lib_hires.clips import as_clips, as_frames
 from lib_hires.devices import full_precision
 from lib_hires.sizes import Size
 
+INPAINTING = 5  # channels that an inpainting model receives beside the latent, the mask first
+
 
 @dataclass(frozen=True, eq=False)
 class Axis:
@@ -176,6 +178,18 @@ def area_means(x: Tensor, size: Size) -> Tensor:
     height, width = x.shape[-2:]
     rows, columns = _on_device(height, size[0], x.device), _on_device(width, size[1], x.device)
     return _reduced(x, rows, columns)
+
+
+def shrunk(part: Tensor, size: Size) -> Tensor:
+    """What a model receives beside its latent, (b, c, H, W), made (b, c, *size) in its own dtype.
+
+    Area means; of an inpainting model's five channels the first is a mask and stays hard.
+    """
+    means = area_means(part, size).to(part.dtype)
+    if part.shape[1] != INPAINTING or part.ndim != 4:
+        return means
+    mask = F.interpolate(part[:, :1].float(), size=size, mode="nearest-exact").to(part.dtype)
+    return torch.cat([mask, means[:, 1:]], dim=1)
 
 
 @lru_cache(maxsize=8)  # so that it is copied to the device once for all steps

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from lib_hires.sizes import Size
 
+HALVINGS = 3  # of the sides, at most, in the U-Nets there are
+
 Attend = Callable[..., Tensor]
 """attend(queries (..., n, d), *contexts (..., m, e)) -> (..., n, f), such as (q, k, v)."""
 
@@ -60,7 +62,7 @@ def grid_of(tokens: int, size: Size) -> tuple[Size, int] | None:
     size: of the latents. A U-Net halves with rounding up.
     """
     height, width = size
-    for halvings in range(8):
+    for halvings in range(HALVINGS + 1):
         if height * width == tokens:
             return (height, width), halvings
         height, width = (height + 1) // 2, (width + 1) // 2
@@ -105,11 +107,12 @@ class EvaluatedSize:
 
     @contextmanager
     def of(self, unet: nn.Module) -> Iterator[None]:
-        """Follow the calls of a U-Net, whose first tensor of four axes is the latents."""
+        """Follow the calls of a U-Net, whose first tensor of four axes, or five with frames, is the
+        latents."""
 
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             values = (*args, *kwargs.values())
-            x = next(v for v in values if isinstance(v, Tensor) and v.ndim == 4)
+            x = next(v for v in values if isinstance(v, Tensor) and v.ndim in (4, 5))
             self.now = x.shape[-2], x.shape[-1]
 
         with unet.register_forward_pre_hook(note, with_kwargs=True):

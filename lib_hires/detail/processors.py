@@ -56,14 +56,19 @@ def attention_in_windows(
 ) -> Iterator[None]:
     """Inside the block self-attention sees neighbourhoods in the U-Net's calls of the large image.
 
-    Only where diffusers' own processors stand; others stay. None: nothing changes. inside: the
+    Only where diffusers' own processors stand; others stay, and so do motion modules', whose
+    positions are frames. None: nothing changes. inside: the
     block lies in such a call already, and holds no other.
     """
     evaluated = EvaluatedSize()
     if windows is not None and inside:
         evaluated.now = windows.large
-    blocks = unet.modules() if windows is not None else iter(())
-    selves: Iterator[Any] = (block.attn1 for block in blocks if hasattr(block, "attn1"))
+    blocks = unet.named_modules() if windows is not None else iter(())
+    selves: Iterator[Any] = (
+        block.attn1
+        for name, block in blocks
+        if hasattr(block, "attn1") and ".motion_modules." not in name
+    )
     kept = [(attn, attn.processor) for attn in selves if type(attn.processor).__name__ == KNOWN]
     try:
         for attn, processor in kept:

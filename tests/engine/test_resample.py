@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from meta_device import OnDevice
 
-from lib_hires.resample import Reduction, area_matrix, area_means, bicubic
+from lib_hires.resample import Reduction, area_matrix, area_means, bicubic, shrunk
 
 
 @st.composite
@@ -158,3 +158,14 @@ def test_area_means_make_nothing_on_the_cpu_but_once():
     area_means(x, (20, 12))
     with OnDevice():
         assert area_means(x, (20, 12)).shape == (1, 5, 20, 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_inpainting_mask_stays_hard(dtype):
+    mask = (noise(2, 1, 16, 24) > 0).to(dtype)
+    part = torch.cat([mask, noise(2, 4, 16, 24).to(dtype)], 1)
+    small = shrunk(part, (7, 12))
+    assert small.dtype == dtype and small.shape == (2, 5, 7, 12)
+    assert set(small[:, 0].unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(small[:, 1:], area_means(part[:, 1:], (7, 12)).to(dtype))
+    assert torch.equal(shrunk(part[:, 1:], (7, 12)), small[:, 1:])

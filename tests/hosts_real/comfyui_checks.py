@@ -205,7 +205,20 @@ def exact_with_patches():
         ),
         "PAG": off_native(run(pag, model=model, scale=2.0)[0]),
         "LoRA": off_native(with_lora(model)),
+        "a function in the slot": off_native(with_other_function(model)),
     }
+
+
+def with_other_function(model):
+    """As nodes that take the one slot for a function of their own instead of calc_cond_batch."""
+
+    def warmer(args):
+        parts = (args[name] for name in ("model", "conds", "input", "sigma", "model_options"))
+        return [1.05 * part for part in comfy.samplers.calc_cond_batch(*parts)]
+
+    made = model.clone()
+    made.set_model_sampler_calc_cond_batch_function(warmer)
+    return made
 
 
 def with_lora(model):

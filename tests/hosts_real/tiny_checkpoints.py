@@ -39,6 +39,7 @@ from lib_hires.feature_upsampler import (
     default_layers,
     layout_of,
 )
+from lib_hires.standalone.models.names import text_model_of
 from lib_hires.standalone.world import layout
 from lib_hires.standalone.world import model as demo_model
 from lib_hires.upsampler_file import write_upsampler
@@ -149,7 +150,8 @@ def _sd15_text_encoder() -> CLIPTextModel:
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
     )
     model = CLIPTextModel(config)
-    torch.nn.init.constant_(model.text_model.final_layer_norm.bias, 0.1)  # as in build_text_encoder
+    # As in build_text_encoder.
+    torch.nn.init.constant_(text_model_of(model).final_layer_norm.bias, 0.1)
     return model
 
 

@@ -156,6 +156,22 @@ def test_a_scale_that_leaves_nothing_to_guide_is_named(host):
     assert "not clearly above" not in made.messages[0]
 
 
+def test_upscaling_an_image_of_the_gallery_is_a_second_pass_alone(host):
+    """The WebUI's button below the gallery: Hires. fix without its first pass."""
+    image = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(1))
+    request = {"enable_hr": True, "firstpass_image": image}
+
+    def generate(settings=None):
+        torch.manual_seed(0)  # the host encodes with torch's own generator
+        return host.generate(settings, **request)
+
+    plain, made = generate(), generate(UG)
+    assert made.messages == [] and not same(plain, made)
+    first = generate(UG | {"ug_passes": "first pass"})
+    assert same(plain, first)
+    assert 'the run has no pass that is "first pass"' in first.messages[0]
+
+
 def test_the_native_size_can_be_set(host):
     from modules import shared
 

@@ -220,7 +220,8 @@ def marked_prediction(checkpoint: Checkpoint) -> Prediction | None:
             return "v"
         if metadata.get(key) in EPS:
             return "eps"
-    return None
+    architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
+    return "v" if architecture.endswith("-v") else None  # stable-diffusion-v2-768-v
 
 
 def marked_zero_snr(checkpoint: Checkpoint) -> bool:

@@ -1,4 +1,4 @@
-"""Load a diffusers folder (model_index.json; SD1, SD2, SDXL) without reaching for the network."""
+"""Load a diffusers folder (model_index.json; SD1, SD2, SDXL, pixels) without the network."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from lib_hires.standalone.models.latent import (
     check_tokenizer,
     load_tokenizer,
     no_inpainting,
+    placed,
     reason,
+    with_finite_sigmas,
 )
+from lib_hires.standalone.models.pixel import PixelModel
 from lib_hires.standalone.models.values import Values
 
 log = logging.getLogger("hires_guidance")
@@ -56,12 +59,12 @@ def load_folder(
     if cached := sorted(path.glob("snapshots/*/model_index.json")):
         advice = f"this is a folder of the hub's cache; give {cached[-1].parent}"
     index = _read_json(path / "model_index.json", advice)
+    if _kind(index.mapping, "unet") == "UNet2DModel":
+        return _load_pixels(path, index, device, dtype, overrides)
     parts = _check_folder(path, index.mapping)
     scheduler = _read_json(path / "scheduler" / "scheduler_config.json", "download it again")
     prediction = overrides.prediction or _folder_prediction(path, scheduler)
-    alphas_cumprod = schedule.of_folder(scheduler)
-    if _zero_snr(scheduler) if overrides.zero_snr is None else overrides.zero_snr:
-        alphas_cumprod = schedule.zero_snr(alphas_cumprod)
+    alphas_cumprod = _alphas_cumprod(scheduler, overrides)
 
     import diffusers
 
@@ -84,6 +87,67 @@ def load_folder(
         zero_empty_negative=family == "sdxl" and index.truth("force_zeros_for_empty_prompt", True),
         overrides=overrides,
     )
+
+
+def _load_pixels(
+    path: Path, index: Values, device: torch.device, dtype: torch.dtype, overrides: Overrides
+) -> PixelModel:
+    """Of `DDPMPipeline` and its like: a `UNet2DModel` and a scheduler."""
+    config = _read_json(path / "unet" / "config.json", "download it again")
+    scheduler = _read_json(path / "scheduler" / "scheduler_config.json", "download it again")
+    _check_pixels(path, index.mapping, config)
+    name = str(scheduler.given("_class_name") or "")
+    clips = scheduler.truth("clip_sample", name.startswith(("DDPM", "DDIM")))
+    sizes = config.wholes("sample_size")
+
+    import diffusers
+
+    unet = _part(diffusers.UNet2DModel, path / "unet")
+    return PixelModel(
+        name=path.resolve().name,
+        family="pixel",
+        prediction=overrides.prediction or _folder_prediction(path, scheduler),
+        native=(sizes[0], sizes[-1]),
+        alphas_cumprod=with_finite_sigmas(_alphas_cumprod(scheduler, overrides)),
+        unet=placed(unet, device, dtype),
+        device=device,
+        dtype=dtype,
+        overrides=overrides,
+        names=_class_names(index),
+        clip=scheduler.number("clip_sample_range", 1.0) if clips else None,
+    )
+
+
+def _check_pixels(path: Path, index: Mapping[str, Any], config: Values) -> None:
+    """Raises ModelError where the U-Net's inputs or outputs are not those of pixels."""
+    if (vae := _kind(index, "vae") or _kind(index, "vqvae")) is not None:
+        raise ModelError(f"{path}: a UNet2DModel with a {vae} is not supported; give one of pixels")
+    channels = config.whole("in_channels", 3)
+    if channels not in (1, 3):
+        raise config.error("in_channels", "1 or 3", channels)
+    out = config.whole("out_channels", 3)
+    if out not in (channels, 2 * channels):  # twice as many: a variance too
+        raise config.error("out_channels", f"{channels} or {2 * channels}", out)
+    for key, known in (("time_embedding_type", "positional"), ("class_embed_type", None)):
+        if (given := config.given(key)) not in (None, known):
+            raise config.error(key, str(known), given)
+
+
+def _class_names(index: Values) -> dict[str, int]:
+    """Numbers of the classes by their names in lower case; one may have several, with commas."""
+    return {
+        name.strip().lower(): int(number)
+        for number, names in index.section("id2label").mapping.items()
+        for name in str(names).split(",")
+        if str(number).isdecimal()
+    }
+
+
+def _alphas_cumprod(scheduler: Values, overrides: Overrides) -> torch.Tensor:
+    alphas_cumprod = schedule.of_folder(scheduler)
+    if _zero_snr(scheduler) if overrides.zero_snr is None else overrides.zero_snr:
+        return schedule.zero_snr(alphas_cumprod)
+    return alphas_cumprod
 
 
 def _sample_size(path: Path, family: Family, prediction: Prediction) -> tuple[int, int]:
@@ -180,7 +244,7 @@ def _folder_prediction(path: Path, scheduler: Values) -> Prediction:
     kind = scheduler.given("prediction_type") or "epsilon"
     predictions: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
     name = str(scheduler.given("_class_name") or "")
-    if kind not in predictions or name.startswith(("EDM", "Flow")):
+    if kind not in predictions or name.startswith(("EDM", "Flow", "CM", "ScoreSde", "Karras")):
         raise ModelError(
             f"{path}: prediction {kind!r} with {name or 'an unnamed scheduler'} is not "
             "supported; give a model that predicts epsilon or v"

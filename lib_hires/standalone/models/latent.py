@@ -21,7 +21,7 @@ from lib_hires.standalone.models.k_diffusion import import_k_diffusion
 
 log = logging.getLogger("hires_guidance")
 
-Family = Literal["sd1", "sd2", "sdxl"]
+Family = Literal["sd1", "sd2", "sdxl", "pixel"]
 Prediction = Literal["eps", "v"]
 
 
@@ -58,10 +58,13 @@ class Motion:
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """The embeddings of the prompts and the negative prompts, per image, in the model's dtype."""
+    """The embeddings of the prompts and the negative prompts, per image, in the model's dtype.
+
+    Of a model of pixels: class numbers (b,), and None where there is no negative class.
+    """
 
     cond: torch.Tensor  # (b, n, d)
-    uncond: torch.Tensor  # (b, n, d)
+    uncond: torch.Tensor | None  # (b, n, d)
     pooled_cond: torch.Tensor | None = None  # (b, p), SDXL only
     pooled_uncond: torch.Tensor | None = None  # (b, p), SDXL only
 
@@ -141,6 +144,9 @@ class LatentModel:
     def multiple(self) -> int:
         """Pixels of which a height and width must be a multiple for U-Net and VAE to take them."""
         return self.factor * 2 ** (len(self.unet.config.down_block_types) - 1)
+
+    def check_prompt(self, prompt: str, negative: str) -> None:
+        """Raises SettingsError for what the model does not know; a text encoder takes any text."""
 
     def encode_prompts(self, prompts: Sequence[str], negatives: Sequence[str]) -> Conditioning:
         """Text embeddings of as many prompts as negative prompts.
@@ -287,9 +293,7 @@ def assembled(
     upcast = family == "sdxl" and dtype == torch.float16 and vae.config.force_upcast
     _check_latents(name, vae)
     for part in (unet, vae, *(encoder.model for encoder in encoders)):
-        part.eval().requires_grad_(False)
-        part.to(device, torch.float32 if part is vae and upcast else dtype)
-        aligned(part)
+        placed(part, device, torch.float32 if part is vae and upcast else dtype)
     vae.to(memory_format=torch.channels_last)  # its wide images decode 1.6 times faster on a CPU
     for encoder in encoders:
         if (highest := int(encoder.tokens([""]).max())) >= encoder.model.config.vocab_size:
@@ -303,8 +307,7 @@ def assembled(
         family=family,
         prediction=prediction,
         native=(sample_size[0] * factor, sample_size[1] * factor),
-        # A schedule that ends in pure noise has no finite sigma there; diffusers' Euler does this.
-        alphas_cumprod=alphas_cumprod.float().clamp(min=2.0**-24),
+        alphas_cumprod=with_finite_sigmas(alphas_cumprod),
         unet=unet,
         vae=vae,
         encoders=tuple(encoders),
@@ -347,6 +350,19 @@ def _check_latents(name: str, vae: Any) -> None:
 def _wrong_value(name: str, key: str, expected: str, given: Any) -> ModelError:
     shown = str(given)[:80] if isinstance(given, (list, tuple)) else repr(given)
     return ModelError(f"{name}, vae/config.json: {key}: expected {expected}, got {shown}")
+
+
+def with_finite_sigmas(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """(T,), float32. A schedule that ends in pure noise has no finite sigma there; diffusers' Euler
+    does this."""
+    return alphas_cumprod.float().clamp(min=2.0**-24)
+
+
+def placed(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The network, brought to where it is evaluated only, in its dtype."""
+    network.eval().requires_grad_(False)
+    torch.nn.Module.to(network, device, dtype)  # diffusers' own warns of every dtype
+    return aligned(network)
 
 
 def aligned(network: torch.nn.Module) -> torch.nn.Module:

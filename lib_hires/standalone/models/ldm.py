@@ -38,6 +38,7 @@ from lib_hires.standalone.models.latent import (
 from lib_hires.standalone.models.names import (
     clip_places,
     open_clip_places,
+    text_model_of,
     unet_places,
     vae_places,
 )
@@ -163,6 +164,13 @@ def _vae(file: Checkpoint) -> Part:
     the checkpoint itself."""
     beside = file.path.with_suffix(".vae.safetensors")
     holder = Checkpoint(beside) if beside.is_file() else file
+    for pickled in map(file.path.with_suffix, (".vae.pt", ".vae.ckpt")):
+        if holder is file and pickled.is_file():
+            log.warning(
+                "%s: the VAE %s, which the WebUI would take, is pickled and not read; convert it "
+                "to %s",
+                file.path.name, pickled.name, beside.name,
+            )  # fmt: skip
     starts = holder.prefixes("encoder.conv_in.weight", "decoder.conv_in.weight")
     if not starts:
         raise ModelError(
@@ -373,7 +381,7 @@ def _clip(
             config.num_hidden_layers -= skip
         places = clip_places
     model = part.filled(lambda: kind(config), places, exact=not skip)
-    embeddings = model.text_model.embeddings  # its position ids are not among the weights
+    embeddings = text_model_of(model).embeddings  # its position ids are not among the weights
     embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1])[None]
     return model
 

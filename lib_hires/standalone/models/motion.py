@@ -30,8 +30,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib_hires.files import whole_file
+from lib_hires.standalone.models.checkpoint import listed
 from lib_hires.standalone.models.kinds import no_safetensors
-from lib_hires.standalone.models.latent import LatentModel, ModelError, Motion, aligned, reason
+from lib_hires.standalone.models.latent import LatentModel, ModelError, Motion, placed, reason
 
 NATIVE_FRAMES = 16
 NATIVE, POSITIONS = "native_frames", "positions"  # what ours state; diffusers has no such entries
@@ -85,9 +86,8 @@ def with_adapter(model: LatentModel, adapter: Any, name: str, frames: int) -> La
     from diffusers import UNetMotionModel
 
     unet = UNetMotionModel.from_unet2d(model.unet, adapter)
-    unet.eval().requires_grad_(False).to(model.device, model.dtype)
-    most = int(adapter.config.motion_max_seq_length)
-    return replace(model, unet=aligned(unet), motion=Motion(name, frames, most))
+    motion = Motion(name, frames, int(adapter.config.motion_max_seq_length))
+    return replace(model, unet=placed(unet, model.device, model.dtype), motion=motion)
 
 
 def silent(adapter: Any) -> Any:
@@ -152,7 +152,7 @@ def _from_folder(path: Path) -> tuple[Any, int]:
         weights = sorted(path.glob("*.safetensors"), key=lambda file: "fp16" in file.name)
         if not weights:
             raise ModelError(f"{path}: has no .safetensors weights; copy them there")
-        adapter.load_state_dict({name: v.float() for name, v in load_file(weights[0]).items()})
+        _fill(path, adapter, {name: v.float() for name, v in load_file(weights[0]).items()})
     except ModelError:
         raise
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
@@ -195,7 +195,7 @@ def _from_file(path: Path) -> tuple[Any, int]:
         if name.endswith("pos_embed.pe") or (stated and _module_of(name) not in there)
     }
     try:
-        adapter.load_state_dict({**kept, **weights})
+        _fill(path, adapter, {**kept, **weights})
     except RuntimeError as error:
         raise ModelError(f"{path}: its tensors {reason(error)}; copy it again") from error
     _, frames = KINDS.get(key, ("", NATIVE_FRAMES))
@@ -219,6 +219,15 @@ def write_motion(path: Path, adapter: Any, frames: int, modules: Sequence[str]) 
 def _module_of(name: str) -> str:
     """`up_blocks.0.motion_modules.1` of a tensor's name."""
     return ".".join(name.split(".")[:4])
+
+
+def _fill(path: Path, adapter: Any, state: Mapping[str, Tensor]) -> None:
+    """Raises ModelError for missing and for extra tensors, RuntimeError for other shapes."""
+    result = adapter.load_state_dict(state, strict=False)
+    if result.missing_keys:
+        raise ModelError(f"{path}: lacks {listed(result.missing_keys)}; copy it again")
+    if result.unexpected_keys:
+        raise ModelError(f"{path}: there is no place for {listed(result.unexpected_keys)}")
 
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -270,7 +279,7 @@ def _check_fits(path: Path, adapter: Any, model: LatentModel) -> None:
     """Raises ModelError where the blocks are not as wide as the model's."""
     own = tuple(model.unet.config.block_out_channels)
     wanted = tuple(adapter.config.block_out_channels)
-    if own != wanted:
+    if model.family == "pixel" or own != wanted:
         raise ModelError(
             f"{path}: made for a U-Net with blocks {wanted}; {model.name} ({model.family.upper()}) "
             f"has {own}"

@@ -99,6 +99,7 @@ class Run:
         not know that stages are left unfinished.
         """
         request = request.drawn()
+        model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
         self.frames, self.context = clip_length(request, model)
         self.first = first_size(request, settings, model)
@@ -115,6 +116,8 @@ class Run:
         if tile is None:
             tile = settings.refine.tile if settings.refine.enabled else 0
         self._tile, self.detail = tile, detail
+        if self.frames > 1 and (changed := set(detail.changed()) - {"attention"}):
+            raise SettingsError(f"detail: {min(changed)}: expected none for clips")
         self._upscaler = load_upscaler(detail.upscaler, model.device) if detail.upscaler else None
         self._gamma = gamma
         self._wrapped = {
@@ -323,6 +326,8 @@ class Run:
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         model = self.model
+        if model.vae is None:
+            return function(x)
         tiled = partial(
             vae_tiled,
             function,

@@ -61,7 +61,7 @@ class ClassifierFreeGuidance:
             [conditioning.cond, conditioning.pooled_cond],
             [conditioning.uncond, conditioning.pooled_uncond],
         )
-        if scale == 1 and split is None:
+        if conditioning.uncond is None or (scale == 1 and split is None):
             branches = branches[:1]
         context, pooled = (list(parts) for parts in zip(*branches, strict=True))
         self._branches = len(branches)

@@ -231,6 +231,13 @@ def test_a_vae_beside_the_file_is_taken(written, loaded, caplog) -> None:
             found = load_model(written("sd1", change)).vae.state_dict()
         assert all(torch.equal(found[key], other[key]) for key in other)
     assert "tiny.safetensors: its VAE is that of tiny.vae.safetensors" in caplog.text
+    caplog.clear()
+    file.with_suffix(".vae.pt").write_bytes(b"\x80\x02")
+    load_model(file)
+    assert caplog.messages == []
+    file.with_suffix(".vae.safetensors").unlink()
+    assert_same(written("sd1", with_extra), loaded["sd1"])
+    assert "tiny.vae.pt, which the WebUI would take, is pickled and not read" in caplog.text
 
 
 def test_scaled_weights_of_8_bits_are_multiplied(written, loaded) -> None:

@@ -154,7 +154,10 @@ def test_what_is_refused_by_name(image_model, tmp_path):
     state = original_layout(make_adapter())
     del state[next(name for name in state if "proj_out" in name)]
     save_file(state, tmp_path / "part.safetensors")
-    assert "copy it again" in refused(image_model, tmp_path / "part.safetensors")
+    message = refused(image_model, tmp_path / "part.safetensors")
+    assert "lacks down_blocks.0.motion_modules.0.proj_out" in message
+    (tmp_path / "page.safetensors").write_text("<html>")
+    assert "a web page, not a model" in refused(image_model, tmp_path / "page.safetensors")
     assert "expected a MotionAdapter" in refused(image_model, _folder_of_another_kind(tmp_path))
     assert "number of layers" in refused(image_model, write_adapter(tmp_path / "layers", layers=2))
 

@@ -12,10 +12,11 @@ from PIL import Image
 from tiny_models import write_folder
 from tiny_motion import write_adapter
 
+from lib_hires.detail import Detail
 from lib_hires.noise import draw, generators
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.cli import main
-from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models import load_model, motion
 from lib_hires.standalone.models.k_diffusion import import_k_diffusion
 from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.pipeline.batch import generate_lines, processes
@@ -23,6 +24,7 @@ from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.lines import Line
 from lib_hires.standalone.pipeline.outputs import free_paths, read_run, save_stage
 from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.training.motion import new_adapter
 
 PLAIN = {"ug": True, "ug_edge": 0, "ug_shifted_start": False}
 
@@ -165,6 +167,46 @@ def test_an_image_model_makes_no_clips(files):
     with pytest.raises(SettingsError, match="--motion"):
         Run(image, request(frames=4), Settings())
     assert "frames" not in Run(image, request(), Settings()).about()["request"]
+
+
+@pytest.mark.parametrize("windows", ["off", "attention", "Hann"])
+def test_a_clip_of_a_silent_module_is_so_many_guided_images(files, windows):
+    """In space, in every kind of windows; the temporal attention sees whole clips in all."""
+    image = load_model(files[0])
+    silent = motion.with_adapter(image, new_adapter(image), "silent", 4)
+    settings = Settings.from_values(
+        {"ug": True, "ug_windows": windows, "refine": True, "refine_factor": 1.5}
+    )
+    sizes = {"width": 32, "height": 48, "steps": 3}
+    *_, clips = Run(silent, request(frames=4, **sizes), settings).generate()
+    *_, alone = Run(image, request(**sizes), settings).generate()
+    torch.testing.assert_close(clips.images[:, :, 0], alone.images, atol=2e-3, rtol=2e-3)
+
+
+def test_attention_in_windows_leaves_the_frames_whole(files):
+    model, seen = motion.with_motion(load_model(files[0]), files[1]), []
+
+    def note(attn, inputs, kwargs, output):
+        seen.append((type(attn.processor).__name__, output.shape[1]))
+
+    block = model.unet.down_blocks[0]
+    hooks = [
+        part.attn1.register_forward_hook(note, with_kwargs=True)
+        for group in (block.attentions, block.motion_modules)
+        for part in group[0].transformer_blocks
+    ]
+    settings = Settings.from_values(PLAIN | {"ug_windows": "attention"})
+    list(Run(model, request(frames=16, width=32, height=32, steps=1), settings).generate())
+    for hook in hooks:
+        hook.remove()
+    temporal = {name for name, positions in seen if positions in (16, 4)}
+    assert {positions for _, positions in seen} == {256, 64, 16, 4}
+    assert temporal == {"AttnProcessor2_0"} and ("InWindows", 256) in seen
+
+
+def test_techniques_of_detail_are_refused_for_clips(model):
+    with pytest.raises(SettingsError, match="mixing: expected none for clips"):
+        Run(model, request(frames=4), Settings(), detail=Detail(mixing=True))
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -277,7 +277,9 @@ def _refuse_pia(path: Path, adapter: Any) -> None:
 
 
 def _check_fits(path: Path, adapter: Any, model: LatentModel) -> None:
-    """Raises ModelError where the blocks are not as wide as the model's."""
+    """Raises ModelError where the model has no text, or blocks of other widths."""
+    if model.family == "pixel":
+        raise ModelError(f"{path}: {model.name} is a model of pixels; give an SD1, SD2 or SDXL one")
     own = tuple(model.unet.config.block_out_channels)
     wanted = tuple(adapter.config.block_out_channels)
     if model.family == "pixel" or own != wanted:

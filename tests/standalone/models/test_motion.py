@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -149,6 +151,8 @@ def test_what_is_refused_by_name(image_model, tmp_path):
     assert "not a motion module" in refused(image_model, tmp_path / "other.safetensors")
     (tmp_path / "pickle.ckpt").write_bytes(b"PK\x03\x04")
     assert "pickled checkpoints can run code" in refused(image_model, tmp_path / "pickle.ckpt")
+    pixels = replace(image_model, family="pixel")
+    assert "is a model of pixels" in refused(pixels, write_adapter(tmp_path / "good"))
     wide = write_original(tmp_path / "wide.safetensors", make_adapter((32, 64, 64), 2))
     assert "(32, 64, 64)" in refused(image_model, wide)
     state = original_layout(make_adapter())

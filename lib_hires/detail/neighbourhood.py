@@ -125,12 +125,13 @@ def _in_windows(
     whole: Tensor | None = None
     queries, *laid = (_laid(x, grid) for x in (queries, *contexts))  # (..., h, w, d)
     for part in parts_of(grid, native):
-        block = queries[(..., *part.block, slice(None))]
-        seen = (context[(..., *part.window, slice(None))].flatten(-3, -2) for context in laid)
+        here, around = (..., *part.block, slice(None)), (..., *part.window, slice(None))
+        block = queries[here]
+        seen = (context[around].flatten(-3, -2) for context in laid)
         made = attend(block.flatten(-3, -2), *seen)
         if whole is None:
             whole = made.new_empty(*made.shape[:-2], *grid, made.shape[-1])
-        whole[(..., *part.block, slice(None))] = _laid(made, (block.shape[-3], block.shape[-2]))
+        whole[here] = _laid(made, (block.shape[-3], block.shape[-2]))
     assert whole is not None
     return whole.flatten(-3, -2)
 

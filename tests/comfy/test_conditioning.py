@@ -38,7 +38,9 @@ def test_masks_and_what_lies_beside_the_latent_shrink_by_area():
     assert negative is None
     torch.testing.assert_close(positive[0]["mask"], area_means(mask, (4, 4)))
     parts = positive[0]["model_conds"]
-    torch.testing.assert_close(parts["c_concat"].cond, area_means(beside, (4, 4)))
+    made = parts["c_concat"].cond
+    assert torch.equal(made[:, :1], beside[:, :1, 1::2, 1::2])  # an inpainting mask stays hard
+    torch.testing.assert_close(made[:, 1:], area_means(beside[:, 1:], (4, 4)))
     assert parts["c"] is other
     assert cond["model_conds"]["c_concat"].cond is beside
 

@@ -209,7 +209,7 @@ def with_image_tokens(model, masked=False):
     masked: and in a part of the picture alone, whose size it reads from the latent's.
     """
     made, generator = model.clone(), torch.Generator().manual_seed(0)
-    tokens = torch.randn(1, 4, 192, generator=generator)
+    tokens = torch.randn(1, 4, 128, generator=generator)
     weights: dict[int, list[torch.Tensor]] = {}
 
     def attention(q, k, v, options):
@@ -217,8 +217,8 @@ def with_image_tokens(model, masked=False):
         heads, width = options["n_heads"], q.shape[-1]
         out = attend(q, k, v, heads)
         if width not in weights:
-            random = [torch.randn(192, width, generator=generator) for _ in range(2)]
-            weights[width] = [weight / 192**0.5 for weight in random]
+            random = [torch.randn(128, width, generator=generator) for _ in range(2)]
+            weights[width] = [weight / 128**0.5 for weight in random]
         per_branch = len(q) // len(options["cond_or_uncond"])
         rows, columns = options["original_shape"][-2:]
         for place, which in enumerate(options["cond_or_uncond"]):

@@ -11,7 +11,7 @@ ROUNDING = 2e-5  # of float32 over three steps, relative to the largest value
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What comfyui_models.py has seen in the host."""
-    text = torch.randn(2, 1, 77, 192, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(2, 1, 77, 128, generator=torch.Generator().manual_seed(0))
     tensors = {"cond": text[0], "uncond": text[1]}
     return checked("comfyui_models", tmp_path_factory.mktemp("comfyui"), tensors, {})
 

@@ -123,7 +123,7 @@ def test_presets_that_do_not_fit_are_refused(hires) -> None:
 
 def test_large_images_of_a_preset_are_decoded_in_tiles() -> None:
     settings = preset_for("4x, refinement with UG").settings()
-    for native, tile in ((512, 0), (1024, 1024)):
+    for native, tile in ((512, 0), (1024, 2048)):
         purpose, sizes = "4x, refinement with UG", ((native, native), 64)
         _, made = fitted(purpose, *sizes, Request(), settings, given=())
         assert made.refine.tile == tile

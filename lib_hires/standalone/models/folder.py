@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -258,13 +259,14 @@ def _zero_snr(scheduler: Values) -> bool:
 
 def _part(kind: Any, folder: Path) -> Any:
     try:
-        model, info = kind.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            variant=_variant(folder),
-            output_loading_info=True,
-        )
+        with _no_progress():
+            model, info = kind.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                variant=_variant(folder),
+                output_loading_info=True,
+            )
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder}: {reason(error)}; download it again") from error
     except Exception as error:  # whatever a value leads to
@@ -273,6 +275,20 @@ def _part(kind: Any, folder: Path) -> Any:
         ) from error
     _check_filled(folder, info, model.state_dict())
     return model
+
+
+@contextmanager
+def _no_progress() -> Iterator[None]:
+    """Without transformers' bar of weights: reading them takes no time worth one."""
+    from transformers.utils import logging as bars
+
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
 
 
 def _check_filled(folder: Path, info: Mapping[str, Any], names: Collection[str]) -> None:

@@ -176,7 +176,7 @@ def test_stages_are_known_before_any_work(
     assert (*STAGES, "judge") == BUNDLED_STAGES
     folders = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     assert cli.main(["train-demo", *folders, "--stages", "few-step"]) == 2
-    assert "--stages: expected some of vae, latents, " in capsys.readouterr().err
+    assert "--stages: expected some of crops, vae, latents, " in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
     ran = []
     for stage in (train_few_steps, train_turbo):

@@ -25,8 +25,9 @@ for all hosts; it looks at what a host offers, not at its name. ComfyUI has
 *partly*: the tables below say which part. *not there*: the host has no such models, or no such
 feature. Empty: not tried. This page is made from `compatibility.json`, which the tests write.
 
-Forge (June 2025) and reForge (March 2026) were last run for 0.2.0, before this record was kept:
-what A1111 does worked there too, and Flux and SD 3 on Forge. Forge Classic has only been started.
+Forge (June 2025) and reForge (March 2026) were last run in full for 0.2.0, before this record was
+kept: what A1111 does worked there too, and Flux and SD 3 on Forge. Their columns hold what was run
+since. Forge Classic has only been started.
 """
 
 AFTER = """\

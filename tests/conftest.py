@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The toys are so small that a second thread costs more than it brings.
+# The toys are so small that a second thread costs more than it brings; so for programs run by tests.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 class ToyNet:

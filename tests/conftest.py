@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The toys are so small that a second thread costs more than it brings; so for programs run by tests.
+# The toys are so small that a second thread costs more than it brings. Programs that tests start
+# follow.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -169,6 +169,11 @@ class WebUI:
         """The titles of all scripts, in lower case."""
         return {info["name"] for info in self.request("/sdapi/v1/script-info")}
 
+    def hires_upscaler(self) -> str:
+        """For Hires. fix: one of latents, or of pixels where the WebUI has no other."""
+        modes = self.request("/sdapi/v1/latent-upscale-modes")
+        return "Latent" if {"name": "Latent"} in modes else "Lanczos"
+
     def state(self) -> Any:
         return self.request("/hires-test/state")
 

@@ -21,8 +21,7 @@ UG = {"ug": True}
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_factor": 1.5, "refine_eta2": "0.5"}
 HIRES = {
-    "enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "hr_second_pass_steps": 3,
-    "denoising_strength": 0.6,
+    "enable_hr": True, "hr_scale": 1.5, "hr_second_pass_steps": 3, "denoising_strength": 0.6
 }  # fmt: skip
 
 
@@ -155,11 +154,12 @@ def test_img2img_and_inpainting(host, generate):
 
 @shows("Hires. fix")
 def test_hires_fix_before_refinement(host, generate):
-    plain, guided = generate(**HIRES), generate(UG, fault=("record", 0), **HIRES)
+    request = HIRES | {"hr_upscaler": host.hires_upscaler()}
+    plain, guided = generate(**request), generate(UG, fault=("record", 0), **request)
     assert plain.sizes == guided.sizes == [(96, 96)]
     assert plain.pixels != guided.pixels
     assert set(_sides(host)) == {8, 12, 4}
-    both = generate(UG | PFSA | REFINE, **HIRES)
+    both = generate(UG | PFSA | REFINE, **request)
     assert both.sizes == [(144, 144)]
     assert "note" not in guided.info + both.info
 

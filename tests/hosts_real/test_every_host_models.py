@@ -214,7 +214,8 @@ def test_sdxl_in_every_kind_of_run(host, generate):
     from PIL import Image
 
     before, start, state = generate(), generate(**XL), host.state()
-    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "hr_second_pass_steps": 3}
+    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": host.hires_upscaler()}
+    hires["hr_second_pass_steps"] = 3
     mask = Image.new("L", (64, 64))
     mask.paste(255, (24, 24, 50, 50))
     request = {"kind": "img2img", "init_images": list(start.encoded), "denoising_strength": 0.7}

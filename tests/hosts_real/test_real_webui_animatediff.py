@@ -84,17 +84,19 @@ def test_d_of_the_clip_walks_the_native_clips_way(host, clip, frames, side, scal
     steps = list(zip(calls[::2], calls[1::2], strict=True))
     few, gain = frames // scales[0], (scales[0] * scales[1] * scales[2]) ** -0.5
     assert [len(call["x"]) for call in calls] == [2 * frames, 2 * few] * 3
-    state = None
+    state, least = None, _sigma(torch.tensor(0.0))
     for large, small in steps:
-        sigma, low = (_sigma(call["t"][0]) for call in (large, small))
-        assert low == pytest.approx(gain * sigma, rel=1e-4)
+        sigma, received = (_sigma(call["t"][0]) for call in (large, small))
+        low = gain * sigma
+        assert received == pytest.approx(max(low, least), rel=1e-4)
         whole = (large["x"] * (sigma**2 + 1) ** 0.5)[:frames]
         reduced = F.avg_pool3d(whole.transpose(0, 1)[None], scales)[0].transpose(0, 1)
         got = (small["x"] * (low**2 + 1) ** 0.5)[:few]
         if state is not None:  # a native sampler's own, from the step before
             x, slope, before = state
             torch.testing.assert_close(reduced, x + slope * (low - before), atol=2e-4, rtol=2e-4)
-        torch.testing.assert_close(got, reduced, atol=2e-4, rtol=2e-4)
+        if low > least:  # in the last step the model knows no smaller sigma
+            torch.testing.assert_close(got, reduced, atol=2e-4, rtol=2e-4)
         cond, uncond = small["prediction"].chunk(2)
         state = got, uncond + CFG * (cond - uncond), low
 

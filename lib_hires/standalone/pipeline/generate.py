@@ -36,12 +36,13 @@ from lib_hires.sizes import Size, native_size, not_above, small_size, snap, why_
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.models.motion import set_context
 from lib_hires.standalone.pipeline.clip_files import check_format
-from lib_hires.standalone.pipeline.request import SAMPLERS, Request, warn_of_syntax
+from lib_hires.standalone.pipeline.request import COMFYUI, SAMPLERS, Request, warn_of_syntax
 from lib_hires.standalone.pipeline.sampling import (
     ClassifierFreeGuidance,
     Denoiser,
     sample,
     schedule_sigmas,
+    starting_noise,
 )
 from lib_hires.standalone.pipeline.upsamplers import find_upsampler
 from lib_hires.standalone.pipeline.upscalers import load_upscaler
@@ -129,6 +130,7 @@ class Run:
         }
         self.upsampler = self._checked(upsampler) if self.stages else None
         self.denoiser = model.denoiser()
+        self.denoiser.quantize = request.rules == COMFYUI  # whole timesteps
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
         self.family = VarianceExploding(self.denoiser.sigmas)
         self.record = self._new_record()
@@ -371,9 +373,8 @@ class Generation:
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
         noise = self._drawn(sources, shape).to(sigmas)
-        return self._sample(
-            noise * sigmas[0], sources, sigmas, schedule=sigmas, reduction=reduction
-        )
+        state = starting_noise(noise, sigmas[0], run.request.rules)
+        return self._sample(state, sources, sigmas, schedule=sigmas, reduction=reduction)
 
     def denoise_stage(self, latent: Tensor, stage: Stage, before: Tensor) -> Tensor:
         """The upsampled latent (b, c, h, w), renoised as the stage says and denoised.

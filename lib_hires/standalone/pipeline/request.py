@@ -63,6 +63,9 @@ _SYNTAX = re.compile(r"\([^()]+:\s*[\d.]+\s*\)|\bBREAK\b|<(lora|lyco|hypernet):[
 
 SCHEDULES = ("Karras", "Exponential", "Uniform", "SGM Uniform")
 
+COMFYUI = "ComfyUI"
+RULES = ("k-diffusion", COMFYUI)
+
 
 @dataclass(frozen=True)
 class Request(Declared):
@@ -91,6 +94,15 @@ class Request(Declared):
     steps: int = control(20, "Steps", "Sampling steps.", minimum=1, maximum=1000)
     sampler: str = control("DPM++ 2M", "Sampler", "k-diffusion's sampler.", choices=tuple(SAMPLERS))
     schedule: str = control("Karras", "Schedule", "Spacing of the noise levels.", choices=SCHEDULES)
+    rules: str = control(
+        "k-diffusion",
+        "Sampling rules",
+        "k-diffusion: timesteps between whole ones, noise of the first level. ComfyUI: each "
+        "evaluation at the nearest whole timestep, starting noise for a variance of 1, so that "
+        "ComfyUI's image of the same seed and settings comes out.",
+        choices=RULES,
+        since=1,
+    )
     cfg: float = control(
         5.0, "CFG scale", "Classifier-free guidance; 1 is none.", minimum=1, maximum=100, step=0.5
     )
@@ -159,10 +171,12 @@ class Request(Declared):
         return cls(**values)
 
     def values(self) -> dict[str, Any]:
-        """Plain values, as from_values takes them; those of clips only where they are given."""
+        """Plain values, as from_values takes them; those of clips, and those that came later, only
+        where they are given, so that a batch finds the files of an earlier version."""
         given = asdict(self)
         for _, _, declared, name in self.rows():
-            if declared.clips and given[name] == type(self).__dataclass_fields__[name].default:
+            later = declared.clips or declared.since
+            if later and given[name] == type(self).__dataclass_fields__[name].default:
                 del given[name]
         return given
 

@@ -17,16 +17,14 @@ from comfyui_host import (
     SETTINGS,
     SIGMAS,
     SMALL,
-    UNET,
-    WEIGHTS,
     check,
     guided,
     host_model,
     host_vae,
-    interpolate_timesteps,
     main,
     node,
     noise_of,
+    off_native,
     run,
     sample,
 )
@@ -45,36 +43,28 @@ from comfy.model_base import ModelType
 from safetensors.torch import save_file
 
 
-def off_native(model, name="euler", positive=POSITIVE, small_positive=None, sigmas=SIGMAS):
-    """How far D of the guided trajectory's end is from the native run's end; relative."""
-    noise = noise_of(LARGE)
-    large = sample(guided(model), sigmas, noise, name, positive)
-    gain = REDUCTION.noise_gain
-    native = sample(
-        model, sigmas * gain, REDUCTION.reduce(noise) / gain, name, small_positive or positive
-    )
-    plain = sample(model, sigmas, noise, name, positive)
-    scale = native.abs().max()
-    assert (REDUCTION.reduce(plain) - native).abs().max() / scale > 1e-2, "nothing is guided"
-    return float((REDUCTION.reduce(large) - native).abs().max() / scale)
-
-
 @check
 def same_as_standalone():
-    """Writes two images: of the host as it is, which rounds noise levels to whole training
-    timesteps, and without that rounding, as the standalone side evaluates. The noise is scaled to
-    what the standalone side starts from."""
-    model, vae, sigmas = host_model(), host_vae(), GIVEN["sigmas"]
-    first = float(sigmas[0]) / REDUCTION.noise_gain
-    noise = GIVEN["noise"] * first / (1 + first**2) ** 0.5
+    """Writes images of a user's KSampler, guided and plain, and of each refinement."""
+    model, vae = host_model(), host_vae()
     images = {}
-    for name in ("rounded", "image"):
-        latent = sample(guided(model), sigmas, noise, "dpmpp_2m", cfg=SETTINGS["cfg"])
-        images[name] = vae.decode(latent).contiguous()
-        interpolate_timesteps(model)
+    for name, patched, size in (("guided", guided(model), LARGE), ("plain", model, SMALL)):
+        latent = run(
+            nodes.KSampler,
+            model=patched,
+            seed=SETTINGS["seed"],
+            steps=6,
+            cfg=SETTINGS["cfg"],
+            sampler_name="dpmpp_2m",
+            scheduler="karras",
+            positive=POSITIVE,
+            negative=NEGATIVE,
+            latent_image={"samples": torch.zeros(1, 4, *size)},
+        )[0]
+        images[name] = vae.decode(latent["samples"]).contiguous()
     images |= refined_as_standalone(vae)
     save_file(images, f"{EXCHANGE}/image.safetensors")
-    return list(latent.shape)
+    return sorted(images)
 
 
 def refined_as_standalone(vae):
@@ -144,6 +134,8 @@ def exact_by_prediction():
 
 @check
 def exact_with_areas_and_masks():
+    """In positions and in shares; the host fades an area's border by itself at either size."""
+
     def in_part(size):
         mask = torch.zeros(1, *size)
         mask[:, : size[0] // 2] = 1
@@ -151,145 +143,46 @@ def exact_with_areas_and_masks():
         return [
             [GIVEN["cond"], {"mask": mask, "mask_strength": 1.0}],
             [GIVEN["uncond"], {"area": area, "strength": 0.7}],
+            [GIVEN["uncond"], {"area": ("percentage", 0.5, 0.25, 0.5, 0.75), "strength": 0.9}],
             [GIVEN["cond"], {"strength": 0.5}],
         ]
 
-    # The host fades an area's border over 8 positions whatever the size, so a mask alone is exact.
-    large, small = in_part(LARGE), in_part(SMALL)
-    masks = off_native(host_model(), positive=large[::2], small_positive=small[::2])
-    areas = sample(guided(host_model()), SIGMAS, noise_of(LARGE), positive=large)
-    return {"masks": masks, "areas": bool(torch.isfinite(areas).all())}
-
-
-@check
-def exact_with_controlnet():
-    import comfy.cldm.cldm
-    import comfy.ops
-
-    config = comfy.model_detection.detect_unet_config(WEIGHTS, UNET)
-    config = {**config, "hint_channels": 3, "num_heads": 3, "num_head_channels": -1}
-    config.pop("out_channels", None)
-    config.pop("transformer_depth_output", None)
-    net = comfy.cldm.cldm.ControlNet(
-        **config, dtype=torch.float32, operations=comfy.ops.disable_weight_init, device="cpu"
-    )
-    generator = torch.Generator().manual_seed(0)
-    for weight in net.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-    control = comfy.controlnet.ControlNet(net, load_device=torch.device("cpu"))
-    hint = torch.rand(1, 256, 256, 3, generator=generator)
-    positive = run(
-        nodes.ControlNetApply,
-        conditioning=POSITIVE,
-        control_net=control,
-        image=hint,
-        strength=1.0,
-    )[0]
-    model, noise = host_model(), noise_of(LARGE)
-    with_it, without = (
-        sample(guided(model), SIGMAS, noise, positive=p) for p in (positive, POSITIVE)
-    )
-    assert (with_it - without).abs().max() > 1e-3, "the ControlNet does nothing"
-    return off_native(model, positive=positive)
-
-
-@check
-def exact_with_patches():
-    from comfy_extras import nodes_freelunch, nodes_pag
-
-    pag = nodes_pag.PerturbedAttentionGuidance
-    model = host_model()
+    model, large, small = host_model(), in_part(LARGE), in_part(SMALL)
+    chosen = {"areas": (1, 2, 3), "with a mask": (0, 1, 2, 3)}
     return {
-        "FreeU": off_native(
-            run(nodes_freelunch.FreeU_V2, model=model, b1=1.3, b2=1.4, s1=0.9, s2=0.2)[0]
-        ),
-        "PAG": off_native(run(pag, model=model, scale=2.0)[0]),
-        "LoRA": off_native(with_lora(model)),
-        "a function in the slot": off_native(with_other_function(model)),
+        name: off_native(model, "euler", [large[n] for n in those], [small[n] for n in those])
+        for name, those in chosen.items()
     }
 
 
-def with_other_function(model):
-    """As nodes that take the one slot for a function of their own instead of calc_cond_batch."""
-
-    def warmer(args):
-        parts = (args[name] for name in ("model", "conds", "input", "sigma", "model_options"))
-        return [1.05 * part for part in comfy.samplers.calc_cond_batch(*parts)]
-
-    made = model.clone()
-    made.set_model_sampler_calc_cond_batch_function(warmer)
-    return made
-
-
-def with_lora(model):
-    keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    lora, generator = {}, torch.Generator().manual_seed(0)
-    for name, key in keys.items():
-        weight = WEIGHTS.get(UNET + key.removeprefix("diffusion_model."))
-        if name.startswith("lora_unet") and weight is not None and weight.ndim == 2:
-            for end, shape in (("up", (weight.shape[0], 2)), ("down", (2, weight.shape[1]))):
-                lora[f"{name}.lora_{end}.weight"] = torch.randn(shape, generator=generator) * 0.1
-    assert lora
-    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
-
-
 @check
-def runs_with_other_nodes():
-    """Deep Shrink and HyperTile, which do other things at other sizes; a part of the steps."""
-    from comfy_extras import nodes_hypertile, nodes_model_downscale
+def an_area_of_the_whole_is_none():
+    """In a guided run, and in a refinement, where it is scaled from the first image's size; and a
+    part of the picture is not the whole."""
+    model, vae, noise = host_model(), host_vae(), noise_of(LARGE)
+    common = {"negative": NEGATIVE, "vae": vae, "latent": {"samples": noise_of(SMALL)}, "steps": 2}
+    common |= {"sampler_name": "euler", "scheduler": "normal", "eta2": "0.5", "factor": 1.5}
 
-    model, noise = host_model(), noise_of(LARGE)
-    shrink = run(
-        nodes_model_downscale.PatchModelAddDownscale,
-        model=model,
-        block_number=2,
-        downscale_factor=2.0,
-        start_percent=0.0,
-        end_percent=0.35,
-        downscale_after_skip=True,
-        downscale_method="bicubic",
-        upscale_method="bicubic",
-    )[0]
-    tiles = run(
-        nodes_hypertile.HyperTile,
-        model=model,
-        tile_size=256,
-        swap_size=1,
-        max_depth=0,
-        scale_depth=False,
-    )[0]
-    seen = {}
-    for name, patched in (("Deep Shrink", shrink), ("HyperTile", tiles)):
-        result = sample(guided(patched), SIGMAS, noise)
-        seen[name] = bool(torch.isfinite(result).all())
-    latent = {"samples": torch.zeros(1, 4, *LARGE)}
-    common = {"noise_seed": 1, "steps": 4, "cfg": 3.0, "sampler_name": "euler"}
-    common |= {"scheduler": "normal", "positive": POSITIVE, "negative": NEGATIVE}
-    common |= {"model": guided(model)}
-    whole, begun = (
-        run(
-            nodes.KSamplerAdvanced,
-            **common,
-            add_noise="enable",
-            latent_image=latent,
-            start_at_step=0,
-            end_at_step=end,
-            return_with_leftover_noise=left,
-        )[0]
-        for end, left in ((4, "disable"), (2, "enable"))
-    )
-    ended = run(
-        nodes.KSamplerAdvanced,
-        **common,
-        add_noise="disable",
-        latent_image=begun,
-        start_at_step=2,
-        end_at_step=4,
-        return_with_leftover_noise="disable",
-    )[0]
-    seen["KSampler Advanced"] = bool(torch.isfinite(ended["samples"]).all())
-    seen["first step"] = float((whole["samples"] - ended["samples"]).abs().max())
-    return seen
+    def region(size, part=1):
+        return [[GIVEN["cond"], {"area": (size[0], size[1] // part, 0, 0), "strength": 1.0}]]
+
+    def made(positive):
+        return sample(guided(model), SIGMAS, noise, positive=positive)
+
+    def refined(positive):
+        made = node("HiResProgressiveRefinement", model=model, positive=positive, **common)
+        return made[0]["samples"]
+
+    def far(other, one):
+        return float((other - one).abs().max() / one.abs().max())
+
+    one, stage = made(POSITIVE), refined(POSITIVE)
+    return {
+        "run": far(made(region(LARGE)), one),
+        "stage": far(refined(region(SMALL)), stage),
+        "part of a run": far(made(region(LARGE, 2)), one),
+        "part of a stage": far(refined(region(SMALL, 2)), stage),
+    }
 
 
 @check

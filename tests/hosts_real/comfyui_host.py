@@ -2,7 +2,7 @@
 
 Their arguments: HOST ROOT EXCHANGE [CHECK ...]. HOST: ComfyUI's folder. ROOT: this repository,
 loaded as the host loads a folder of custom_nodes. EXCHANGE: a folder with `given.safetensors`
-(cond, uncond, noise, sigmas of the standalone side) and `given.json`; `seen.json` is written there.
+(cond, uncond, first latents of the standalone side) and `given.json`; `seen.json` is written there.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ def main():
                 seen[name] = CHECKS[name]()
             except Exception:
                 seen[name] = traceback.format_exc()[-1500:]
-    Path(EXCHANGE, "seen.json").write_text(json.dumps(seen, indent=1))
+            Path(EXCHANGE, "seen.json").write_text(json.dumps(seen, indent=1))
 
 
 @contextmanager
@@ -151,19 +151,19 @@ def sample(model, sigmas, noise, name="euler", positive=POSITIVE, negative=NEGAT
     )
 
 
+def off_native(model, name="euler", positive=POSITIVE, small_positive=None, sigmas=SIGMAS):
+    """How far D of the guided trajectory's end is from the native run's end; relative."""
+    noise = noise_of(LARGE)
+    large = sample(guided(model), sigmas, noise, name, positive)
+    gain = REDUCTION.noise_gain
+    native = sample(
+        model, sigmas * gain, REDUCTION.reduce(noise) / gain, name, small_positive or positive
+    )
+    plain = sample(model, sigmas, noise, name, positive)
+    scale = native.abs().max()
+    assert (REDUCTION.reduce(plain) - native).abs().max() / scale > 1e-2, "nothing is guided"
+    return float((REDUCTION.reduce(large) - native).abs().max() / scale)
+
+
 def noise_of(size, seed=3):
     return torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(seed))
-
-
-def interpolate_timesteps(model):
-    """Let the network have fractional timesteps, linear in log sigma."""
-    sampling = model.model.model_sampling
-    logs = sampling.log_sigmas
-
-    def timestep(sigma):
-        here = sigma.log()
-        right = torch.searchsorted(logs, here).clamp(1, len(logs) - 1)
-        left = right - 1
-        return left + ((here - logs[left]) / (logs[right] - logs[left])).clamp(0, 1)
-
-    sampling.timestep = timestep

@@ -25,17 +25,17 @@ from comfyui_host import (
     noise_of,
     run,
 )
-from comfyui_networks import SD1, SD3, WAN, XL, flux, random_model
+from comfyui_networks import SD1, SD2, SD3, WAN, XL, flux, random_model, sd2_weights
 
 # isort: split
 import comfy.controlnet
+import comfy.model_detection
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.t2i_adapter.adapter
 import nodes
 import torch
-from comfy_extras import nodes_custom_sampler
 
 from lib_hires.resample import Reduction
 
@@ -104,6 +104,36 @@ def sdxl():
         "user's sizes": off_native(model, noise, *pair(), small=pair(0.5)),
         "theta 0": float(not torch.equal(sampled(off, SIGMAS, noise, *pair()), before)),
     }
+
+
+@check
+def sd2():
+    """Its network with fewer channels, predicting what the host finds in the published weights."""
+    noise, seen = noise_of((32, 32)), {}
+    conds = [conditioning(1024, seed=seed) for seed in (1, 2)]
+    for predicts in ("v", "eps"):
+        model = random_model("SD20", SD2, sd2_weights(predicts))
+        plain = sampled(model, SIGMAS, noise, *conds)
+        off = sampled(guided(model, theta=0.0, native=128), SIGMAS, noise, *conds)
+        seen[predicts] = off_native(model, noise, *conds)
+        seen[f"{predicts} at theta 0"] = float(not torch.equal(off, plain))
+    return seen
+
+
+@check
+def sd2_as_it_is_found():
+    """What the host makes of weights of the published shapes: kind, prediction, native side."""
+    from lib_hires.comfy.model import native_side
+
+    seen = {}
+    for predicts in ("v", "eps"):
+        weights = sd2_weights(predicts)
+        config = comfy.model_detection.model_config_from_unet(dict(weights), "")
+        model = random_model("SD20", SD2, weights).model
+        assert config.unet_config["context_dim"] == model.model_config.unet_config["context_dim"]
+        kind = config.model_type(weights, "").name
+        seen[predicts] = [type(config).__name__, kind, native_side(model)]
+    return seen
 
 
 @check
@@ -201,131 +231,6 @@ def inpainting():
             **masked,
         ),
     }  # fmt: skip
-
-
-def with_image_tokens(model, masked=False):
-    """As IP-Adapter does: each cross-attention also reads tokens of an image, in cond alone.
-
-    masked: and in a part of the picture alone, whose size it reads from the latent's.
-    """
-    made, generator = model.clone(), torch.Generator().manual_seed(0)
-    tokens = torch.randn(1, 4, 128, generator=generator)
-    weights: dict[int, list[torch.Tensor]] = {}
-
-    def attention(q, k, v, options):
-        attend = comfy.ldm.modules.attention.optimized_attention
-        heads, width = options["n_heads"], q.shape[-1]
-        out = attend(q, k, v, heads)
-        if width not in weights:
-            random = [torch.randn(128, width, generator=generator) for _ in range(2)]
-            weights[width] = [weight / 128**0.5 for weight in random]
-        per_branch = len(q) // len(options["cond_or_uncond"])
-        rows, columns = options["original_shape"][-2:]
-        for place, which in enumerate(options["cond_or_uncond"]):
-            if which == 1:
-                continue
-            part = slice(place * per_branch, (place + 1) * per_branch)
-            key, value = (tokens.expand(per_branch, -1, -1) @ w for w in weights[width])
-            added = attend(q[part], key, value, heads)
-            if masked:
-                shrink = (rows * columns / q.shape[1]) ** 0.5
-                rows_here, columns_here = round(rows / shrink), round(columns / shrink)
-                left = torch.zeros(rows_here, columns_here)
-                left[:, : columns_here // 2] = 1
-                added = added * left.view(1, -1, 1)
-            out[part] += added
-        return out
-
-    for name, id in (("input", 12), ("output", 12)):
-        for block in range(id):
-            for depth in range(2):
-                made.set_model_attn2_replace(attention, name, block, depth)
-    made.set_model_attn2_replace(attention, "middle", 0, 0)
-    return made
-
-
-@check
-def image_tokens():
-    model, noise = host_model(), noise_of(LARGE)
-    seen = {}
-    for name, masked in (("whole", False), ("masked", True)):
-        patched = with_image_tokens(model, masked)
-        there = sampled(patched, SIGMAS, noise, POSITIVE, NEGATIVE)
-        without = sampled(model, SIGMAS, noise, POSITIVE, NEGATIVE)
-        assert (there - without).abs().max() > 1e-3, "image tokens do nothing"
-        seen[name] = off_native(patched, noise, POSITIVE, NEGATIVE)
-    return seen
-
-
-class Noise:
-    """The host's NOISE of a given tensor."""
-
-    seed = 1
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-    def generate_noise(self, latent):
-        return self.tensor
-
-
-def custom(model, guider, sigmas, noise, name):
-    """SamplerCustomAdvanced."""
-    return run(
-        nodes_custom_sampler.SamplerCustomAdvanced,
-        noise=Noise(noise),
-        guider=guider(model),
-        sampler=comfy.samplers.sampler_object(name),
-        sigmas=sigmas,
-        latent_image={"samples": torch.zeros_like(noise)},
-    )[0]["samples"]
-
-
-@check
-def custom_samplers():
-    """Other guiders and samplers through the host's nodes, and the node for the schedule."""
-
-    def basic(model):
-        return run(nodes_custom_sampler.BasicGuider, model=model, conditioning=POSITIVE)[0]
-
-    def dual(model):
-        return run(
-            nodes_custom_sampler.DualCFGGuider,
-            model=model,
-            cond1=POSITIVE,
-            cond2=NEGATIVE,
-            negative=NEGATIVE,
-            cfg_conds=3.0,
-            cfg_cond2_negative=2.0,
-            style="regular",
-        )[0]
-
-    model, noise, seen = host_model(), noise_of(LARGE), {}
-    gain = REDUCTION.noise_gain
-    for guider in (basic, dual):
-        for name in ("euler", "dpmpp_2m", "uni_pc", "gradient_estimation"):
-            end = custom(guided(model), guider, SIGMAS, noise, name)
-            native = custom(model, guider, SIGMAS * gain, REDUCTION.reduce(noise) / gain, name)
-            far = (REDUCTION.reduce(end) - native).abs().max() / native.abs().max()
-            seen[f"{guider.__name__} {name}"] = float(far)
-    return seen
-
-
-@check
-def higher_start():
-    """The node's schedule is the one that guidance takes by itself; noise is the sampler's own."""
-    model = host_model()
-    sigmas = run(
-        nodes_custom_sampler.KarrasScheduler,
-        steps=4, sigma_max=float(model.model.model_sampling.sigma_max), sigma_min=0.03, rho=7.0,
-    )[0]  # fmt: skip
-    latent = {"samples": torch.zeros(1, 4, *LARGE)}
-    shifted = node("HiResShiftedSigmas", model=model, sigmas=sigmas, latent=latent, native=256)[0]
-    noise = noise_of(LARGE)
-    by_itself, by_node = (
-        sampled(guided(model), levels, noise, POSITIVE, NEGATIVE) for levels in (sigmas, shifted)
-    )
-    return {"ratio": float(shifted[0] / sigmas[0]), "same": torch.equal(by_itself, by_node)}
 
 
 @check

@@ -6,7 +6,10 @@ The shapes are what the host's loader would find in a checkpoint.
 from dataclasses import fields
 
 import comfy.ldm.flux.model
+import comfy.ldm.modules.diffusionmodules.openaimodel
+import comfy.model_detection
 import comfy.model_patcher
+import comfy.ops
 import comfy.supported_models
 import torch
 
@@ -26,6 +29,11 @@ SD1 = {
     "use_linear_in_transformer": False, "legacy": False, "adm_in_channels": None,
     "use_temporal_attention": False,
 }  # fmt: skip
+SD2 = {
+    **SD1, "model_channels": 64, "context_dim": 1024, "num_heads": -1, "num_head_channels": 64,
+    "use_linear_in_transformer": True,
+}  # fmt: skip
+SD2_WIDTH = 320  # model_channels of the published ones
 SD3 = {
     "in_channels": 16, "patch_size": 2, "out_channels": 16, "depth": 1, "input_size": None,
     "adm_in_channels": 2048, "num_patches": 256, "pos_embed_max_size": 16,
@@ -53,11 +61,34 @@ def flux():
     return {key: value for key, value in FLUX.items() if key in known}
 
 
-def random_model(kind, unet_config):
-    """A model of one of the host's kinds, its weights random and the same in every call."""
+def sd2_weights(predicts):
+    """The weights of a published Stable Diffusion 2 by name and shape; they take no memory.
+
+    predicts: "v" or "eps", which the host tells apart by how far one bias is spread.
+    """
+    network = comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel(
+        **{**SD2, "model_channels": SD2_WIDTH},
+        device="meta",
+        operations=comfy.ops.disable_weight_init,
+    )
+    weights = {k: torch.zeros(()).expand(v.shape) for k, v in network.state_dict().items()}
+    spread = 1.0 if predicts == "v" else 0.01
+    generator = torch.Generator().manual_seed(0)
+    weights[SD2_BIAS] = spread * torch.randn(weights[SD2_BIAS].shape, generator=generator)
+    return weights
+
+
+SD2_BIAS = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+
+
+def random_model(kind, unet_config, known=None):
+    """A model of one of the host's kinds, its weights random and the same in every call.
+
+    known: weights by which the host tells what the model predicts.
+    """
     config = getattr(comfy.supported_models, kind)(unet_config)
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "", device="cpu")
+    model = config.get_model(known or {}, "", device="cpu")
     generator = torch.Generator().manual_seed(0)
     for weight in model.diffusion_model.parameters():
         weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)

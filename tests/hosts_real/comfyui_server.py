@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 from comfyui_process import HOST, PYTHON, ROOT
 
@@ -41,9 +42,10 @@ class Server:
             with error:
                 return json.load(error)
 
-    def start(self, workflow):
-        """The number of a run that is begun."""
-        answer = self.request("/prompt", {"prompt": workflow})
+    def start(self, workflow, client=None):
+        """The number of a run that is begun. client: who is told of it."""
+        body = {"prompt": workflow, **({"client_id": client} if client else {})}
+        answer = self.request("/prompt", body)
         assert "prompt_id" in answer, answer
         return answer["prompt_id"]
 
@@ -54,9 +56,25 @@ class Server:
         (result,) = history.values()
         return result
 
-    def run(self, workflow):
+    def told(self, workflow, folder):
+        """What the page would be told of a run, in order, its previews as files in `folder`; and
+        the images that the run saves."""
+        script = Path(__file__).with_name("comfyui_listener.py")
+        command = [PYTHON, script, str(self.port), "listener", folder]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listener:
+            try:
+                assert listener.stdout.readline() == "ready\n"
+                images = self.run(workflow, "listener")
+                listener.wait(60)
+            finally:
+                listener.terminate()
+        return [
+            json.loads(line) for line in (folder / "told.jsonl").read_text().splitlines()
+        ], images
+
+    def run(self, workflow, client=None):
         """The images that a workflow saves, those that it only shows left out."""
-        result = self.ended(self.start(workflow))
+        result = self.ended(self.start(workflow, client))
         assert result["status"]["status_str"] == "success", self.log[-3000:]
         images = [image for out in result["outputs"].values() for image in out["images"]]
         return [image for image in images if image["type"] == "output"]
@@ -75,6 +93,7 @@ def serving(data):
         port = free.getsockname()[1]
     command = [PYTHON, "main.py", "--cpu", "--disable-auto-launch", "--listen", "127.0.0.1"]
     command += ["--port", str(port), "--base-directory", str(data)]
+    command += ["--preview-method", "latent2rgb"]
     command += ["--database-url", f"sqlite:///{data}/comfyui.db"]
     with (data / "log.txt").open("w") as log:
         process = subprocess.Popen(command, cwd=HOST, stdout=log, stderr=log)

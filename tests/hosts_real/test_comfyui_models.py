@@ -17,11 +17,17 @@ def seen(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["sdxl", "t2i_adapter", "transformers", "inpainting", "image_tokens", "custom_samplers"]
+    "name",
+    ["sd2", "sdxl", "t2i_adapter", "transformers", "inpainting"],
 )
 def test_the_coarse_image_is_the_native_samplers(seen, name):
     assert isinstance(seen[name], dict), seen[name]
     assert max(seen[name].values()) < ROUNDING, seen[name]
+
+
+def test_stable_diffusion_2_is_found_by_its_weights(seen):
+    expected = {"v": ["SD20", "V_PREDICTION", 768], "eps": ["SD20", "EPS", 512]}
+    assert seen["sd2_as_it_is_found"] == expected
 
 
 def test_a_video_is_left_as_it_is_with_a_message(seen):
@@ -29,10 +35,6 @@ def test_a_video_is_left_as_it_is_with_a_message(seen):
     assert seen["video"]["untouched"] and seen["video"]["finite"]
     (line,) = seen["video"]["log"]
     assert "5 axes" in line
-
-
-def test_the_node_gives_the_schedule_that_guidance_takes_by_itself(seen):
-    assert seen["higher_start"] == {"ratio": pytest.approx(2), "same": True}
 
 
 def test_out_of_memory_is_the_hosts(seen):

@@ -5,11 +5,18 @@ Without HIRES_COMFYUI_CHECKPOINT (comfyui_server.py) nothing is sampled.
 
 import json
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
-from comfyui_process import NEEDED, ROOT
+from comfyui_process import HOST, NEEDED, ROOT
 from comfyui_server import CHECKPOINT, serving, small
-from PIL import Image
+from PIL import Image, ImageOps
+
+from lib_hires.settings import Settings
+from lib_hires.standalone.models import Overrides, load_model
+from lib_hires.standalone.pipeline.generate import Run
+from lib_hires.standalone.pipeline.request import Request
 
 WORKFLOWS = ("2x", "refinement-2x", "refinement-4x")
 pytestmark = NEEDED
@@ -54,6 +61,29 @@ def test_an_example_makes_its_images(server, name, images):
 
 
 @pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
+def test_the_command_line_makes_the_same_image_by_comfyuis_rules(server, tmp_path):
+    """Of the same file, prompt and seed, through the host's own loader, text encoder and VAE. The
+    checkpoint is one of tiny_checkpoints.py, whose own tokenizer the host does not have."""
+    workflow = small("2x")
+    workflow["6"]["inputs"]["seed"] = 5
+    (image,) = server.run(workflow)
+    theirs = np.asarray(opened(server.data / "output" / image["filename"]), dtype=int)
+    own = {"width": 128, "height": 128, "steps": 4, "cfg": 7.0, "seed": 5, "rules": "ComfyUI"}
+    request = Request(prompt=workflow["2"]["inputs"]["text"], **own)
+    file = Path(CHECKPOINT)
+    (tmp_path / file.name).symlink_to(file)
+    (tmp_path / f"{file.stem}.yaml").symlink_to(file.with_suffix(".yaml"))
+    (tmp_path / f"{file.stem}-clip").symlink_to(Path(HOST) / "comfy" / "sd1_tokenizer")
+    overrides = Overrides(prediction="eps")  # the host does not read the yaml
+    model = load_model(tmp_path / file.name, overrides=overrides)
+    run = Run(model, request, Settings.from_values({"ug": True, "ug_scale": 2}))
+    (made,) = run.generate()
+    ours = (made.images[0].movedim(0, -1).numpy() / 2 + 0.5) * 255
+    off = abs(theirs - ours.astype(int))  # the host cuts fractions off
+    assert off.max() <= 1, f"{off.max()} of 255, {off.mean()} in the mean"
+
+
+@pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
 def test_the_plan_is_shown_on_its_node_without_a_sampling(server):
     workflow = {key: part for key, part in small("2x").items() if key in ("1", "4", "12")}
     result = server.ended(server.start(workflow))
@@ -61,6 +91,41 @@ def test_the_plan_is_shown_on_its_node_without_a_sampling(server):
     (image,) = result["outputs"]["12"]["images"]
     with Image.open(server.data / image["type"] / image["filename"]) as drawing:
         assert drawing.size[0] > drawing.size[1] > 300
+
+
+@pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
+def test_a_refinement_shows_its_steps_as_the_hosts_sampler_does(server, tmp_path):
+    """A preview after each step of each stage, in the shape of its latent, on one progress bar."""
+    workflow, steps = small("refinement-4x"), 2
+    workflow["5"]["inputs"] |= {"width": 128, "height": 64}
+    workflow["7"]["inputs"] |= {"eta2": "0.5, 0.5"}
+    told, images = server.told(workflow, tmp_path)
+    stages = [opened(server.data / "output" / image["filename"]) for image in images]
+    assert [image.width for image in stages] == [384, 512]
+
+    own = [event for event in told if event["type"] in ("executing", "progress", "preview")]
+    begun = own.index(next(e for e in own if (e.get("data") or {}).get("node") == "7"))
+    progress = [e["data"] for e in own[begun:] if e["type"] == "progress"]
+    assert [(p["value"], p["max"]) for p in progress if p["node"] == "7"] == [
+        (step, 2 * steps) for step in range(1, 2 * steps + 1)
+    ]
+    previews = [opened(tmp_path / e["file"]) for e in own[begun:] if e["type"] == "preview"]
+    assert len(previews) == 2 * steps
+    for step, preview in enumerate(previews):
+        stage = stages[step // steps]
+        expected = ImageOps.contain(Image.new("RGB", (stage.width // 8, stage.height // 8)), SHOWN)
+        assert preview.size == expected.size
+        assert min(high - low for low, high in preview.getextrema()) > 50  # not one colour
+    assert len({preview.tobytes() for preview in previews}) == len(previews)
+
+
+SHOWN = (512, 512)  # pixels, what the host enlarges its previews to
+
+
+def opened(path):
+    with Image.open(path) as image:
+        image.load()
+        return image
 
 
 @pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")

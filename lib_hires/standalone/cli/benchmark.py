@@ -14,6 +14,7 @@ from lib_hires.standalone.cli.options import (
     names_in,
     say,
     warn_slow,
+    write_error,
 )
 from lib_hires.standalone.pipeline.request import Request
 
@@ -289,13 +290,16 @@ def _benchmark_video(options: argparse.Namespace) -> int:
     warn_slow(options.dtype, "cpu")
     import torch
 
-    from lib_hires.standalone.benchmarks.video import video
+    from lib_hires.standalone.benchmarks.video import known_cases, video
     from lib_hires.standalone.models import load_model
     from lib_hires.standalone.models.motion import with_motion
 
     image = load_model(options.model, dtype=getattr(torch, options.dtype))
     model = with_motion(image, options.motion)
-    say(video(out, model, clips=options.clips, steps=options.steps))
+    cases, missing = known_cases()
+    say(video(out, model, clips=options.clips, steps=options.steps, cases=cases))
+    if missing:
+        write_error(missing)
     return 0
 
 

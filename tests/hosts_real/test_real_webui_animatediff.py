@@ -98,7 +98,9 @@ def test_d_of_the_clip_walks_the_native_clips_way(host, clip, frames, side, scal
         if low > least:  # in the last step the model knows no smaller sigma
             torch.testing.assert_close(got, reduced, atol=2e-4, rtol=2e-4)
         cond, uncond = small["prediction"].chunk(2)
-        state = got, uncond + CFG * (cond - uncond), low
+        v = uncond + CFG * (cond - uncond)  # as the model predicts
+        denoised = got / (low**2 + 1) - v * low / (low**2 + 1) ** 0.5
+        state = got, (got - denoised) / low, low
 
 
 def _sigma(t):

@@ -1,6 +1,7 @@
 """All checks, as CI runs them: python -m tests; with --quick, what takes less than two minutes."""
 
 import argparse
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ CHECKS = (
     ["-c", "from importlinter.cli import lint_imports_command as check; check()"],
 )
 QUICK = "not slow and not browser and not host"
+MOST_WORKERS = 4  # each holds torch, diffusers and models: about 2 GB
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     text = "leave out tests that are slow, drive a browser or need a real WebUI"
     parser.add_argument("--quick", action="store_true", help=text)
     options = parser.parse_args(arguments)
-    tests = ["-m", "pytest", "-q", *(["-m", QUICK] if options.quick else [])]
+    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    tests = ["-m", "pytest", "-q", "-n", str(workers), "--dist", "worksteal"]
+    tests += ["-m", QUICK] if options.quick else []
     codes = [subprocess.run([sys.executable, *check]).returncode for check in (*CHECKS, tests)]
     return next((code for code in codes if code), 0)
 

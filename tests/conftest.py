@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The toys are so small that a second thread costs more than it brings.
+# The toys are so small that a second thread costs more than it brings. Programs that tests start
+# follow.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 class ToyNet:

@@ -12,16 +12,18 @@ from modules.processing import StableDiffusionProcessingImg2Img
 from torch import Tensor
 
 from lib_hires.run.passes import Kind, guides, idle_reason
-from lib_hires.settings import Settings, SettingsError
+from lib_hires.settings import NOTHING, Settings, SettingsError
 from lib_hires.sizes import Size
 from lib_hires.webui import animatediff
 from lib_hires.webui.callers import caller_of_run
+from lib_hires.webui.hosts import host_of
 from lib_hires.webui.hosts.model import chosen_native, is_supported
 from lib_hires.webui.hosts.protocol import FACTOR
 from lib_hires.webui.patching import Once
 from lib_hires.webui.refining.kept import show_kept
 from lib_hires.webui.refining.refine import prepare_stages, refine_samples
 from lib_hires.webui.run_state import HostRun, RunState
+from lib_hires.webui.sampling.controlnet import controlnet_of
 from lib_hires.webui.sampling.guidance import Guidance, guided
 from lib_hires.webui.sampling.recording import new_record, show_record, taking
 from lib_hires.webui.surfaces import infotext
@@ -50,6 +52,7 @@ def before_sampling(p: Any) -> None:
     if run.state.size is None:
         run.state.size = list(passes_of(p).values())[-1]
         _turn_off_unsupported(run)
+        _fit_to_clip(run)
         prepare_stages(run)
         _warn_if_idle(run, Guidance.of(run, kind))
         run.keep_messages()
@@ -92,8 +95,8 @@ def _is_on(settings: Settings) -> bool:
 
 def _turn_off_unsupported(run: HostRun) -> None:
     """Leave out what cannot work with the model that is loaded."""
-    if animatediff.makes_clip():
-        run.turn_off(ALL, animatediff.LEFT_OUT)
+    if animatediff.makes_clip() and (reason := _reason_to_leave_clip(run)):
+        run.turn_off(ALL, f"the clip was made without it, because {reason}.")
     elif not is_supported(run.p.sd_model):
         run.turn_off(
             ALL, "the image was made without it, because it does not work with this model yet."
@@ -106,6 +109,42 @@ def _turn_off_unsupported(run: HostRun) -> None:
             ["ug", "refine"],
             "Upsample Guidance and Progressive Refinement were left out, because the SD Unet "
             f'"{name}" is made for certain sizes; set SD Unet to None.',
+        )
+
+
+def _reason_to_leave_clip(run: HostRun) -> str:
+    """Why AnimateDiff's clip must be made as without us, "" where it need not."""
+    if not host_of(run.p.sd_model).makes_clips(run.p.sd_model):
+        return "AnimateDiff's clips are guided and refined in the AUTOMATIC1111 WebUI alone"
+    if animatediff.clip_of(run.p) is None:
+        return animatediff.OF_ANOTHER_RUN
+    if controlnet_of(run) is not None:
+        return "ControlNet's units do not know the frames of AnimateDiff's native evaluations"
+    return ""
+
+
+def _fit_to_clip(run: HostRun) -> None:
+    """Leave out what works with images, but not with the clip that AnimateDiff makes."""
+    clip, settings = animatediff.clip_of(run.p), run.settings
+    if clip is None or not _is_on(settings):
+        return
+    if settings.ug.enabled and settings.ug.frames > 1 and not clip.is_seen_whole:
+        run.warn(
+            f"the clip was guided in space alone, because the motion module sees {clip.context} of "
+            f"its {clip.frames} frames at a time; set AnimateDiff's context batch size to "
+            f"{clip.frames}."
+        )
+    if settings.refine.enabled and settings.refine.upsampler != NOTHING:
+        run.state.upsampler = None
+        run.turn_off(
+            ["refine_upsampler"],
+            "the feature upsampler was left out, because it was not made for clips.",
+        )
+    if settings.refine.enabled and settings.refine.keep_stages:
+        run.turn_off(
+            ["refine_keep_stages"],
+            "the stages before the last were not kept, because AnimateDiff makes one clip of all "
+            "images of a run.",
         )
 
 

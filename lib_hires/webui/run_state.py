@@ -23,6 +23,7 @@ OFF: Mapping[str, Plain] = {
     "pfsa": False,
     "refine": False,
     "refine_upsampler": NOTHING,
+    "refine_keep_stages": False,
 }
 """The settings that can be left out of a run, and their values there."""
 

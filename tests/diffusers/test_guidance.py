@@ -101,11 +101,61 @@ def test_hooks_of_cpu_offload_stay_and_work(order: str) -> None:
     assert torch.equal(tiny.latents(pipe), plain)
 
 
-def test_a_model_in_half_precision_stays_so() -> None:
-    pipe = tiny.unet_pipeline().to(torch.bfloat16)
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="torch 2.6 has no CPU offload without a card")
+@pytest.mark.parametrize("level", ["leaf_level", "block_level"])
+@pytest.mark.parametrize("order", ["offload first", "guidance first"])
+def test_hooks_of_group_offload_stay_and_work(order: str, level: str) -> None:
+    """diffusers' own, in the same registry as the guidance, with the CPU as its device."""
+    pipe, cpu = tiny.unet_pipeline(), torch.device("cpu")
+    plain = tiny.latents(pipe)
     apply_hires_guidance(pipe, ug=True)
-    call = {name: value.bfloat16() for name, value in tiny.prompt(pipe).items()}
-    assert tiny.latents(pipe, **call).dtype == torch.bfloat16
+    guided = tiny.latents(pipe)
+    remove_hires_guidance(pipe)
+    blocks = {"num_blocks_per_group": 1} if level == "block_level" else {}
+    steps = [
+        lambda: pipe.unet.enable_group_offload(cpu, offload_type=level, **blocks),
+        lambda: apply_hires_guidance(pipe, ug=True),
+    ]
+    for step in steps if order == "offload first" else steps[::-1]:
+        step()
+    assert torch.equal(tiny.latents(pipe), guided)
+    remove_hires_guidance(pipe)
+    assert torch.equal(tiny.latents(pipe), plain)
+    assert any(hasattr(part, "_diffusers_hook") for part in pipe.unet.modules())
+
+
+@pytest.mark.slow
+def test_compiled_blocks_stay_compiled() -> None:
+    pipe = tiny.unet_pipeline()
+    plain = tiny.latents(pipe)
+    apply_hires_guidance(pipe, ug=True)
+    guided = tiny.latents(pipe)
+    remove_hires_guidance(pipe)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    pipe.unet.compile_repeated_blocks(backend=backend, fullgraph=True)
+    apply_hires_guidance(pipe, ug=True)
+    assert torch.allclose(tiny.latents(pipe), guided, atol=1e-4)
+    assert graphs
+    apply_hires_guidance(pipe, ug=True, ug_theta=0)
+    assert torch.allclose(tiny.latents(pipe), plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_model_in_half_precision_stays_so(dtype: torch.dtype) -> None:
+    pipe = tiny.unet_pipeline().to(dtype)
+    call = {name: value.to(dtype) for name, value in tiny.prompt(pipe).items()} | {"steps": 2}
+    plain = tiny.latents(pipe, **call)
+    apply_hires_guidance(pipe, ug=True)
+    guided = tiny.latents(pipe, **call)
+    assert guided.dtype == dtype
+    assert not torch.equal(guided, plain)
+    apply_hires_guidance(pipe, ug=True, ug_theta=0)
+    assert torch.equal(tiny.latents(pipe, **call), plain)
 
 
 @pytest.mark.parametrize("family", ["sd1, eps", "flux"])

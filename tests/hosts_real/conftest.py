@@ -2,6 +2,7 @@
 
 HIRES_WEBUI: the WebUI's folder, AUTOMATIC1111's, Forge's or reForge's, with its `repositories`.
 HIRES_WEBUI_PYTHON: the Python that runs it; without it `venv/bin/python` in that folder.
+HIRES_ANIMATEDIFF: for test_real_webui_animatediff.py, the folder of sd-webui-animatediff.
 HIRES_WEBUIS: for test_hosts_agree.py, several WebUIs, each as FOLDER or FOLDER=PYTHON, with the
 system's path separator between them (`:`, on Windows `;`). The folders are not written to.
 """
@@ -181,6 +182,11 @@ class WebUI:
             {name: torch.tensor(one[name]) for name in ("t", "x", "prediction")} for one in found
         ]
 
+    def rows(self) -> list[tuple[int, int]]:
+        """(rows, latent height) of each evaluation since the run that recorded."""
+        found = self.request("/hires-test/evaluations")
+        return [(one["rows"], one["size"][0]) for one in found]
+
     def evaluations(self) -> list[tuple[tuple[int, int], Any]]:
         """(latent size, size that SDXL received) of each evaluation since the run that recorded."""
         found = self.request("/hires-test/evaluations")
@@ -225,6 +231,7 @@ def host(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     put_lora(model, data / "models" / "Lora" / "tiny.safetensors")
     put_upsamplers(data / "models" / "hires-guidance", known=known)
     controlled = _install_controlnet(installation.folder, data, model)
+    _install_animatediff(data)
     with _running(installation, data, model) as port:
         yield WebUI(port, model, data / LOG, controlled, known)
 
@@ -352,6 +359,17 @@ def _install_controlnet(webui: Path, data: Path, model: Path) -> str:
         return ""
     put_controlnet(controlled, data / "models" / "ControlNet" / "tiny.safetensors")
     return controlled.stem
+
+
+def _install_animatediff(data: Path) -> None:
+    """The extension of HIRES_ANIMATEDIFF, where it is set, and a small motion module."""
+    from tiny_checkpoints import put_motion
+
+    if "HIRES_ANIMATEDIFF" in os.environ:
+        place = data / "extensions" / "sd-webui-animatediff"
+        ignored = shutil.ignore_patterns("__pycache__", ".git", "docs")
+        shutil.copytree(os.environ["HIRES_ANIMATEDIFF"], place, ignore=ignored)
+        put_motion(place / "model" / "tiny.safetensors")
 
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -79,6 +79,7 @@ class Faults(scripts.Script):
             evaluations.append(
                 {
                     "size": list(x.shape[-2:]),
+                    "rows": len(x),
                     "received": received_size(p.sd_model, x, *conds, **named),
                 }
             )
@@ -127,6 +128,11 @@ def add_route(_demo, app):
         guess.controlnet_default_config.update(
             model_channels=32, channel_mult=[1, 1, 1, 1], num_heads=1
         )
+
+    motion = sys.modules.get("motion_module")
+    if motion is not None:  # AnimateDiff knows modules of SD1's widths only
+        plain = motion.MotionModule
+        motion.MotionModule = lambda width, **more: plain(width // 10, **more)
 
     @app.get("/hires-test/evaluations")
     def what_was_evaluated():

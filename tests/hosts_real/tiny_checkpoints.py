@@ -7,6 +7,7 @@
 | v | the first one's weights, read as predicting v |
 | inpaint | the same, received a mask and a masked image beside the latent |
 | control | SD1's twelve input blocks, which ControlNet counts on |
+| clips | SD1's widths in their proportions, for which `put_motion` writes a motion module |
 | xl | SDXL's layout: received the image's size, its VAE draws a sample inside |
 | flux, sd3 | the layouts of Flux and Stable Diffusion 3, for Forge |
 
@@ -63,6 +64,7 @@ def put_models(folder: Path) -> Path:
     folder.mkdir(parents=True)
     torch.manual_seed(0)
     _export(folder, "control", NARROW | SD1_BLOCKS)
+    _export(folder, "clips", NARROW | SD1_BLOCKS | {"UNET_MULTIPLIERS": (1, 2, 4, 4)})
     file = _export(folder, demo_model.NAME, NARROW)
     config, weights = yaml.safe_load(file.with_suffix(".yaml").read_text()), load_file(file)
     _put_variants(folder, weights, config)
@@ -114,6 +116,36 @@ def put_lora(model: Path, file: Path) -> None:
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(state, file)
+
+
+def put_motion(file: Path) -> None:
+    """A motion module in the layout of AnimateDiff v3, for the checkpoint `clips`: 32 positions."""
+    weights: dict[str, Tensor] = {}
+    for sides, layers in (("down", 2), ("up", 3)):
+        widths = (32, 64, 128, 128) if sides == "down" else (128, 128, 64, 32)
+        for block, width in enumerate(widths):
+            for layer in range(layers):
+                weights |= _motion(f"{sides}_blocks.{block}.motion_modules.{layer}", width)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, file)
+
+
+def _motion(name: str, width: int) -> dict[str, Tensor]:
+    """One motion module; its last layer is not 0, as AnimateDiff's begin."""
+    name += ".temporal_transformer"
+    block = f"{name}.transformer_blocks.0"
+    state = norm(f"{name}.norm", width) | norm(f"{block}.ff_norm", width)
+    state |= linear(f"{name}.proj_in", width, width) | linear(f"{name}.proj_out", width, width)
+    state |= linear(f"{block}.ff.net.0.proj", width, 8 * width)
+    state |= linear(f"{block}.ff.net.2", 4 * width, width)
+    for place in (0, 1):
+        attention = f"{block}.attention_blocks.{place}"
+        for part in ("to_q", "to_k", "to_v"):
+            state[f"{attention}.{part}.weight"] = linear("", width, width)[".weight"]
+        state |= linear(f"{attention}.to_out.0", width, width)
+        state[f"{attention}.pos_encoder.pe"] = torch.randn(1, 32, width)
+        state |= norm(f"{block}.norms.{place}", width)
+    return state
 
 
 def put_upsamplers(folder: Path, *, known: bool) -> None:

@@ -18,6 +18,7 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser needs playwright")
 
 PATIENCE = 120  # seconds, for a machine with other work
+playwright.expect.set_options(timeout=PATIENCE * 1000)
 GRADIO_S_OWN = "Method not implemented."  # logged by gradio's page at the end of every upload
 
 
@@ -51,9 +52,7 @@ class Visit:
             box.press("Tab")
 
     def wait_for_text(self, name: str, pattern: str) -> str:
-        playwright.expect(self.element(name)).to_contain_text(
-            re.compile(pattern), timeout=PATIENCE * 1000
-        )
+        playwright.expect(self.element(name)).to_contain_text(re.compile(pattern))
         return str(self.element(name).inner_text())
 
 

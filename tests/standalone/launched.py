@@ -18,7 +18,7 @@ def in_two_processes(*words: str, **options: object) -> str:
             *(sys.executable, "-m", *LAUNCH.split(), "lib_hires.standalone.cli", *words),
             *(word for pair in named for word in pair),
         ],
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         timeout=600,

@@ -176,3 +176,19 @@ def test_a_image_that_cannot_be_kept_does_not_end_the_refinement(host):
         "HiRes Guidance: the image after the first pass was not kept (OSError: no space left)."
     ]
     assert "was not kept" in made.infotexts[0]
+
+
+def test_a_host_without_the_option_for_edited_prompts_makes_the_same_stages(host, monkeypatch):
+    """Forge Neo of August 2026 has dropped it, and the argument that it went to."""
+    from modules import prompt_parser, shared
+
+    made = host.generate(UG | REFINE)
+    for name in ("get_learned_conditioning", "get_multicond_learned_conditioning"):
+        older = getattr(prompt_parser, name)
+        monkeypatch.setattr(
+            prompt_parser, name, lambda model, prompts, steps, of=older: of(model, prompts, steps)
+        )
+    monkeypatch.delattr(shared.opts, "use_old_scheduling")
+    newer = host.generate(UG | REFINE)
+    assert newer.messages == []
+    assert same(newer, made)

@@ -14,6 +14,7 @@ from lib_hires.standalone.cli.options import (
     names_in,
     say,
     warn_slow,
+    write_error,
 )
 from lib_hires.standalone.pipeline.request import Request
 
@@ -74,6 +75,8 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
         default=100,
         help="per technique (default: 100)",
     )
+    text = "of the bundled world, which distances are taken from (default: 400)"
+    parser.add_argument("--true-images", type=int, metavar="N", help=text)
     parser.add_argument("--scale", type=int, default=2, choices=(2, 4))
     parser.add_argument(
         "--techniques",
@@ -183,6 +186,10 @@ def _check_together(options: argparse.Namespace) -> None:
     missing = [f"--{name}" for name in needed if name not in given]
     if given and missing:
         raise SettingsError(f"--{given[0]}: expected {' and '.join(missing)} beside it")
+    if options.true_images is not None and options.true_images < 2:
+        raise SettingsError(f"--true-images: expected at least 2, got {options.true_images}")
+    if options.true_images is not None and "references" in given:
+        raise SettingsError("--true-images: expected no --references beside it")
     for name in REFERENCED:
         if options.scenes and name in given:
             raise SettingsError(f"--{name}: expected no --scenes beside it")
@@ -206,10 +213,10 @@ def _measured_model(
     from lib_hires.standalone.benchmarks.quality.generation import Subject
 
     if options.model is None or options.scenes:
-        from lib_hires.standalone.benchmarks.quality.judged import Judged
+        from lib_hires.standalone.benchmarks.quality.judged import TRUE_IMAGES, Judged
 
         subject = Subject(options.model, device=options.device, dtype=dtype, sampling=sampling)
-        return subject, Judged()
+        return subject, Judged(options.true_images or TRUE_IMAGES)
     from lib_hires.standalone.benchmarks.quality.references import Referenced, read_prompts
 
     prompts = read_prompts(options.prompts)
@@ -283,13 +290,16 @@ def _benchmark_video(options: argparse.Namespace) -> int:
     warn_slow(options.dtype, "cpu")
     import torch
 
-    from lib_hires.standalone.benchmarks.video import video
+    from lib_hires.standalone.benchmarks.video import known_cases, video
     from lib_hires.standalone.models import load_model
     from lib_hires.standalone.models.motion import with_motion
 
     image = load_model(options.model, dtype=getattr(torch, options.dtype))
     model = with_motion(image, options.motion)
-    say(video(out, model, clips=options.clips, steps=options.steps))
+    cases, missing = known_cases()
+    say(video(out, model, clips=options.clips, steps=options.steps, cases=cases))
+    if missing:
+        write_error(missing)
     return 0
 
 

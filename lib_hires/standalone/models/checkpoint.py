@@ -126,6 +126,9 @@ class Part:
     def filled(self, build: Callable[[], Any], places: Places, *, exact: bool = True) -> Any:
         """The network that build() makes, without memory of its own, holding the weights.
 
+        Weights that keep their form stay in the file, which is mapped: they cost no memory until
+        they are used, and a program that writes over the file in place changes them.
+
         exact: refuse a file that has more blocks than the network. Raises ModelError.
         """
         try:

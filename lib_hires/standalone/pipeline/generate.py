@@ -35,6 +35,7 @@ from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
 from lib_hires.sizes import Size, native_size, not_above, small_size, snap, why_unguided
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.models.motion import set_context
+from lib_hires.standalone.pipeline.clip_files import check_format
 from lib_hires.standalone.pipeline.request import COMFYUI, SAMPLERS, Request, warn_of_syntax
 from lib_hires.standalone.pipeline.sampling import (
     ClassifierFreeGuidance,
@@ -103,6 +104,8 @@ class Run:
         model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
         self.frames, self.context = clip_length(request, model)
+        if self.frames > 1:
+            check_format(request.clip_format)
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
         if settings.refine.enabled:

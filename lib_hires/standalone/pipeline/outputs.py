@@ -20,14 +20,12 @@ from lib_hires.devices import is_out_of_memory
 from lib_hires.files import whole_file
 from lib_hires.run.record import RunRecord
 from lib_hires.settings import SettingsError
+from lib_hires.standalone.pipeline import clip_files
 
 if TYPE_CHECKING:
     from lib_hires.standalone.pipeline.generate import FinishedStage, Run
 
 KEY = "hires-guidance"
-CLIP_SUFFIX = ".webp"
-DESCRIPTION = 0x010E  # EXIF's tag for text about an image
-QUALITY = 90  # of WebP; at 100 files are three times as large
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -45,24 +43,14 @@ def save(image: Image.Image, path: Path, about: dict[str, Any]) -> None:
 
 
 def save_clip(frames: Tensor, path: Path, about: dict[str, Any], fps: float) -> None:
-    """Write frames (3, f, H, W) in [-1, 1] as an animated WebP that loops, `about` in its EXIF.
-
-    Pillow's WebP and not MP4, for it needs no further package and browsers play it.
-    """
-    first, *others = (to_pil(frame) for frame in frames.unbind(1))
-    exif = Image.Exif()
-    exif[DESCRIPTION] = json.dumps({KEY: about})
-    with whole_file(path) as partial:
-        first.save(
-            partial, format="WEBP", save_all=True, append_images=others, quality=QUALITY, method=4,
-            duration=round(1000 / fps), loop=0, exif=exif,
-        )  # fmt: skip
+    """Write frames (3, f, H, W) in [-1, 1] in the format of the path's suffix, with `about`."""
+    images = [to_pil(frame) for frame in frames.unbind(1)]
+    clip_files.save_clip(images, path, json.dumps({KEY: about}), fps)
 
 
 def _read_clip_about(path: Path) -> dict[str, Any]:
     """What `save_clip` wrote. Raises KeyError or ValueError where it is no such file."""
-    with Image.open(path, formats=["WEBP"]) as image:
-        about = json.loads(image.getexif()[DESCRIPTION])[KEY]
+    about = json.loads(clip_files.read_text(path))[KEY]
     if not isinstance(about, dict):
         raise ValueError("no settings")
     return about
@@ -77,7 +65,7 @@ def read_about(path: Path) -> dict[str, Any]:
     """
     others = ""
     try:
-        if path.suffix.lower() == CLIP_SUFFIX:
+        if path.suffix.lower() in clip_files.SUFFIXES:
             return _read_clip_about(path)
         with PngImagePlugin.PngImageFile(path) as image:
             if KEY not in image.info:
@@ -87,6 +75,8 @@ def read_about(path: Path) -> dict[str, Any]:
             about = json.loads(image.info[KEY])
             if isinstance(about, dict):
                 return about
+    except SettingsError:  # MP4 cannot be read here
+        raise
     except FileNotFoundError:
         raise SettingsError(f"--from: there is no file {path}") from None
     except SyntaxError:  # as Pillow reports that it is none
@@ -125,7 +115,8 @@ def writable_folder(path: Path) -> Path:
 
 def next_number(folder: Path) -> int:
     """One more than the largest number with which a name like 00007-1.png in the folder starts."""
-    files = (file for suffix in (".png", CLIP_SUFFIX) for file in folder.glob(f"*{suffix}"))
+    suffixes = ".png", *clip_files.SUFFIXES
+    files = (file for suffix in suffixes for file in folder.glob(f"*{suffix}"))
     starts = (re.match(r"([0-9]{5,12})-", file.name) for file in files)
     return max((int(start[1]) for start in starts if start), default=0) + 1
 
@@ -135,7 +126,7 @@ def next_number(folder: Path) -> int:
 
 def suffix(run: Run) -> str:
     """Of the file of an image or of a clip."""
-    return CLIP_SUFFIX if run.frames > 1 else ".png"
+    return f".{run.request.clip_format}" if run.frames > 1 else ".png"
 
 
 def free_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Path]:

@@ -144,6 +144,14 @@ class Request(Declared):
     keep_frames: bool = control(
         False, "Keep frames", "Write each frame of a clip as a PNG too.", clips=True
     )
+    clip_format: str = control(
+        "webp",
+        "Clip format",
+        "Of a clip's file. webp: loops, browsers play it; mp4: for video players and editors, with "
+        "pip install -e '.[video]'.",
+        choices=("webp", "mp4"),
+        clips=True,
+    )
 
     @property
     def seeds(self) -> list[int]:

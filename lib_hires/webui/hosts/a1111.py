@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from lib_hires.sizes import Size
 from lib_hires.webui.hosts.attention import attention_in_windows
 from lib_hires.webui.hosts.conditioning import SizeEmbeddings, shrink_cond
 from lib_hires.webui.hosts.noise import family_of
-from lib_hires.webui.hosts.per_call import PlacedModel
+from lib_hires.webui.hosts.per_call import PlacedModel, SurroundedModel
 from lib_hires.webui.hosts.protocol import GuidedPass, ModelCalls
 from lib_hires.webui.patching import replaced
 
@@ -32,6 +32,10 @@ def is_supported(sd_model: Any) -> bool:
 
 def is_flow(sd_model: Any) -> bool:
     return bool(getattr(sd_model, "is_sd3", False))
+
+
+def makes_clips(sd_model: Any) -> bool:
+    return True
 
 
 def has_frames(sd_model: Any) -> bool:
@@ -118,15 +122,16 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     inner = denoiser.inner_model
     family, prediction = family_of(inner)
     sizes = SizeEmbeddings.of(inner.inner_model)
+    forward = partial(_present_forward, inner) if guided.surrounds else inner.forward
     guide = partial(
         guided.guide,
-        inner.forward,
+        forward,
         family=family,
         shrink_cond=partial(shrink_cond, large=guided.large, sizes=sizes),
         prediction=prediction,
     )
-    model = PlacedModel(
-        inner.forward,
+    model = (SurroundedModel if guided.surrounds else PlacedModel)(
+        forward,
         lambda *_: guide(),
         size=guided.large,
         technique="Upsample Guidance",
@@ -137,7 +142,19 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         windows = Neighbourhood(guided.large, guided.native)
     with (
         attention_in_windows(unet(inner.inner_model), windows),
-        replaced(inner, "forward", model),
+        _placed(inner, model),
         denoiser.register_forward_pre_hook(lambda *_: model.begin_evaluation()),
     ):
         yield
+
+
+def _placed(inner: Any, model: PlacedModel) -> AbstractContextManager[None]:
+    if isinstance(model, SurroundedModel):
+        return model.around(inner)
+    return replaced(inner, "forward", model)
+
+
+def _present_forward(inner: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Whatever stands in the place of its `forward` when it is called."""
+    prediction: Tensor = inner.forward(*args, **kwargs)
+    return prediction

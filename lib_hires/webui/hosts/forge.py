@@ -43,6 +43,11 @@ def is_flow(sd_model: Any) -> bool:
     return noise.is_flow(_sigmas(sd_model))
 
 
+def makes_clips(sd_model: Any) -> bool:
+    """Its own copy of the extension patches otherwise."""
+    return False
+
+
 def has_frames(sd_model: Any) -> bool:
     """Forge Neo's name for them is that of the first one: Wan, Qwen-Image and Anima."""
     return bool(getattr(sd_model, "is_wan", False))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib_hires.sizes import Size
+from lib_hires.upsample_guidance import UpsampleGuided
 from lib_hires.webui.messages import Warn, warn_failed
 
 Denoiser = Callable[..., Tensor]
@@ -50,17 +52,74 @@ class PlacedModel:
         self._calls.clear()
 
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        if self._failed or tuple(x.shape[-2:]) != self._size:
+        if not self._acts_on(x):
             return self._forward(x, t, **cond)
+        try:
+            return self._denoiser_of(x, t, cond)(x, t, **cond)
+        except Exception as error:
+            self._give_up(error)
+        self._denoisers.clear()  # and with them, after the block, what the failed call held
+        return self._forward(x, t, **cond)
+
+    def _acts_on(self, x: Tensor) -> bool:
+        return not self._failed and tuple(x.shape[-2:]) == self._size
+
+    def _denoiser_of(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Denoiser:
+        """That of the place of a call, which is counted."""
         branches = self._branches(cond)
         place = branches, self._calls[branches], len(x)
         self._calls[branches] += 1
+        if place not in self._denoisers:
+            self._denoisers[place] = self._make(x, t, cond)
+        return self._denoisers[place]
+
+    def _give_up(self, error: Exception) -> None:
+        """To be called in the block that handles `error`."""
+        self._failed = True
+        warn_failed(self._warn, self._technique, error)
+
+
+class SurroundedModel(PlacedModel):
+    """The same from outside: guides whatever stands in the place of the model's `forward` by then,
+    as an extension puts it there while the host samples. For `UpsampleGuided` alone.
+
+    Only calls of the module itself are guided, so native evaluations go to its `forward`.
+    """
+
+    _call: tuple[UpsampleGuided, Tensor, Tensor] | None = None  # what is guided, its x and t
+
+    @contextmanager
+    def around(self, module: nn.Module) -> Iterator[None]:
+        """Guide the calls of `module` inside the block: (x, t, **cond) -> prediction."""
+        with (
+            module.register_forward_pre_hook(self._before, with_kwargs=True),
+            module.register_forward_hook(self._after, with_kwargs=True),
+        ):
+            yield
+
+    def _before(
+        self, _: nn.Module, inputs: tuple[Tensor, ...], cond: dict[str, Any]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        self._call = None
+        x, t = inputs
+        if self._acts_on(x):
+            try:
+                guided = cast(UpsampleGuided, self._denoiser_of(x, t, cond))
+                inputs = guided.model_input(x, t)
+                self._call = guided, x, t
+            except Exception as error:
+                self._give_up(error)
+        return inputs, cond
+
+    def _after(
+        self, _: nn.Module, __: tuple[Tensor, ...], cond: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        if self._call is None:
+            return output
+        (guided, x, t), self._call = self._call, None
         try:
-            if place not in self._denoisers:
-                self._denoisers[place] = self._make(x, t, cond)
-            return self._denoisers[place](x, t, **cond)
+            return guided.guide(output, x, t, cond)
         except Exception as error:
-            self._failed = True
-            warn_failed(self._warn, self._technique, error)
-        self._denoisers.clear()  # and with them, after the block, what the failed call held
+            self._give_up(error)
+        self._denoisers.clear()
         return self._forward(x, t, **cond)

@@ -51,7 +51,8 @@ class GuidedPass:
     the native evaluation's size and back, on the latents' device. times: the sampler's schedule in
     its own times, filled by the first evaluation at latest. on_guided: called for every guided
     evaluation, with whether a native evaluation was made for it. native_scope: entered around each
-    native evaluation, so that what lies deeper knows it from any other of its size.
+    native evaluation, so that what lies deeper knows it from any other of its size. surrounds:
+    guide from outside of what another extension puts around the model while the host samples.
     """
 
     large: Size
@@ -61,6 +62,7 @@ class GuidedPass:
     on_guided: Callable[[bool], None]
     warn: Warn
     native_scope: Callable[[], AbstractContextManager[None]] = nullcontext
+    surrounds: bool = False
 
     @property
     def native(self) -> Size:
@@ -106,6 +108,9 @@ class Host(Protocol):
 
     def is_flow(self, sd_model: Any) -> bool:
         """Whether it is a flow model, such as Stable Diffusion 3 and Flux."""
+
+    def makes_clips(self, sd_model: Any) -> bool:
+        """Whether the extension sd-webui-animatediff makes clips with its models."""
 
     def has_frames(self, sd_model: Any) -> bool:
         """Whether its latents are (b, c, T, h, w), as those of models that make videos too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -88,19 +89,19 @@ def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
     hires = getattr(p, "enable_hr", False) and p.hr_prompts
     prompts = p.hr_prompts if hires else p.prompts
     negative = p.hr_negative_prompts if hires else p.negative_prompts
-    model, steps, old = p.sd_model, p.firstpass_steps, shared.opts.use_old_scheduling
+    model, steps, timeline = p.sd_model, p.firstpass_steps, _prompt_timeline()
     given = {"width": size[1], "height": size[0], **_distilled_scale(p, bool(hires))}
     uncond = prompt_parser.get_learned_conditioning(
         model,
         prompt_parser.SdConditioning(negative, is_negative_prompt=True, **given),
         steps,
-        use_old_scheduling=old,
+        **timeline,
     )
     cond = prompt_parser.get_multicond_learned_conditioning(
         model,
         prompt_parser.SdConditioning(prompts, **given),
         steps,
-        use_old_scheduling=old,
+        **timeline,
     )
     ends = [
         [
@@ -111,6 +112,13 @@ def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
     ]
     ended = prompt_parser.MulticondLearnedConditioning(shape=cond.shape, batch=ends)
     return ended, [schedule[-1:] for schedule in uncond]
+
+
+def _prompt_timeline() -> dict[str, bool]:
+    """The user's option for edited prompts, which Forge Neo has had no more since 2026."""
+    taken = inspect.signature(prompt_parser.get_learned_conditioning).parameters
+    name = "use_old_scheduling"
+    return {name: getattr(shared.opts, name)} if name in taken else {}
 
 
 def _distilled_scale(p: Any, hires: bool) -> dict[str, float]:

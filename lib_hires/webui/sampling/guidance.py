@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from lib_hires.resample import Reduction
-from lib_hires.run.passes import Kind, guided_at, mixes
+from lib_hires.run.passes import Kind, clip_guided_at, mixes
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import shifted_schedule
+from lib_hires.webui.animatediff import WHOLE, Clip, clip_of
 from lib_hires.webui.hosts import guiding, host_of
 from lib_hires.webui.hosts.model import ModelSizes
 from lib_hires.webui.hosts.noise import is_flow
@@ -35,24 +37,48 @@ class Guidance:
     sizes: ModelSizes
     settings: Settings
     controlnet: ControlNet | None = field(default=None)  # where the run has units of it
+    clip: Clip | None = None  # where the batch is one
 
     @classmethod
     def of(cls, run: HostRun, kind: Kind) -> Guidance:
         """A pass of the run, with the model that is loaded for it."""
         sizes = ModelSizes.of(run.p.sd_model)
-        return cls(run, kind, sizes, run.settings, controlnet_of(run))
+        return cls(run, kind, sizes, run.settings, controlnet_of(run), clip_of(run.p))
 
     def reduction(self, large: Size) -> Reduction | None:
-        """D and U for a latent of size (height, width); None where UG has nothing to do."""
-        small = guided_at(
+        """D and U for a latent of size (height, width); None where UG has nothing to do.
+
+        A clip whose frames the motion module sees all together is guided in time too.
+        """
+        frames, native_frames = 1, 1
+        if self.clip is not None and self.clip.is_seen_whole:
+            frames, native_frames = self.clip.frames, self.clip.native
+        found = clip_guided_at(
             self.settings,
             self.kind,
             large,
+            frames,
             native=self.sizes.native_latent,
+            native_frames=native_frames,
             multiple=self.sizes.multiple // FACTOR,
         )
+        if found is None:
+            return None
+        few, small = found
         smooth = self.settings.ug.enlargement == "bicubic"
-        return small and Reduction.between(large, small, smooth)
+        if few == frames:
+            return Reduction.between(large, small, smooth)
+        return Reduction.between((frames, *large), (few, *small), smooth, batched=True)
+
+    def reason_for_whole(self, sd_model: Any) -> str:
+        """Why the large image cannot be evaluated in windows, "" where it can."""
+        return reason_for_whole(sd_model, self.controlnet) if self.clip is None else WHOLE
+
+    def native_scope(self, reduction: Reduction) -> AbstractContextManager[None]:
+        """Around each native evaluation, for what lies deeper."""
+        if self.clip is not None and reduction.batched:
+            return self.clip.of_frames(round(self.clip.frames / reduction.frames_to_one))
+        return nullcontext() if self.controlnet is None else self.controlnet.native_scope()
 
 
 @contextmanager
@@ -103,7 +129,7 @@ def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
     if wanted == "attention":
         reason = host_of(sd_model).reason_for_whole_attention(sd_model)
     else:
-        reason = reason_for_whole(sd_model, guidance.controlnet)
+        reason = guidance.reason_for_whole(sd_model)
     if wanted == "off" or not reason:
         return guidance
     warn = guidance.run.leaving_out("ug_windows")
@@ -136,7 +162,7 @@ def _guide(
     guidance = _without_windows(sampler, guidance)
     if times is None:
         times = _follow_schedule(stack, sampler, reduction, guidance)
-    settings, controlnet = guidance.settings.ug, guidance.controlnet
+    settings = guidance.settings.ug
     record = run.record.current
     acting = run.acting("ug", *(["ug_windows"] if settings.windows != "off" else []))
 
@@ -151,7 +177,8 @@ def _guide(
         times,
         on_guided=on_guided,
         warn=warn,
-        native_scope=nullcontext if controlnet is None else controlnet.native_scope,
+        native_scope=partial(guidance.native_scope, reduction),
+        surrounds=guidance.clip is not None,
     )
     stack.enter_context(guiding(denoiser, guided_pass))
 

@@ -26,7 +26,7 @@ def write(settings: Settings, parameters: dict[str, Any], native: int = 0) -> No
 
     Keys of an earlier run are removed: X/Y/Z shares one dict between its cells.
     """
-    for name in [NOTE, NATIVE, *(key(row.name) for row in declarations())]:
+    for name in [NOTE, NATIVE, *(key(row.name) for row in declarations(clips=True))]:
         parameters.pop(name, None)
     parameters.update({key(name): value for name, value in settings.changed().items()})
     if native and settings.ug.enabled:
@@ -39,7 +39,7 @@ def keep_only(settings: Settings, parameters: dict[str, Any]) -> None:
     What is left of them stays as it is, and so does the note.
     """
     changed = settings.changed()
-    gone = [key(row.name) for row in declarations() if row.name not in changed]
+    gone = [key(row.name) for row in declarations(clips=True) if row.name not in changed]
     for name in gone + ([] if settings.ug.enabled else [NATIVE]):
         parameters.pop(name, None)
 

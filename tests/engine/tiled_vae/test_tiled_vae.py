@@ -143,6 +143,7 @@ def test_in_inference_mode(decode: bool) -> None:
     assert torch.equal(in_tiles(function, x, vae, decode), expected)
 
 
+@pytest.mark.slow
 @both
 def test_whatever_call_fails_leaves_the_vae_as_it_was(decode: bool) -> None:
     """A tile's error, as when memory runs out or the user interrupts."""
@@ -259,6 +260,7 @@ def test_a_live_preview_is_decoded_as_ever() -> None:
         torch.testing.assert_close(preview, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pixels", [16, 36, 64, 100])
 def test_tiles_of_any_size_give_the_size_of_the_whole(pixels: int) -> None:
     vae, image = ToyVae(), random_input(False)

@@ -44,7 +44,7 @@ def served(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     port = free_port()
     options = ["app", "--model", str(tiny_folder), "--out", str(folder / "out"), "--port", port]
     program = f"from lib_hires.standalone.cli import main; main({options!r})"
-    environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "dropped"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "dropped")}
     log = (folder / "log.txt").open("w+")
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdout=log, stderr=log, env=environment

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from app_page import PATIENCE, Visit, choose_preset, playwright
+from app_page import Visit, choose_preset, playwright
 
 from lib_hires.run.drawing import drawing, element
 from lib_hires.run.plan import run_plan
@@ -32,7 +32,7 @@ def test_the_drawing_follows_a_slider(visit: Visit, tiny_model: Any) -> None:
         plan = run_plan(settings, Sampling((32, 32), 10, schedule="Karras"), known)
         wanted, shown = drawing(plan, settings, known), visit.page.locator(".hires-guidance")
         line = visit.page.locator("p.hires-guidance-plan")
-        playwright.expect(line).to_have_text(plan.summary(), timeout=PATIENCE * 1000)
+        playwright.expect(line).to_have_text(plan.summary())
         marks = shown.locator("path.hires-guidance-evaluation")
         playwright.expect(marks).to_have_count(sum(wanted["passes"][0]["evaluated"]))
         if wanted["edge"]:

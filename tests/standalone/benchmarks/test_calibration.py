@@ -75,6 +75,7 @@ def test_the_rows_stand_in_their_order(look, true, again, monkeypatch):
     assert far["octaves"][2] > 0.5 > far["octaves"][0]
 
 
+@pytest.mark.slow
 def test_a_vae_no_better_than_enlarging_is_named(look, true, again, monkeypatch):
     monkeypatch.setattr(calibration, "FRECHET_DRAWS", 3)
     report = report_of(8, look, true, again)

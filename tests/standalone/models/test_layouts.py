@@ -23,12 +23,16 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 
 @pytest.fixture
-def written(loaded: dict[str, LatentModel], tmp_path: Path) -> Callable[[str, Change], Path]:
-    """Writes a family's tiny model as one file, changed by a function of its tensors."""
+def written(loaded: dict[str, LatentModel], tmp_path: Path) -> Callable[..., Path]:
+    """Writes a family's tiny model as one file, changed by a function of its tensors.
 
-    def write(family: str, change: Change) -> Path:
+    A loaded model reads from its file, and older safetensors write over a file of the same
+    name: models that are compared need a name each.
+    """
+
+    def write(family: str, change: Change, name: str = "tiny") -> Path:
         model = loaded[family]
-        file = tiny_models.write_ldm(tmp_path / "tiny.safetensors", model)
+        file = tiny_models.write_ldm(tmp_path / f"{name}.safetensors", model)
         state = change(load_file(file), model)
         save_file({key: value.clone().contiguous() for key, value in state.items()}, file)
         return file
@@ -227,7 +231,8 @@ def test_a_vae_without_quant_convs_is_one_in_which_they_change_nothing(written, 
         return {key: value for key, value in state.items() if "quant_conv" not in key}
 
     latent, image = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 16, 16)
-    there, gone = (load_model(written("sd1", change)) for change in (identity, without))
+    there = load_model(written("sd1", identity, "there"))
+    gone = load_model(written("sd1", without, "gone"))
     torch.testing.assert_close(there.decode(latent), gone.decode(latent))
     torch.testing.assert_close(there.encode(image), gone.encode(image))
     assert not torch.equal(gone.decode(latent), model.decode(latent))

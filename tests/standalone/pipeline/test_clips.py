@@ -49,6 +49,7 @@ def clip(model, settings=None, **values):
     return stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scales", [(2, 1, 1), (1, 2, 2), (2, 2, 2)], ids=["time", "space", "both"])
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M"])
 def test_d_of_a_run_is_the_native_run(model, scales, sampler):
@@ -102,6 +103,7 @@ def test_noise_of_a_step_depends_on_seed_and_frame_alone(model, sampler):
     assert not torch.allclose(long[:, :, 3], long[:, :, 4], atol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["AP-LDM", "Pivot"])
 @pytest.mark.parametrize("guided", [False, True])
 def test_stages_of_clips(model, method, guided):
@@ -129,6 +131,7 @@ def test_decoding_meets_one_frame_at_a_time_in_tiles(model):
     assert seen and set(seen) == {1}
 
 
+@pytest.mark.slow
 def test_longer_clips_than_the_module_knows_have_a_context(model):
     run = Run(model, request(frames=36, steps=2), Settings.from_values(PLAIN | {"ug_frames": 2}))
     assert run.context == 4 and run.frames == 36
@@ -169,6 +172,7 @@ def test_an_image_model_makes_no_clips(files):
     assert "frames" not in Run(image, request(), Settings()).about()["request"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("windows", ["off", "attention", "Hann"])
 def test_a_clip_of_a_silent_module_is_so_many_guided_images(files, windows):
     """In space, in every kind of windows; the temporal attention sees whole clips in all."""
@@ -256,6 +260,7 @@ def test_a_batch_is_made_once(model, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == first
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_clip_and_repeats_it(files, tmp_path, capsys):
     image, motion = map(str, files)
     wanted = ["--model", image, "--motion", motion, "--out", str(tmp_path)]

@@ -32,6 +32,7 @@ def result(model: LatentModel, **detail: Any) -> Tensor:
     return last.images
 
 
+@pytest.mark.slow
 def test_each_changes_the_image_and_none_changes_no_bit(tiny_model: LatentModel) -> None:
     *_, plain = Run(tiny_model, run_of(tiny_model).request, Settings.from_values(STAGES)).generate()
     assert torch.equal(result(tiny_model), plain.images)

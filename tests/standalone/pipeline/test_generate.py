@@ -29,6 +29,7 @@ def image(model: LatentModel, request: dict[str, Any], **settings: Any) -> torch
 LARGE = {"width": 32, "height": 32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_settings_that_do_nothing_change_no_bit(tiny_model: LatentModel, sampler: str) -> None:
     request = LARGE | {"sampler": sampler, "steps": 3}

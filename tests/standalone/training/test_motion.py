@@ -37,6 +37,7 @@ def test_a_module_that_has_learned_nothing_makes_so_many_images(tiny_model):
     torch.testing.assert_close(clip(model)[:, :, 0], image.images, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_file_is_the_module_that_was_trained(trained, tiny_model):
     path, work = trained
     model = with_motion(tiny_model, path)
@@ -75,6 +76,7 @@ def test_the_record_and_the_samples(trained, tiny_model):
     assert clip(with_motion(tiny_model, path), frames=8).isfinite().all()
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_stopped(trained, tiny_model):
     path, work = trained
     before = torch.load(work / "motion.pt", weights_only=True)["progress"]

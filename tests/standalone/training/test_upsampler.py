@@ -138,6 +138,7 @@ def test_a_cache_is_filled_once_and_changes_nothing(train, plain, tmp_path, monk
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == kept
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_one_without_a_stop(train, plain, monkeypatch) -> None:
     compute = Steps.compute
 
@@ -164,6 +165,7 @@ def test_two_processes_train_as_one(plain, tiny_folder: Path, data: Path, tmp_pa
     assert_same(plain, two, rounded=True)
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains(train, plain) -> None:
     mixed = train("mixed", mixed_precision="bf16")
     for (_, loss), (_, exact) in zip(mixed["validation"], plain["validation"], strict=True):

@@ -68,6 +68,7 @@ def test_views_too_are_the_same_image_at_every_size(view: str) -> None:
     assert np.abs(halved(pixels(scene, 256, 256)) - pixels(scene, 128, 128)).mean() < 7.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_size_has_detail_of_its_own(kind: str) -> None:
     scene = seeded(4, kind=kind)
@@ -78,6 +79,7 @@ def test_every_size_has_detail_of_its_own(kind: str) -> None:
     assert 0.3 * twice < four < 3 * twice
 
 
+@pytest.mark.slow
 def test_there_is_detail_at_eight_times_the_native_size() -> None:
     scene = seeded(4, kind="house")
     assert finest_octave(pixels(scene, 2048, 2048)) > 0.2 * finest_octave(pixels(scene, 512, 512))

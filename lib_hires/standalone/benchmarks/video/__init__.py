@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -22,6 +21,12 @@ from lib_hires.files import whole_file
 from lib_hires.settings import Plain, Settings, SettingsError
 from lib_hires.standalone.benchmarks.quality.distances import kernel_distance
 from lib_hires.standalone.benchmarks.reports import write_report
+from lib_hires.standalone.benchmarks.video.interpolation import (
+    HOW_TO_GET_RIFE,
+    Between,
+    linear,
+    rife,
+)
 from lib_hires.standalone.benchmarks.video.measures import (
     Seen,
     jitter,
@@ -54,7 +59,7 @@ class Case:
     sides: int = 1
     times: int = 1
     settings: Mapping[str, Plain] = field(default_factory=dict)
-    interpolated: bool = False  # in time, linearly, from a native clip
+    between: Between | None = None  # interpolation in time, from a native clip
 
     @property
     def folder(self) -> str:
@@ -71,10 +76,19 @@ CASES: tuple[Case, ...] = (
     Case("pivot, UG", 2, 1, {**PIVOT, **STAGES}),
     Case("plain", 1, 2),
     Case("UG", 1, 2, UG),
-    Case("interpolation", 1, 2, {}, True),
+    Case("interpolation", 1, 2, {}, linear),
     Case("plain", 2, 2),
     Case("UG", 2, 2, UG),
 )
+
+
+def known_cases() -> tuple[tuple[Case, ...], str]:
+    """CASES and, where its package is installed, interpolation by RIFE; else how to get it."""
+    found = rife()
+    if found is None:
+        return CASES, HOW_TO_GET_RIFE
+    place = [case.name for case in CASES].index("interpolation") + 1
+    return (*CASES[:place], Case("RIFE", 1, 2, {}, found), *CASES[place:]), ""
 
 
 def video(
@@ -176,20 +190,13 @@ def _generated(
     settings = Settings.from_values(case.settings)
     sides = 1 if settings.refine.enabled else case.sides
     height, width = (side * sides for side in model.native)
-    frames = _frames(model) * (1 if case.interpolated else case.times)
+    frames = _frames(model) * (1 if case.between else case.times)
     request = Request(caption, seed=seed, steps=steps, width=width, height=height, frames=frames)
     *_, last = Run(model, request, settings).generate()
     clip = last.images[0]
-    if case.interpolated:
-        clip = between(clip, frames * case.times)
+    if case.between:
+        clip = case.between(clip, frames * case.times)
     return clip, last.model_evaluations
-
-
-def between(clip: Tensor, frames: int) -> Tensor:
-    """A clip (3, f, H, W) with more frames, each mixed of its two neighbours in time."""
-    flat = clip.permute(0, 2, 3, 1).flatten(1, 2)
-    mixed = F.interpolate(flat, size=frames, mode="linear", align_corners=False)
-    return mixed.unflatten(1, clip.shape[-2:]).permute(0, 3, 1, 2)
 
 
 def _frames(model: LatentModel) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modules import prompt_parser, shared
+from modules import prompt_parser, script_callbacks, shared
 
 approximation_indexes = {"Full": 0, "TAESD": 3}
 
@@ -64,6 +64,8 @@ class CFGDenoiser(torch.nn.Module):
             received = {**context, "c_concat": [image_in[rows]]}
             return self.inner_model(x_in[rows], t_in[rows], cond=received)
 
+        for callback in script_callbacks.cfg_denoiser:
+            callback(self)
         n = int(counts.sum())
         both = concatenated(conds, unconds) if shared.opts.batch_cond_uncond else None
         if both is not None:

@@ -112,7 +112,7 @@ def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
     A model of the bundled one's scenes is judged as that one is.
     """
     options = "--scenes --sampler LCM --steps 2 --cfg 1 --techniques ug,ug_eta0.6_edge4_euler"
-    options += " --pictures 2 --workers 1"
+    options += " --pictures 2 --workers 1 --true-images 3"
     given = ["--model", str(MODEL), "--out", str(tmp_path)]
     assert main(["benchmark", "quality", *given, *options.split()]) == 0
     report = {row["technique"]: row for row in json.loads((tmp_path / "report.json").read_text())}
@@ -268,6 +268,13 @@ def test_options_of_another_model_come_together(capsys: pytest.CaptureFixture[st
         (["--model", "there", "--prompts", "there"], "--prompts: expected no --scenes beside it"),
     ):
         assert main(["benchmark", "quality", "--scenes", *options]) == 2
+        assert capsys.readouterr().err == f"hires: {message}\n"
+    others = ["--model", "there", "--references", "there", "--prompts", "there"]
+    for options, message in (
+        ([*others, "--true-images", "3"], "--true-images: expected no --references beside it"),
+        (["--true-images", "1"], "--true-images: expected at least 2, got 1"),
+    ):
+        assert main(["benchmark", "quality", *options]) == 2
         assert capsys.readouterr().err == f"hires: {message}\n"
 
 

@@ -24,6 +24,7 @@ def test_differences_stand_beside_their_goals(tiny_model: LatentModel) -> None:
         assert largest["ratio"] < 8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the peak of memory")
 def test_the_memory_of_tiles_stays_and_that_of_the_whole_grows(tiny_model: LatentModel) -> None:
     vae = AutoencoderKL(

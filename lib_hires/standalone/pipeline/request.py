@@ -94,15 +94,6 @@ class Request(Declared):
     steps: int = control(20, "Steps", "Sampling steps.", minimum=1, maximum=1000)
     sampler: str = control("DPM++ 2M", "Sampler", "k-diffusion's sampler.", choices=tuple(SAMPLERS))
     schedule: str = control("Karras", "Schedule", "Spacing of the noise levels.", choices=SCHEDULES)
-    rules: str = control(
-        "k-diffusion",
-        "Sampling rules",
-        "k-diffusion: timesteps between whole ones, noise of the first level. ComfyUI: each "
-        "evaluation at the nearest whole timestep, starting noise for a variance of 1, so that "
-        "ComfyUI's image of the same seed and settings comes out.",
-        choices=RULES,
-        since=1,
-    )
     cfg: float = control(
         5.0, "CFG scale", "Classifier-free guidance; 1 is none.", minimum=1, maximum=100, step=0.5
     )
@@ -151,6 +142,15 @@ class Request(Declared):
         "pip install -e '.[video]'.",
         choices=("webp", "mp4"),
         clips=True,
+    )
+    rules: str = control(
+        "k-diffusion",
+        "Sampling rules",
+        "k-diffusion: timesteps between whole ones, noise of the first level. ComfyUI: each "
+        "evaluation at the nearest whole timestep, starting noise for a variance of 1, so that "
+        "ComfyUI's image of the same seed and settings comes out.",
+        choices=RULES,
+        since=1,
     )
 
     @property

@@ -13,6 +13,7 @@ CHECKS = (
 )
 QUICK = "not slow and not browser and not host"
 MOST_WORKERS = 4  # each holds torch, diffusers and models: about 2 GB
+HOSTS = "HIRES_WEBUI", "HIRES_WEBUIS", "HIRES_COMFYUI"  # each worker would start its own
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     text = "leave out tests that are slow, drive a browser or need a real WebUI"
     parser.add_argument("--quick", action="store_true", help=text)
     options = parser.parse_args(arguments)
-    workers = min(os.cpu_count() or 1, MOST_WORKERS)
+    a_host = any(name in os.environ for name in HOSTS)
+    workers = 1 if a_host else min(os.cpu_count() or 1, MOST_WORKERS)
     tests = ["-m", "pytest", "-q", "-n", str(workers), "--dist", "worksteal"]
     tests += ["-m", QUICK] if options.quick else []
     codes = [subprocess.run([sys.executable, *check]).returncode for check in (*CHECKS, tests)]

@@ -114,7 +114,7 @@ def _turn_off_unsupported(run: HostRun) -> None:
 
 def _reason_to_leave_clip(run: HostRun) -> str:
     """Why AnimateDiff's clip must be made as without us, "" where it need not."""
-    if not host_of(run.p.sd_model).makes_clips(run.p.sd_model):
+    if not host_of(run.p.sd_model).guides_clips(run.p.sd_model):
         return "AnimateDiff's clips are guided and refined in the AUTOMATIC1111 WebUI alone"
     if animatediff.clip_of(run.p) is None:
         return animatediff.OF_ANOTHER_RUN
@@ -130,9 +130,8 @@ def _fit_to_clip(run: HostRun) -> None:
         return
     if settings.ug.enabled and settings.ug.frames > 1 and not clip.is_seen_whole:
         run.warn(
-            f"the clip was guided in space alone, because the motion module sees {clip.context} of "
-            f"its {clip.frames} frames at a time; set AnimateDiff's context batch size to "
-            f"{clip.frames}."
+            "the clip was guided in space alone, because AnimateDiff's context batch size is "
+            f"{clip.context} and its clip has {clip.frames} frames; set both alike."
         )
     if settings.refine.enabled and settings.refine.upsampler != NOTHING:
         run.state.upsampler = None

@@ -131,7 +131,7 @@ def test_sliding_contexts(host, clip, cadence):
     assert large > 2 and (small == large if cadence == 1 else 0 < small < large)
     assert not set(made.pixels) & set(plain.pixels)
     asked = clip(UG | {"ug_frames": 2}, of=of)
-    assert "guided in space alone, because the motion module sees 8 of its 12" in asked.info
+    assert "context batch size is 8 and its clip has 12 frames" in asked.info
 
 
 def test_refinement_in_stages(host, clip):

@@ -76,7 +76,7 @@ def test_sliding_contexts(host, clip, cadence):
     for one, other in zip(made.images, images.images, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
     asked = clip(settings | {"ug_frames": 2}, of)
-    assert "sees 8 of its 12 frames at a time" in asked.messages[0]
+    assert "context batch size is 8 and its clip has 12 frames" in asked.messages[0]
     assert same(asked, made)
 
 
@@ -143,7 +143,7 @@ def _restored(extension, patch):
 
 
 def _other_host(extension, patch):
-    patch.setattr(a1111, "makes_clips", lambda sd_model: False)
+    patch.setattr(a1111, "guides_clips", lambda sd_model: False)
 
 
 @pytest.mark.parametrize(

@@ -297,9 +297,9 @@ def _benchmark_video(options: argparse.Namespace) -> int:
     image = load_model(options.model, dtype=getattr(torch, options.dtype))
     model = with_motion(image, options.motion)
     cases, missing = known_cases()
-    say(video(out, model, clips=options.clips, steps=options.steps, cases=cases))
     if missing:
         write_error(missing)
+    say(video(out, model, clips=options.clips, steps=options.steps, cases=cases))
     return 0
 
 

@@ -183,10 +183,10 @@ def _save_one(run: Run, image: Tensor, path: Path, about: dict[str, Any]) -> Non
     if image.ndim == 3:
         save(to_pil(image), path, about)
         return
-    save_clip(image, path, about, run.fps)
     if run.request.keep_frames:
         for number, frame in enumerate(image.unbind(1), start=1):
             save(to_pil(frame), path.with_name(f"{path.stem}-frame-{number:04d}.png"), about)
+    save_clip(image, path, about, run.fps)
 
 
 def what_happened(error: BaseException, run: Run, stage: int) -> str:

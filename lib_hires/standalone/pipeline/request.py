@@ -146,9 +146,9 @@ class Request(Declared):
     rules: str = control(
         "k-diffusion",
         "Sampling rules",
-        "k-diffusion: timesteps between whole ones, noise of the first level. ComfyUI: each "
+        "k-diffusion: timesteps between whole ones, noise times the first sigma. ComfyUI: each "
         "evaluation at the nearest whole timestep, starting noise for a variance of 1, so that "
-        "ComfyUI's image of the same seed and settings comes out.",
+        "ComfyUI's image of the same seed and settings comes out (not of DPM2 and LMS).",
         choices=RULES,
         since=1,
     )

@@ -34,7 +34,7 @@ def is_flow(sd_model: Any) -> bool:
     return bool(getattr(sd_model, "is_sd3", False))
 
 
-def makes_clips(sd_model: Any) -> bool:
+def guides_clips(sd_model: Any) -> bool:
     return True
 
 

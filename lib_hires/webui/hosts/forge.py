@@ -43,8 +43,8 @@ def is_flow(sd_model: Any) -> bool:
     return noise.is_flow(_sigmas(sd_model))
 
 
-def makes_clips(sd_model: Any) -> bool:
-    """Its own copy of the extension patches otherwise."""
+def guides_clips(sd_model: Any) -> bool:
+    """Not here: its own copy of the extension patches otherwise."""
     return False
 
 

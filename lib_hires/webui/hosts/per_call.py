@@ -109,6 +109,8 @@ class SurroundedModel(PlacedModel):
                 self._call = guided, x, t
             except Exception as error:
                 self._give_up(error)
+        if self._failed:
+            self._denoisers.clear()
         return inputs, cond
 
     def _after(

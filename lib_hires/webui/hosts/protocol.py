@@ -109,8 +109,8 @@ class Host(Protocol):
     def is_flow(self, sd_model: Any) -> bool:
         """Whether it is a flow model, such as Stable Diffusion 3 and Flux."""
 
-    def makes_clips(self, sd_model: Any) -> bool:
-        """Whether the extension sd-webui-animatediff makes clips with its models."""
+    def guides_clips(self, sd_model: Any) -> bool:
+        """Whether clips that sd-webui-animatediff makes are guided and refined here."""
 
     def has_frames(self, sd_model: Any) -> bool:
         """Whether its latents are (b, c, T, h, w), as those of models that make videos too."""

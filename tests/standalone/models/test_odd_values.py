@@ -178,6 +178,7 @@ def test_running_out_of_memory_suggests_what_is_not_slow(folders, monkeypatch) -
         raise MemoryError
 
     monkeypatch.setattr("lib_hires.standalone.models.folder.schedule.of_folder", fail)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     for words, dtype, advice in (
         ({"avx2"}, torch.float32, "out of memory while loading"),
         ({"avx512_bf16"}, torch.float32, "out of memory while loading; try --dtype bfloat16"),

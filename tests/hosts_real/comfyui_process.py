@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,20 @@ NEEDED = [
         not HOST or not PYTHON, reason="HIRES_COMFYUI and HIRES_COMFYUI_PYTHON name no ComfyUI"
     ),
 ]
+
+ROUNDING = 2e-5  # of float32 over three steps, relative to the largest value
+
+
+def checked_with_random_text(script, exchange):
+    """`checked` with random texts (1, 77, 128) for both sides of CFG, and nothing else given."""
+    text = torch.randn(2, 1, 77, 128, generator=torch.Generator().manual_seed(0))
+    return checked(script, exchange, {"cond": text[0], "uncond": text[1]}, {})
+
+
+def assert_exact(seen, name):
+    """The errors that a check of the exact property has seen, by their names, are rounding."""
+    assert isinstance(seen[name], dict), seen[name]
+    assert max(seen[name].values()) < ROUNDING, seen[name]
 
 
 def checked(script, exchange, tensors, given):

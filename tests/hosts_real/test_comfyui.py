@@ -1,7 +1,7 @@
 """The nodes in a real ComfyUI, with the bundled model."""
 
 import pytest
-from comfyui_process import NEEDED, checked
+from comfyui_process import NEEDED, ROUNDING, assert_exact, checked
 
 from lib_hires.settings import Settings
 from lib_hires.standalone.models import load_model
@@ -9,7 +9,6 @@ from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.request import Request
 
 pytestmark = NEEDED
-ROUNDING = 2e-5  # of float32 over three steps, relative to the largest value
 REFINED = {
     "refined": {"refine_eta2": "0.5"},
     "pivot": {"refine_method": "Pivot"},
@@ -92,8 +91,7 @@ def test_theta_0_changes_no_bit_and_nothing_is_left_behind(seen):
     ],
 )
 def test_the_coarse_image_is_the_native_samplers(seen, name):
-    assert isinstance(seen[name], dict), seen[name]
-    assert max(seen[name].values()) < ROUNDING, seen[name]
+    assert_exact(seen, name)
 
 
 def test_an_area_of_the_whole_picture_is_none(seen):

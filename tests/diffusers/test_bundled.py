@@ -21,7 +21,7 @@ PROMPT, STEPS, CFG, SEED = "a red house", 4, 3.0, 5
 
 @pytest.fixture
 def model() -> LatentModel:
-    """The bundled one, called native at half its size: what both sides compute is as exact there."""
+    """The bundled one, called native at half its size: both sides compute the same there too."""
     return replace(load_model(), native=(128, 128))
 
 

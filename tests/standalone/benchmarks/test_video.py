@@ -103,7 +103,7 @@ def test_without_its_package_the_row_of_rife_is_left_out(monkeypatch):
     assert [case.name for case in cases if case not in CASES] == ["RIFE"] and not missing
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     model = with_motion(tiny_model, write_adapter(tmp_path / "motion"))
     out = tmp_path / "out"

@@ -63,8 +63,7 @@ _SYNTAX = re.compile(r"\([^()]+:\s*[\d.]+\s*\)|\bBREAK\b|<(lora|lyco|hypernet):[
 
 SCHEDULES = ("Karras", "Exponential", "Uniform", "SGM Uniform")
 
-COMFYUI = "ComfyUI"
-RULES = ("k-diffusion", COMFYUI)
+K_DIFFUSION, COMFYUI = "k-diffusion", "ComfyUI"
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class Request(Declared):
         "k-diffusion: timesteps between whole ones, noise times the first sigma. ComfyUI: each "
         "evaluation at the nearest whole timestep, starting noise for a variance of 1, so that "
         "ComfyUI's image of the same seed and settings comes out (not of DPM2 and LMS).",
-        choices=RULES,
+        choices=(K_DIFFUSION, COMFYUI),
         since=1,
     )
 

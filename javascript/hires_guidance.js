@@ -62,7 +62,9 @@ const hiresGuidance = (() => {
 
     function labels(part, x0) {
         const from = part.strength < 1 ? `strength ${brief(part.strength)}` : "";
-        const lines = [part.name, shown(part.size), count(part.weights.length, "step"), from];
+        const made = part.weights.length, whole = part.whole_steps; // 0 where the pass is finished
+        const taken = whole ? `${made} of ${count(whole, "step")}` : count(made, "step");
+        const lines = [part.name, shown(part.size), taken, from];
         return lines.map((words, i) => label(x0 + 2, BASE + 12 * (i + 1), words)).join("");
     }
 

@@ -30,8 +30,9 @@ def drawing(
 
     batch: images at once; batches: how often. notes: what the numbers leave out.
 
-    passes: of each pass its name, size and native size (height, width), strength, and one entry
-    for each step: the guidance weights, whether the step has a native evaluation, the mixing's
+    passes: of each pass its name, size and native size (height, width), strength, the steps that it
+    would take if it were finished (0: it is), and one entry for each step: the guidance weights,
+    whether the step has a native evaluation, the mixing's
     gammas. edge: the timestep and the step of the first pass at which its guidance ends, None
     where it lasts to the end. pixels: of all evaluations, each counted as the pixels that it sees;
     plain_pixels: of the run without us. latent_bytes: of the largest latent.
@@ -57,6 +58,7 @@ def _drawn(part: PlannedPass) -> dict[str, Any]:
         "size": part.size,
         "native": part.small,
         "strength": part.strength,
+        "whole_steps": part.whole_steps,
         "weights": [round(weight, DIGITS) for weight in part.weights],
         "evaluated": part.evaluates_native,
         "gammas": [round(gamma, DIGITS) for gamma in part.gammas],

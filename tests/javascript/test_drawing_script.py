@@ -30,7 +30,9 @@ def plans() -> dict[str, dict[str, Any]]:
     ug = Settings.from_values({"ug": True, "ug_cadence": 3})
     second = TailPass((768, 768), 8, 16)
     twice = replace(native, first=(1024, 1024))
+    left = run_plan(everything, native, model, unfinished="same")
     return {
+        "unfinished": drawing(left, everything, model),
         "plain": drawing(run_plan(Settings(), native, model), Settings(), model),
         "ug": drawing(run_plan(ug, twice, model), ug, model),
         "hires": drawing(run_plan(everything, native, model, second), everything, model),

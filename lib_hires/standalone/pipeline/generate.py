@@ -93,8 +93,7 @@ class Run:
         in pixels, 0 for none, in the place of the settings', which are refinement's. stage_sizes:
         (height, width) in pixels of each stage, in the place of those planned. gamma: the schedule
         of Attentive Guidance, in the place of `gamma_at`. wrap: gets decoding and encoding, tiles
-        included, for example to time them. detail: techniques that are no settings; the plan does
-        not know that stages are left unfinished.
+        included, for example to time them. detail: techniques that are no settings.
         """
         request = request.drawn()
         model.check_prompt(request.prompt, request.negative)
@@ -157,11 +156,15 @@ class Run:
         ]
 
     def first_sigmas(self) -> Tensor:
-        """The schedule of the first image."""
+        """The part of its schedule that the first image samples."""
+        return self._left(self.first_schedule(), 0, self.first)
+
+    def first_schedule(self) -> Tensor:
+        """The schedule of the first image, to its end."""
         sigmas, reduction = self.sigmas, self.reduction(self.first)
         if reduction is not None and self.settings.ug.shifted_start:
             sigmas = shifted_schedule(sigmas, reduction.noise_gain)
-        return self._left(sigmas, 0, self.first)
+        return sigmas
 
     def stage_sigmas(self, stage: Stage) -> Tensor:
         """The end of the schedule that a stage samples."""
@@ -183,7 +186,8 @@ class Run:
         sampling = Sampling(
             self.first, self.request.steps, sampler, self.request.schedule, frames=self.frames
         )
-        return run_plan(self.settings, sampling, plan_model(self.model))
+        unfinished = self.detail.chosen.unfinished
+        return run_plan(self.settings, sampling, plan_model(self.model), unfinished=unfinished)
 
     def about(self) -> dict[str, Any]:
         """Plain values that repeat this run."""
@@ -339,7 +343,8 @@ class Generation:
         shape = run.model.latent_channels, height // factor, width // factor
         noise = self._drawn(sources, shape).to(sigmas)
         state = run.rules.start(noise, sigmas[0])
-        return self._sample(state, sources, sigmas, schedule=sigmas, reduction=reduction)
+        schedule = run.first_schedule()
+        return self._sample(state, sources, sigmas, schedule=schedule, reduction=reduction)
 
     def denoise_stage(self, latent: Tensor, stage: Stage, before: Tensor) -> Tensor:
         """The upsampled latent (b, c, h, w), renoised as the stage says and denoised.
@@ -382,7 +387,7 @@ class Generation:
         reduction: Reduction | None,
         stage: int = 0,
     ) -> Tensor:
-        """Sample one stage down `sigmas`, the end of the whole `schedule`."""
+        """Sample one stage down `sigmas`, a part of the whole `schedule`."""
         run, settings = self._run, self._run.settings
         size = run.stages[stage - 1].size if stage else run.first
         as_it_is = self._in_context(run.denoiser)

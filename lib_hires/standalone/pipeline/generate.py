@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -229,6 +229,7 @@ class Run:
             "request": self.request.values(),
             "settings": self.settings.changed(),
             **({"motion": self.model.motion.name} if self.model.motion else {}),
+            **({"loras": [asdict(lora) for lora in self.model.loras]} if self.model.loras else {}),
             **self.model.overrides.values(),
             **({"detail": changed} if (changed := self.detail.changed()) else {}),
         }

@@ -185,7 +185,8 @@ class Request(Declared):
 def warn_of_syntax(prompt: str) -> None:
     """Warn, once for each prompt, of what the WebUI would act on and the text encoder reads."""
     if found := _SYNTAX.search(prompt):
-        log.warning("%s is read as plain words; only the WebUI acts on it", found[0])
+        hint = "; hires has --lora FILE:WEIGHT" if found[1] == "lora" else ""
+        log.warning("%s is read as plain words; only the WebUI acts on it%s", found[0], hint)
 
 
 def name_hint(name: str, known: Iterable[str]) -> str:

@@ -21,13 +21,12 @@ from lib_hires.standalone.cli.options import (
     complain,
     say,
     warn_slow,
-    weighted_file,
     write_error,
 )
-from lib_hires.standalone.pipeline.request import Request, fitted
+from lib_hires.standalone.pipeline.request import Request, fitted, weighted_file
 
 if TYPE_CHECKING:
-    from lib_hires.standalone.models.latent import LatentModel
+    from lib_hires.standalone.models.latent import LatentModel, Lora
     from lib_hires.standalone.pipeline.generate import Run
 
 
@@ -183,10 +182,7 @@ def _overrides(options: argparse.Namespace, about: Mapping[str, Any]) -> dict[st
 
 def _loras(options: argparse.Namespace, about: Mapping[str, Any]) -> tuple[tuple[Path, float], ...]:
     """The files that are named, at their weights or those that the image of --from states."""
-    try:
-        stated = {str(lora["name"]): float(lora["weight"]) for lora in about.get("loras", [])}
-    except (KeyError, TypeError, ValueError):
-        raise SettingsError("--from: does not state its LoRA by name and weight") from None
+    stated = {lora.name: lora.weight for lora in _stated_loras(about)}
     if stated and not options.lora:
         made = ", ".join(f"{name}:{weight:g}" for name, weight in stated.items())
         raise SettingsError(f"--from: made with LoRA {made}; name each file with --lora")
@@ -194,6 +190,14 @@ def _loras(options: argparse.Namespace, about: Mapping[str, Any]) -> tuple[tuple
     return tuple(
         (file, stated.get(file.stem, 1.0) if weight is None else weight) for file, weight in named
     )
+
+
+def _stated_loras(about: Mapping[str, Any]) -> list[Lora]:
+    if not about.get("loras"):
+        return []
+    from lib_hires.standalone.pipeline.outputs import stated_loras
+
+    return stated_loras(about)
 
 
 def _source(
@@ -206,7 +210,7 @@ def _source(
     only = None if {"seed", "batch"} & set(wanted) else about.get("image", 0)
     if only is not None and only not in range(request.batch):
         raise SettingsError(f"--from: {options.source} states that it is image {only} of its batch")
-    hashes = {lora["name"]: str(lora.get("sha256")) for lora in about.get("loras", [])}
+    hashes = {lora.name: lora.sha256 for lora in _stated_loras(about)}
     return Source(options.source, about["model"], hashes, only)
 
 

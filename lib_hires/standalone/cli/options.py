@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TextIO
 
-from lib_hires.settings import Control, SettingsError
+from lib_hires.settings import Control
 from lib_hires.standalone.pipeline.request import Request
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -39,20 +36,6 @@ def add_loras(parser: argparse.ArgumentParser) -> None:
     """Files that change the model's weights."""
     text = "change the model by a LoRA (kohya's, diffusers' or peft's); again for others"
     parser.add_argument("--lora", metavar="FILE[:WEIGHT]", action="append", default=[], help=text)
-
-
-def weighted_file(text: str) -> tuple[Path, float | None]:
-    """The parts of FILE[:WEIGHT]; None where no weight is given. Raises SettingsError."""
-    name, colon, number = text.rpartition(":")
-    if not colon or Path(text).exists() or re.search(r"[\\/]", number):  # a drive is no file
-        return Path(text), None
-    try:
-        weight = float(number)
-        if not math.isfinite(weight):
-            raise ValueError
-    except ValueError:
-        raise SettingsError(f"--lora: expected FILE:WEIGHT, a number, got {text!r}") from None
-    return Path(name), weight
 
 
 def add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:

@@ -14,12 +14,11 @@ from tiny_models import write_folder
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.cli import _parser, main
 from lib_hires.standalone.cli.generate import resolve
-from lib_hires.standalone.cli.options import weighted_file
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.lora import with_loras
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.outputs import read_about
-from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.pipeline.request import Request, weighted_file
 
 GUIDED = ["red", "--steps", "2", "--width", "32", "--ug"]
 

@@ -28,6 +28,8 @@ from lib_hires.comfy.model import (
     native_latent,
     pixels_per_position,
 )
+from lib_hires.detail.neighbourhood import Neighbourhood
+from lib_hires.detail.slots import reason_for_whole_attention, with_windows
 from lib_hires.noise import NoiseFamily, VarianceExploding
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
@@ -80,6 +82,8 @@ class GuidedSampling:
             calls = GuidedCalls(self.settings, family, reduction.to(noise.device), sigmas)
             options = extra_args["model_options"]  # this and the guider's are the run's own
             options["transformer_options"]["sample_sigmas"] = sigmas
+            if self.settings.windows == "attention":
+                self._attend_in_windows(options, model.diffusion_model, reduction)
             add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, calls, options, True)
             add_wrapper_with_key(
                 WrappersMP.PREDICT_NOISE, KEY, calls.predict_noise, guider.model_options, True
@@ -113,6 +117,15 @@ class GuidedSampling:
             shown((small[0] * factor, small[1] * factor)),
         )
         return Reduction.between(large, small, self.settings.enlargement == "bicubic")
+
+    def _attend_in_windows(self, options: dict[str, Any], unet: Any, reduction: Reduction) -> None:
+        """In the run's own options. Whole, and a message, where another node holds the place."""
+        reason = reason_for_whole_attention(options, unet)
+        if reason:
+            log.warning("Attention in windows was left out: %s.", reason)
+            return
+        windows = Neighbourhood(reduction.large, reduction.small)
+        options.update(with_windows(options, unet, windows))
 
     def _schedule(self, sigmas: Tensor, family: NoiseFamily, reduction: Reduction) -> Tensor:
         """The sampler's schedule, begun higher where it begins at the model's largest sigma."""

@@ -21,7 +21,7 @@ from lib_hires.sizes import small_size
 from lib_hires.upsample_guidance import shifted_schedule
 
 NOT_HERE = ("windows", "overlap")
-"""Controls of Upsample Guidance that ComfyUI's side does not have."""
+"""Controls of Upsample Guidance that ComfyUI's side does not have, or of fewer values."""
 
 SIDES = "width", "height"
 
@@ -34,6 +34,20 @@ NATIVE = widget(
     min=0,
     max=4096,
     step=8,
+)
+
+
+WINDOWS = replace(
+    widget(
+        "windows",
+        "COMBO",
+        "attention: in large images self-attention sees windows of native size and all else the "
+        "whole image once, so that time grows with the area. off: it sees all.",
+        "Windows",
+        default="off",
+        options=["off", "attention"],
+    ),
+    optional=True,  # it came after the others
 )
 
 
@@ -113,7 +127,12 @@ UPSAMPLE_GUIDANCE = Node(
     "Upsample Guidance",
     "Evaluates the model at its native size too, and guides the coarse structure of the image by "
     "it. Put it between the model and any sampler.",
-    (Input("model", "MODEL", "The model to guide."), *control_widgets("ug", NOT_HERE), NATIVE),
+    (
+        Input("model", "MODEL", "The model to guide."),
+        *control_widgets("ug", NOT_HERE),
+        NATIVE,
+        WINDOWS,
+    ),
     (Output("MODEL", "model", "The guided model."),),
     upsample_guidance,
 )

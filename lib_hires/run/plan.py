@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at
+from lib_hires.detail.unfinished import left_at, level_before
 from lib_hires.noise import NoiseFamily, VarianceExploding, VariancePreserving
 from lib_hires.refinement import plan
 from lib_hires.resample import Reduction
-from lib_hires.run.evaluations import count_evaluations, native_steps
+from lib_hires.run.evaluations import count_evaluations, evaluations_of_steps, native_steps
 from lib_hires.run.passes import (
     Kind,
     clip_guided_at,
@@ -64,6 +65,7 @@ class PlannedPass:
     windows: int  # of the size `small`, for each evaluation of the image; 1: at full size
     frames: int = 1  # of a clip
     small_frames: int = 1  # of its native evaluations
+    whole_steps: int = 0  # that it would take if it were finished; 0: it is
 
     @property
     def steps(self) -> int:
@@ -87,7 +89,10 @@ class PlannedPass:
 
     def summary(self) -> str:
         name = pass_name(self.kind, self.number)
-        text = f"{name} {_shown(self.size, self.frames)} in {count(self.steps, 'step')}"
+        steps = count(self.steps, "step")
+        if self.whole_steps:
+            steps = f"{self.steps} of {count(self.whole_steps, 'step')}"
+        text = f"{name} {_shown(self.size, self.frames)} in {steps}"
         guided = ""
         if self.small:
             native = _shown(self.small, self.small_frames if self.frames > 1 else 1)
@@ -139,19 +144,29 @@ class RunPlan:
 
 
 def run_plan(
-    settings: Settings, sampling: Sampling, model: Model, second: TailPass | None = None
+    settings: Settings,
+    sampling: Sampling,
+    model: Model,
+    second: TailPass | None = None,
+    *,
+    unfinished: str = "no",
 ) -> RunPlan:
-    """Plan a run; second: that of Hires. fix. Raises SettingsError where the run would."""
+    """Plan a run; second: that of Hires. fix. Raises SettingsError where the run would.
+
+    unfinished: as `Detail` has it, for samplers that step along sigmas.
+    """
     courses = [_first_course(settings, sampling, model)]
     if second:
         courses.append(_second_course(second, sampling, model))
     host = len(courses)
     if settings.refine.enabled:
         courses += _stage_courses(settings, sampling, model, before=courses[-1].size)
-    passes = tuple(_planned(course, settings, model, sampling.frames) for course in courses)
-    plain = [part.evaluations - part.native_evaluations for part in passes[:host]]
-    plain_pixels = sum(n * math.prod(part.size) for n, part in zip(plain, passes, strict=False))
+    plain = [sum(evaluations_of_steps(c.sampler, len(c.times) - 1)) for c in courses[:host]]
+    plain_pixels = sum(n * math.prod(c.size) for n, c in zip(plain, courses, strict=False))
     plain_pixels *= sampling.frames
+    if unfinished != "no" and not sampling.sampler.timesteps:
+        courses = _left(courses, host, matched=unfinished == "matched")
+    passes = tuple(_planned(course, settings, model, sampling.frames) for course in courses)
     return RunPlan(passes, sum(plain), plain_pixels, _idle(settings, passes, model))
 
 
@@ -170,6 +185,7 @@ class _Course:
     strength: float = 1.0
     mixing_steps: int = 0  # T0, the steps that gamma_t counts
     number: int = 0
+    left_early: int = 0  # steps that it would take if it were finished; 0: it is
 
 
 def _first_course(settings: Settings, sampling: Sampling, model: Model) -> _Course:
@@ -237,6 +253,22 @@ def _stage_courses(
     ]
 
 
+def _left(courses: Sequence[_Course], host: int, *, matched: bool) -> list[_Course]:
+    """Each pass that a stage follows, left where that stage begins.
+
+    host: how many passes are none of the stages; of them only the last is left.
+    """
+    left = list(courses)
+    for place in range(host - 1, len(courses) - 1):
+        course, after = courses[place], courses[place + 1]
+        level = level_before(after.times[0], course.size, after.size, matched)
+        times, steps = left_at(course.times, level), len(course.times) - 1
+        early = steps if len(times) - 1 < steps else 0
+        mixing = min(course.mixing_steps, len(times) - 1)
+        left[place] = replace(course, times=times, mixing_steps=mixing, left_early=early)
+    return left
+
+
 def _time_at(timestep: float, *, sampler: Sampler, model: Model) -> float:
     """The sampler's time of a training timestep, counted as if there were 1000."""
     if sampler.timesteps:
@@ -269,6 +301,7 @@ def _planned(course: _Course, settings: Settings, model: Model, frames: int) -> 
         windows=_windows(course, small, settings, model),
         frames=frames,
         small_frames=native_frames,
+        whole_steps=course.left_early,
     )
 
 

@@ -22,6 +22,7 @@ from comfyui_host import (
     host_model,
     host_vae,
     main,
+    messages,
     node,
     noise_of,
     off_native,
@@ -48,7 +49,12 @@ def same_as_standalone():
     """Writes images of a user's KSampler, guided and plain, and of each refinement."""
     model, vae = host_model(), host_vae()
     images = {}
-    for name, patched, size in (("guided", guided(model), LARGE), ("plain", model, SMALL)):
+    windows = guided(model, windows="attention")
+    for name, patched, size in (
+        ("guided", guided(model), LARGE),
+        ("attention in windows", windows, LARGE),
+        ("plain", model, SMALL),
+    ):
         latent = run(
             nodes.KSampler,
             model=patched,
@@ -109,6 +115,28 @@ def theta_0_is_the_model():
         "on": torch.equal(before, on),
         "after": torch.equal(before, after),
         "again": torch.equal(on, sample(guided(model), SIGMAS, noise)),
+    }
+
+
+@check
+def attention_in_windows():
+    """The exact property, what is left, and the message where another node has the place."""
+    model, noise = host_model(), noise_of(LARGE)
+    whole = sample(guided(model), SIGMAS, noise)
+    windows = sample(guided(model, windows="attention"), SIGMAS, noise)
+    gain = REDUCTION.noise_gain
+    native = sample(model, SIGMAS * gain, REDUCTION.reduce(noise) / gain)
+    held = model.clone()
+    held.set_model_attn1_replace(lambda q, k, v, extra: v, "middle", 0)
+    before = sample(guided(held), SIGMAS, noise)
+    with messages() as lines:
+        after = sample(guided(held, windows="attention"), SIGMAS, noise)
+    return {
+        "off": float((REDUCTION.reduce(windows) - native).abs().max() / native.abs().max()),
+        "moved": float((windows - whole).abs().max() / whole.abs().max()),
+        "again whole": torch.equal(whole, sample(guided(model), SIGMAS, noise)),
+        "held": torch.equal(before, after),
+        "messages": list(lines),
     }
 
 

@@ -26,6 +26,9 @@ def standalone():
     model = load_model()
     run = made(model, 512, {"ug": True})
     images = {"guided": image(run)}
+    images["attention in windows"] = image(
+        made(model, 512, {"ug": True, "ug_windows": "attention"})
+    )
     images["k-diffusion"] = image(made(model, 512, {"ug": True}, rules="k-diffusion"))
     images["plain"] = image(made(model, 256, {}))
     firsts = {}
@@ -61,7 +64,7 @@ def test_the_host_loads_the_nodes(seen):
     assert {"HiResUpsampleGuidance", "HiResProgressiveRefinement"} <= set(seen["nodes"])
 
 
-@pytest.mark.parametrize("name", ["guided", "plain", *REFINED])
+@pytest.mark.parametrize("name", ["guided", "attention in windows", "plain", *REFINED])
 def test_an_image_is_the_standalone_sides(seen, standalone, name):
     """Of the same seed; of refinements the first latent is given, and their noise is the seed's."""
     off = differences(seen["files"][name], standalone[1][name])
@@ -80,6 +83,15 @@ def test_by_our_own_rules_an_image_differs_a_little(seen, standalone):
 
 def test_theta_0_changes_no_bit_and_nothing_is_left_behind(seen):
     assert seen["theta_0_is_the_model"] == {"off": True, "on": False, "after": True, "again": True}
+
+
+def test_attention_in_windows_gives_way_and_leaves_nothing_behind(seen):
+    results = seen["attention_in_windows"]
+    assert isinstance(results, dict), results
+    assert results["off"] < ROUNDING and results["moved"] > 1e-3, results
+    assert results["again whole"] and results["held"], results
+    (message,) = results["messages"]
+    assert "another extension holds the attention's place" in message
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,13 @@ test("the passes are labelled with what they are", () => {
     assert.ok(text.includes('aria-label="first pass 512x512 in 20 steps'), text);
 });
 
+test("a pass that is left unfinished says of how many steps", () => {
+    const text = markup(plans.unfinished, [], WIDTH);
+    const [first, last] = [plans.unfinished.passes[0], plans.unfinished.passes.at(-1)];
+    assert.ok(first.weights.length < 20 && last.whole_steps === 0);
+    assert.ok(text.includes(`>${first.weights.length} of 20 steps</text>`), text);
+});
+
 test("the weights are a line of the strength's height for each step", () => {
     const [, line] = markup(plans.ug, [], WIDTH).match(/class="hires-guidance-weight" d="M30 100([^"]*)"/);
     const levels = [...line.matchAll(/V([\d.]+)H/g)].map(([, y]) => Number(y));
@@ -50,6 +57,13 @@ test("the end of the window is marked", () => {
 test("notes are text", () => {
     const text = markup(plans.notes, [], WIDTH);
     assert.ok(text.includes("<li>&#60;b&#62;</li><li>it&#39;s</li>"), text);
+});
+
+test("a clip's frames are shown, and those of its native evaluations", () => {
+    const text = markup(plans.clip, [], WIDTH);
+    assert.ok(text.includes(">1024x1024, 32 frames</text>"), text);
+    assert.ok(text.includes("7 evaluations at the native size of 16 frames"), text);
+    assert.doesNotMatch(markup(plans.ug, [], WIDTH), /frame/);
 });
 
 test("a narrow drawing has no labels that would run into each other", () => {

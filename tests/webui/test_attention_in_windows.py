@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lib_hires.detail.neighbourhood import EvaluatedSize, Neighbourhood, parts_of
+from lib_hires.detail.slots import with_windows
 from lib_hires.settings import Settings, UpsampleGuidance
 from lib_hires.webui.hosts import forge
-from lib_hires.webui.hosts.attention import SelfAttention, attention_in_windows, with_windows
+from lib_hires.webui.hosts.attention import SelfAttention, attention_in_windows
 
 LARGE, NATIVE = (12, 16), (6, 6)
 WINDOWS = Neighbourhood(LARGE, NATIVE)

@@ -6,7 +6,6 @@ weights, no card. A multiplication and an addition count as two operations.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,11 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.detail.processors import attention_in_windows
-from lib_hires.detail.unfinished import left_at
 from lib_hires.presets import TILE, WHOLE, preset_for
-from lib_hires.refinement import plan
 from lib_hires.run.plan import RunPlan, run_plan
-from lib_hires.run.schedules import Model, Sampler, Sampling, schedule_times, sigmas_of
+from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Plain, Settings
 from lib_hires.sizes import Size, shown
 from lib_hires.standalone.models.latent import Family
@@ -132,19 +129,6 @@ class Work:
         return cls(evaluations, sizes, sizes[1:] if pixel else ())
 
     @classmethod
-    def of_unfinished(cls, settings: Settings, sampling: Sampling, model: Model) -> Work:
-        """A run with stages that are left where the next one begins (`detail.unfinished`)."""
-        times, ug = schedule_times(sampling, model), settings.ug
-        stages = plan(settings.refine, sampling.first, multiple=model.multiple, factor=model.factor)
-        starts = [stage.times(times, lambda _: 0.0) for stage in stages]
-        levels = [start[0] for start in starts] + [0.0]
-        sizes = [sampling.first, *(stage.size for stage in stages)]
-        parts = zip(sizes, (times, *starts), levels, strict=True)
-        steps = [(size, len(left_at(part, level)) - 1) for size, part, level in parts]
-        native = sum(math.ceil(count / ug.cadence) for _, count in steps[1:]) if ug.enabled else 0
-        return cls([*steps, (model.native, native)], sizes, sizes[1:])
-
-    @classmethod
     def of_stages(cls, native: int, stages: Sequence[tuple[float, int]]) -> Work:
         """Unfinished stages: (multiple of the native side, steps), decoded and encoded between."""
         sizes = [(round(native * multiple),) * 2 for multiple, _ in stages]
@@ -215,9 +199,8 @@ def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
         preset = preset_for(f"{scale:g}x, refinement with UG").values
         settings = Settings.from_values({**preset, "refine_factor": scale, **values})
         sampling = Sampling((native, native), STEPS, sampler)
-        if unfinished:
-            return Work.of_unfinished(settings, sampling, model)
-        return Work.of(run_plan(settings, sampling, model), True)
+        left = "same" if unfinished else "no"
+        return Work.of(run_plan(settings, sampling, model, unfinished=left), True)
 
     large = Sampling((side, side), STEPS, sampler)
     for cadence in (1, 2, 3):

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -17,35 +17,31 @@ from torch import Tensor
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
 from lib_hires.clips import as_clips, frame_by_frame
 from lib_hires.detail import NO_DETAIL, Detail
-from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.detail.processors import attention_in_windows
-from lib_hires.detail.sharpening import sharpened
-from lib_hires.detail.sharper import sharper
-from lib_hires.detail.unfinished import left_at, level_before
 from lib_hires.devices import allocated_peak, reset_allocated_peak
 from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
-from lib_hires.resample import Reduction, bicubic
-from lib_hires.run.passes import attends_in_windows, clip_guided_at, in_windows
+from lib_hires.resample import Reduction
+from lib_hires.run.passes import clip_guided_at, in_windows
 from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
-from lib_hires.sizes import Size, native_size, not_above, small_size, snap, why_unguided
-from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.sizes import Size, native_size, not_above, snap, why_unguided
+from lib_hires.standalone.models.latent import LatentModel, Motion
 from lib_hires.standalone.models.motion import set_context
 from lib_hires.standalone.pipeline.clip_files import check_format
-from lib_hires.standalone.pipeline.request import COMFYUI, SAMPLERS, Request, warn_of_syntax
+from lib_hires.standalone.pipeline.detail import RunDetail
+from lib_hires.standalone.pipeline.request import SAMPLERS, Request, warn_of_syntax
+from lib_hires.standalone.pipeline.rules import RULES
 from lib_hires.standalone.pipeline.sampling import (
     ClassifierFreeGuidance,
     Denoiser,
     sample,
     schedule_sigmas,
-    starting_noise,
 )
 from lib_hires.standalone.pipeline.upsamplers import find_upsampler
-from lib_hires.standalone.pipeline.upscalers import load_upscaler
 from lib_hires.tiled_vae import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.upsampler_file import NamedUpsampler
@@ -97,13 +93,12 @@ class Run:
         in pixels, 0 for none, in the place of the settings', which are refinement's. stage_sizes:
         (height, width) in pixels of each stage, in the place of those planned. gamma: the schedule
         of Attentive Guidance, in the place of `gamma_at`. wrap: gets decoding and encoding, tiles
-        included, for example to time them. detail: techniques that are no settings; the plan does
-        not know that stages are left unfinished.
+        included, for example to time them. detail: techniques that are no settings.
         """
         request = request.drawn()
         model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
-        self.frames, self.context = clip_length(request, model)
+        self.frames, self.context = clip_length(request, model.motion)
         if self.frames > 1:
             check_format(request.clip_format)
         self.first = first_size(request, settings, model)
@@ -119,18 +114,16 @@ class Run:
             raise SettingsError(_nothing_to_guide(settings, self.first, self.frames, model))
         if tile is None:
             tile = settings.refine.tile if settings.refine.enabled else 0
-        self._tile, self.detail = tile, detail
-        if self.frames > 1 and (changed := set(detail.changed()) - {"attention"}):
-            raise SettingsError(f"detail: {min(changed)}: expected none for clips")
-        self._upscaler = load_upscaler(detail.upscaler, model.device) if detail.upscaler else None
+        self._tile = tile
+        self.detail = RunDetail(detail, settings, model, cfg=request.cfg, frames=self.frames)
         self._gamma = gamma
         self._wrapped = {
             "decode": wrap("decode", self._decode),
             "encode": wrap("encode", self._encode),
         }
         self.upsampler = self._checked(upsampler) if self.stages else None
-        self.denoiser = model.denoiser()
-        self.denoiser.quantize = request.rules == COMFYUI  # whole timesteps
+        self.rules = RULES[request.rules]
+        self.denoiser = self.rules.denoiser(model)
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
         self.family = VarianceExploding(self.denoiser.sigmas)
         self.record = self._new_record()
@@ -163,11 +156,15 @@ class Run:
         ]
 
     def first_sigmas(self) -> Tensor:
-        """The schedule of the first image."""
+        """The part of its schedule that the first image samples."""
+        return self._left(self.first_schedule(), 0, self.first)
+
+    def first_schedule(self) -> Tensor:
+        """The schedule of the first image, to its end."""
         sigmas, reduction = self.sigmas, self.reduction(self.first)
         if reduction is not None and self.settings.ug.shifted_start:
             sigmas = shifted_schedule(sigmas, reduction.noise_gain)
-        return self._left(sigmas, 0, self.first)
+        return sigmas
 
     def stage_sigmas(self, stage: Stage) -> Tensor:
         """The end of the schedule that a stage samples."""
@@ -178,39 +175,10 @@ class Run:
 
     def _left(self, sigmas: Tensor, number: int, size: Size) -> Tensor:
         """A stage's sigmas as far as it goes on, which is to the end in the last one."""
-        if self.detail.unfinished == "no" or number == len(self.stages):
+        if number == len(self.stages):
             return sigmas
         after = self.stages[number]
-        matched = self.detail.unfinished == "matched"
-        level = level_before(float(self._times(after)[0]), size, after.size, matched)
-        return torch.tensor(left_at(sigmas.tolist(), level)).to(sigmas)
-
-    def windows(self, size: Size, stage: int = 0) -> Neighbourhood | None:
-        """What self-attention sees of an image of `size` pixels; None for all of it."""
-        model, wanted = self.model, attends_in_windows(self.settings, "stage" if stage else "text")
-        small = small_size(size, model.native, multiple=model.multiple)
-        if small is None or not (wanted or self.detail.attention == "windows"):
-            return None
-        return Neighbourhood(self.latent_size(size), self.latent_size(small))
-
-    def split(self, size: Size) -> tuple[float, float, Reduction] | None:
-        """CFG's two scales for an image of `size` pixels, and what parts them; None for one."""
-        detail, model = self.detail, self.model
-        small = small_size(size, model.native, multiple=model.multiple)
-        if small is None or not (detail.cfg_low or detail.cfg_high):
-            return None
-        low = detail.cfg_low or self.request.cfg
-        reduction = Reduction.between(self.latent_size(size), self.latent_size(small))
-        return low, detail.cfg_high or low, reduction.to(model.device)
-
-    def upscale(self, image: Tensor, size: Size) -> Tensor:
-        """An image (b, 3, h, w) enlarged to `size` before it is encoded."""
-        enlarge = self._upscaler or bicubic
-        return sharpened(enlarge(image, size), self.detail.sharpen)
-
-    def latent_size(self, size: Size) -> Size:
-        """Pixels to latent positions."""
-        return size[0] // self.model.factor, size[1] // self.model.factor
+        return self.detail.left(sigmas, size, after.size, float(self._times(after)[0]))
 
     def planned(self) -> RunPlan:
         """What `generate` will do, counted beforehand."""
@@ -218,7 +186,8 @@ class Run:
         sampling = Sampling(
             self.first, self.request.steps, sampler, self.request.schedule, frames=self.frames
         )
-        return run_plan(self.settings, sampling, plan_model(self.model))
+        unfinished = self.detail.chosen.unfinished
+        return run_plan(self.settings, sampling, plan_model(self.model), unfinished=unfinished)
 
     def about(self) -> dict[str, Any]:
         """Plain values that repeat this run."""
@@ -229,8 +198,9 @@ class Run:
             "request": self.request.values(),
             "settings": self.settings.changed(),
             **({"motion": self.model.motion.name} if self.model.motion else {}),
+            **({"loras": [asdict(lora) for lora in self.model.loras]} if self.model.loras else {}),
             **self.model.overrides.values(),
-            **({"detail": changed} if (changed := self.detail.changed()) else {}),
+            **self.detail.about(),
         }
 
     @torch.no_grad()
@@ -265,8 +235,8 @@ class Run:
             denoise=generation.denoise_stage,
             factor=self.model.factor,
             colour_match=self.settings.refine.colour_match,
-            upscale=self.upscale if self.detail.upscaler or self.detail.sharpen else None,
-            mix=self.detail.mixing,
+            upscale=self.detail.upscale,
+            mix=self.detail.mixes_latents,
         )
         for stage in self.stages:
             with record.taking("stage", stage.size, stage.number):
@@ -373,8 +343,9 @@ class Generation:
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
         noise = self._drawn(sources, shape).to(sigmas)
-        state = starting_noise(noise, sigmas[0], run.request.rules)
-        return self._sample(state, sources, sigmas, schedule=sigmas, reduction=reduction)
+        state = run.rules.start(noise, sigmas[0])
+        schedule = run.first_schedule()
+        return self._sample(state, sources, sigmas, schedule=schedule, reduction=reduction)
 
     def denoise_stage(self, latent: Tensor, stage: Stage, before: Tensor) -> Tensor:
         """The upsampled latent (b, c, h, w), renoised as the stage says and denoised.
@@ -417,11 +388,11 @@ class Generation:
         reduction: Reduction | None,
         stage: int = 0,
     ) -> Tensor:
-        """Sample one stage down `sigmas`, the end of the whole `schedule`."""
+        """Sample one stage down `sigmas`, a part of the whole `schedule`."""
         run, settings = self._run, self._run.settings
         size = run.stages[stage - 1].size if stage else run.first
         as_it_is = self._in_context(run.denoiser)
-        denoise: Denoiser = sharper(as_it_is, run.detail.sharper, run.family)
+        denoise: Denoiser = run.detail.sharper(as_it_is, run.family)
         record = run.record.current
         if reduction is not None:
             denoise = UpsampleGuided(
@@ -445,9 +416,9 @@ class Generation:
             record.finish_step()
             self._on_step(stage, step, steps, denoised)
 
-        with attention_in_windows(run.model.unet, run.windows(size, stage)):
+        with attention_in_windows(run.model.unet, run.detail.windows(size, stage)):
             return sample(
-                self._prompted(self._counted(denoise), split=run.split(size)),
+                self._prompted(self._counted(denoise), split=run.detail.split(size)),
                 x,
                 sigmas,
                 SAMPLERS[run.request.sampler],
@@ -501,12 +472,12 @@ def plan_model(model: LatentModel) -> Model:
     return Model(sigmas, *sizes, model.latent_channels, native_frames=frames)
 
 
-def clip_length(request: Request, model: LatentModel) -> tuple[int, int | None]:
+def clip_length(request: Request, motion: Motion | None) -> tuple[int, int | None]:
     """A request's frames, and the context that its windows of them have; None for all at once.
 
-    An image has one frame. Raises SettingsError where the model makes no such clip.
+    An image has one frame; motion: None for a model of images. Raises SettingsError where the model
+    makes no such clip.
     """
-    motion = model.motion
     if motion is None:
         if request.frames > 1:
             raise SettingsError("frames: a clip needs a motion module; name its file with --motion")

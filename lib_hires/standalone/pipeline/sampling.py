@@ -17,7 +17,7 @@ from lib_hires.refinement import ONE_STEP_SAMPLER
 from lib_hires.resample import Reduction
 from lib_hires.standalone.models.k_diffusion import import_k_diffusion
 from lib_hires.standalone.models.latent import Conditioning
-from lib_hires.standalone.pipeline.request import COMFYUI, SAMPLERS, Sampler
+from lib_hires.standalone.pipeline.request import SAMPLERS, Sampler
 
 Denoiser = Callable[..., Tensor]
 StateHook = Callable[[Tensor, int], None]
@@ -39,14 +39,6 @@ def schedule_sigmas(denoiser: Any, name: str, steps: int) -> Tensor:
     }[name]
     smallest, largest = float(denoiser.sigma_min), float(denoiser.sigma_max)
     return function(steps, smallest, largest, device=denoiser.sigmas.device)
-
-
-def starting_noise(noise: Tensor, sigma: Tensor, rules: str) -> Tensor:
-    """The state (b, ...) at a schedule's first sigma, of standard normal noise, by `RULES`.
-
-    ComfyUI's has the variance that the model saw in training, 1 of the image's being part of it.
-    """
-    return noise * ((1 + sigma**2).sqrt() if rules == COMFYUI else sigma)
 
 
 class ClassifierFreeGuidance:

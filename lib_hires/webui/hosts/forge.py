@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_hires.detail import slots
 from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.webui.hosts import noise
-from lib_hires.webui.hosts.attention import with_windows
 from lib_hires.webui.hosts.forge_conds import call_fitting, shrunk_conds, size_embeddings
 from lib_hires.webui.hosts.forge_evaluation import BEFORE, ApplyModel, GuidedEvaluation
 from lib_hires.webui.hosts.protocol import (
@@ -75,12 +75,9 @@ def reason_for_whole(sd_model: Any) -> str:
 
 def reason_for_whole_attention(sd_model: Any) -> str:
     """The model's kind, or another extension, whose attention stays."""
-    if not hasattr(unet(sd_model), "input_blocks"):
-        return "this model's attention is of another kind"
-    options = sd_model.forge_objects.unet.model_options
-    if options.get("transformer_options", {}).get("patches_replace", {}).get("attn1"):
-        return "another extension holds the attention's place"
-    return ""
+    return slots.reason_for_whole_attention(
+        sd_model.forge_objects.unet.model_options, unet(sd_model)
+    )
 
 
 def unet(sd_model: Any) -> Any:
@@ -165,7 +162,9 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
     )
     options = patcher.model_options
     if guided.settings.windows == "attention":
-        options = with_windows(options, unet(model), Neighbourhood(guided.large, guided.native))
+        options = slots.with_windows(
+            options, unet(model), Neighbourhood(guided.large, guided.native)
+        )
     with (
         replaced(patcher, "model_options", evaluation.added_to(options)),
         _in_windows(denoiser, guided, evaluation),

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lib_hires.run.drawing import drawing
 from lib_hires.run.plan import TailPass, run_plan
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Settings, SettingsError
@@ -202,3 +203,29 @@ def test_every_plan_adds_up(height, width, steps, per_step, strength, values):
     assert plan.relative_evaluations >= 1
     assert math.isfinite(plan.relative_pixels)
     assert plan.summary().endswith(".")
+
+
+@pytest.mark.parametrize("unfinished", ["same", "matched"])
+def test_unfinished_stages_are_left_where_the_next_begins(unfinished):
+    """By hand: the steps above the level, which is half of the next one's start if matched."""
+    values = {"refine": True, "refine_factor": 4, "refine_method": "Pivot", "refine_pivot": 500}
+    sampling = Sampling((512, 512), 20, Sampler(schedule="Karras"))
+    wanted = Settings.from_values(values)
+    finished = run_plan(wanted, sampling, SD1)
+    assert run_plan(wanted, sampling, SD1, unfinished="no") == finished
+    left = run_plan(wanted, sampling, SD1, unfinished=unfinished)
+
+    sigmas = ((1 - ABAR) / ABAR).sqrt()
+    level = float(sigmas[500]) * (0.5 if unfinished == "matched" else 1)
+    ramp = torch.linspace(0, 1, 20).double()
+    low, high = float(sigmas[0]) ** (1 / 7), float(sigmas[-1]) ** (1 / 7)
+    karras = (high + ramp * (low - high)) ** 7
+    first, *_, last = left.passes
+    assert first.steps == int((karras > level * (1 + 1e-4)).sum()) < 20
+    assert first.timesteps == finished.passes[0].timesteps[: first.steps]
+    assert last == finished.passes[-1]  # the last stage is finished
+    assert left.passes[1].steps < finished.passes[1].steps
+    assert left.plain_evaluations == finished.plain_evaluations == 20
+    assert f"First pass 512x512 in {first.steps} of 20 steps" in left.summary()
+    drawn = drawing(left, wanted, SD1)["passes"]
+    assert [part["whole_steps"] for part in drawn] == [20, finished.passes[1].steps, 0]

@@ -77,14 +77,33 @@ def test_the_native_evaluation_is_told_the_truth(tiny_model: LatentModel) -> Non
     assert max(ratios) <= 1 and min(ratios) < 0.95
 
 
-@pytest.mark.parametrize(("unfinished", "steps"), [("same", [2, 2, 2]), ("no", [5, 3, 2])])
-def test_unfinished_stages_take_fewer_steps(
-    tiny_model: LatentModel, unfinished: str, steps: list[int]
+@pytest.mark.parametrize("unfinished", ["no", "same", "matched"])
+@pytest.mark.parametrize("cadence", [1, 2])
+def test_unfinished_stages_take_the_steps_of_the_plan(
+    tiny_model: LatentModel, unfinished: str, cadence: int
 ) -> None:
-    run = run_of(tiny_model, Detail(unfinished=unfinished))
-    assert run.steps == steps if unfinished == "no" else sum(run.steps) < 10
-    list(run.generate())
+    run = run_of(tiny_model, Detail(unfinished=unfinished), ug_cadence=cadence, pfsa=True)
+    plan, (*_, last) = run.planned(), run.generate()
+    if unfinished == "no":
+        assert run.steps == [5, 3, 2]
+    else:
+        assert sum(run.steps) < 10 and run.steps[-1] == 2
     assert [part.steps for part in run.record.passes] == run.steps
+    assert [part.steps for part in plan.passes] == run.steps
+    assert plan.evaluations == last.model_evaluations
+    assert plan.passes[0].mixed_steps == run.record.passes[0].mixed_steps
+
+
+def test_a_stage_begins_with_the_prediction_that_the_one_before_was_left_with(
+    tiny_model: LatentModel,
+) -> None:
+    """The image is decoded from x0 at the level where it is left, not from the noisy state."""
+    run, seen = run_of(tiny_model, Detail(unfinished="same")), dict[int, Tensor]()
+    first, *_ = run.generate(lambda stage, *rest: seen.update({stage: rest[-1].clone()}))
+    torch.testing.assert_close(first.latent, seen[0])
+    left, begins = run.first_sigmas(), float(run.stage_sigmas(run.stages[0])[0])
+    assert left[-2] > begins and left[-1] == 0
+    assert torch.equal(left[:-1], run.first_schedule()[: len(left) - 1])
 
 
 def test_attention_is_whole_again_after_a_run_and_after_an_error(tiny_model: LatentModel) -> None:

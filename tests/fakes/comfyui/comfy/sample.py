@@ -26,6 +26,7 @@ def sample_custom(
         key: copy.copy(part) for key, part in guider.model_options.items()
     }  # of this run's sampler
     options["transformer_options"] = {
+        **guider.model_options["transformer_options"],
         "wrappers": {
             kind: {key: list(part) for key, part in by_key.items()}
             for kind, by_key in guider.model_options["transformer_options"]["wrappers"].items()

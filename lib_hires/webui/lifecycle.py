@@ -28,6 +28,7 @@ from lib_hires.webui.sampling.guidance import Guidance, guided
 from lib_hires.webui.sampling.recording import new_record, show_record, taking
 from lib_hires.webui.surfaces import infotext
 from lib_hires.webui.surfaces.arguments import read_run
+from lib_hires.webui.surfaces.host_options import chosen_upscaler
 
 ALL = "ug", "pfsa", "refine"
 
@@ -41,7 +42,7 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
         infotext.write(Settings(), p.extra_generation_params)
         run.warn(f"the image was made without it. {error}.")
         return
-    infotext.write(run.settings, p.extra_generation_params, chosen_native())
+    infotext.write(run.settings, p.extra_generation_params, chosen_native(), chosen_upscaler())
 
 
 def before_sampling(p: Any) -> None:
@@ -56,7 +57,7 @@ def before_sampling(p: Any) -> None:
         prepare_stages(run)
         _warn_if_idle(run, Guidance.of(run, kind))
         run.keep_messages()
-    run.begin_batch(p.iteration, chosen_native())
+    run.begin_batch(p.iteration, chosen_native(), chosen_upscaler())
     if not _is_on(run.settings):
         return
     guidance = Guidance.of(run, kind)

@@ -84,6 +84,24 @@ def test_hires_fix_before_refinement(webui, upscaler):
     assert "note" not in both.info
 
 
+def test_stages_start_from_the_hosts_upscaler(webui):
+    """Nearest and Lanczos are in every host; a name that is not there is bicubic."""
+
+    def made(upscaler):
+        chosen = {"hires_guidance_upscaler": upscaler}
+        return webui.generate(REFINE, options=chosen, **SMALL)
+
+    plain = webui.generate(REFINE, **SMALL)
+    assert made("None").pixels == plain.pixels
+    nearest, lanczos = made("Nearest"), made("Lanczos")
+    assert "HiRes upscaler: Nearest" in nearest.info and "HiRes upscaler: Lanczos" in lanczos.info
+    assert len({plain.pixels[0], nearest.pixels[0], lanczos.pixels[0]}) == 3
+    smooth, coarse = (mean_distance(each.images[0], plain.images[0]) for each in (lanczos, nearest))
+    assert 0 < smooth < coarse
+    gone = made("4x-Gone")
+    assert gone.pixels == plain.pixels and "HiRes upscaler" not in gone.info
+
+
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM", "PLMS", "UniPC"])
 def test_a_stage_takes_its_share_of_the_steps(webui, sampler):
     """0.5 of 10 steps: DDIM and PLMS take one step less of the host than is asked for, and PLMS

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -24,7 +26,7 @@ class Technique:
     """One way to an image of `scale` times the native size.
 
     starts_large: the first image already has the final size (naive, UG); otherwise it is native
-    and `lanczos` or refinement upsamples it.
+    and `lanczos`, `upscaled` or refinement upsamples it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Technique:
     settings_4x: Mapping[str, Plain] | None = None  # where 4x wants others
     starts_large: bool = False
     lanczos: bool = False
+    upscaled: bool = False  # by the upscaler of `detail`, and nothing else
     sampler: str = ""  # where it is not the request's own
     steps: int = 0  # likewise
     detail: Detail = NO_DETAIL
@@ -186,6 +189,21 @@ DETAILED = tuple(
 )
 
 
+def with_upscaler(file: str) -> tuple[Technique, ...]:
+    """The plain upscaler of a file, which is the rival, and refinement that starts from it."""
+    detail = Detail(upscaler=file)
+    name = re.sub("[^a-zA-Z0-9.-]+", "-", Path(file).stem)
+    return (
+        Technique(f"upscaler_{name}", f"{name} of native", {}, upscaled=True, detail=detail),
+        replace(
+            UG_REFINE,
+            name=f"ug_refine_upscaler_{name}",
+            label=f"UG in refinement, {name}",
+            detail=detail,
+        ),
+    )
+
+
 def variant(technique: Technique, changes: Mapping[str, Plain]) -> Technique:
     """The same with other values of some settings, which stand in its name and label."""
     named = {name.partition("_")[2] or name: str(value) for name, value in changes.items()}
@@ -266,7 +284,7 @@ def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, 
     if list(names) == ["every"]:
         first: dict[Hashable, Technique] = {}
         for each in known.values():
-            start = each.starts_large, each.lanczos
+            start = each.starts_large, each.lanczos, each.upscaled
             made = each.sampled(base), each.settings_at(scale), each.detail_at(scale)
             first.setdefault((start, *made), each)
         return tuple(first.values())
@@ -333,8 +351,12 @@ def make(technique: Technique, model: LatentModel, base: Request, scale: int) ->
     request, settings = technique.request(base, scale, model), technique.settings_at(scale)
     run = Run(model, request, settings, detail=technique.detail_at(scale))
     *_, last = run.generate()
-    images = [to_pil(image) for image in last.images]
+    native, size = last.images, (model.native[1] * scale, model.native[0] * scale)
+    began = time.perf_counter()
+    if technique.upscaled and run.detail.upscale is not None:
+        native = run.detail.upscale(native, (size[1], size[0]))
+    seconds = last.seconds + time.perf_counter() - began
+    images = [to_pil(image) for image in native]
     if technique.lanczos:
-        size = model.native[1] * scale, model.native[0] * scale
         images = [small.resize(size, Image.Resampling.LANCZOS) for small in images]
-    return Made(images, last.seconds, last.model_evaluations, run.about())
+    return Made(images, seconds, last.model_evaluations, run.about())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,8 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "SETTING=VALUE"),
         help="one of them with other settings; repeatable",
     )
+    text = "a model's file that enlarges images: a row of it alone, and one of refinement from it"
+    parser.add_argument("--upscaler", action="append", default=[], metavar="FILE", help=text)
     parser.add_argument(
         "--dtype", default="auto", choices=(*DTYPES, "auto"), help="auto: the device's fastest"
     )
@@ -196,14 +199,20 @@ def _check_together(options: argparse.Namespace) -> None:
 
 
 def _chosen_techniques(options: argparse.Namespace, sampling: Request) -> tuple[Technique, ...]:
-    from lib_hires.standalone.benchmarks.techniques import STANDARD, chosen, varied
+    from lib_hires.standalone.benchmarks.techniques import (
+        STANDARD,
+        chosen,
+        varied,
+        with_upscaler,
+    )
 
     names = names_in(options.techniques)
     variants = tuple(varied(words, options.scale) for words in options.variant)
     named = chosen(names, options.scale, sampling) if names else () if variants else STANDARD
     if options.model and names == ["every"]:  # the bundled upsampler fits the bundled model alone
         named = tuple(each for each in named if "refine_upsampler" not in each.settings)
-    return (*named, *variants)
+    upscaled = chain.from_iterable(map(with_upscaler, options.upscaler))
+    return (*named, *variants, *upscaled)
 
 
 def _measured_model(

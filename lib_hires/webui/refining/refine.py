@@ -25,6 +25,7 @@ from lib_hires.webui.messages import extension_of
 from lib_hires.webui.refining.features import SmallImage
 from lib_hires.webui.refining.kept import Kept, save_stage
 from lib_hires.webui.refining.stage import Stopped, sample_stage
+from lib_hires.webui.refining.upscaling import host_upscaler
 from lib_hires.webui.refining.vae import HostVae
 from lib_hires.webui.run_state import HostRun
 from lib_hires.webui.sampling.controlnet import controlnet_of
@@ -163,6 +164,7 @@ def _latents(run: HostRun, samples: Any, stages: Sequence[Stage], vae: HostVae) 
         denoise=denoise,
         factor=FACTOR,
         colour_match=settings.refine.colour_match,
+        upscale=host_upscaler(run.warn),
     )
     for stage in stages:
         with taking(run.record, "stage", stage.size, stage.number):

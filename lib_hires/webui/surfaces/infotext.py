@@ -12,6 +12,7 @@ PREFIX = "HiRes "
 NOTE = PREFIX + "note"  # what was left out, for those who see no page
 STAGE = PREFIX + "stage"  # of an image that was kept on the way
 NATIVE = PREFIX + "native size"  # the host's option, where it is set
+UPSCALER = PREFIX + "upscaler"  # likewise
 
 
 def key(name: str) -> str:
@@ -19,18 +20,23 @@ def key(name: str) -> str:
     return PREFIX + name.replace("_", " ")
 
 
-def write(settings: Settings, parameters: dict[str, Any], native: int = 0) -> None:
+def write(
+    settings: Settings, parameters: dict[str, Any], native: int = 0, upscaler: str = ""
+) -> None:
     """Put the changed settings into the host's `parameters`, in place; nothing where all is off.
 
-    native: the native size that the user has set for Upsample Guidance, 0 for none.
+    native: the native size that the user has set for Upsample Guidance, 0 for none. upscaler: the
+    host's, for refinement, "" for none.
 
     Keys of an earlier run are removed: X/Y/Z shares one dict between its cells.
     """
-    for name in [NOTE, NATIVE, *(key(row.name) for row in declarations(clips=True))]:
+    for name in [NOTE, NATIVE, UPSCALER, *(key(row.name) for row in declarations(clips=True))]:
         parameters.pop(name, None)
     parameters.update({key(name): value for name, value in settings.changed().items()})
     if native and settings.ug.enabled:
         parameters[NATIVE] = native
+    if upscaler and settings.refine.enabled:
+        parameters[UPSCALER] = upscaler
 
 
 def keep_only(settings: Settings, parameters: dict[str, Any]) -> None:
@@ -40,7 +46,9 @@ def keep_only(settings: Settings, parameters: dict[str, Any]) -> None:
     """
     changed = settings.changed()
     gone = [key(row.name) for row in declarations(clips=True) if row.name not in changed]
-    for name in gone + ([] if settings.ug.enabled else [NATIVE]):
+    gone += [] if settings.ug.enabled else [NATIVE]
+    gone += [] if settings.refine.enabled else [UPSCALER]
+    for name in gone:
         parameters.pop(name, None)
 
 

@@ -45,3 +45,4 @@ cmd_opts = SimpleNamespace(api_auth=None)
 state = State()
 device = "cpu"
 loaded = SimpleNamespace(sd_model=None)
+sd_upscalers = [SimpleNamespace(name=name) for name in ("None", "Lanczos", "Nearest")]

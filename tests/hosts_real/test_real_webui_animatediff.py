@@ -13,9 +13,10 @@ import urllib.error
 import pytest
 import torch
 import torch.nn.functional as F
+from compatibility import shows
 from images_of_hosts import encoded
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, shows("clips of sd-webui-animatediff", model="SD 1.5")]
 
 UG = {"ug": True}
 EXACT = UG | {"ug_shifted_start": False, "ug_edge": 0}

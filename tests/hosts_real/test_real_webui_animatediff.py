@@ -224,7 +224,7 @@ def test_windows(host, clip):
 def test_after_a_failure_the_next_clip_is_as_ever(host, clip):
     plain, whole, before = clip(), clip(UG | REFINE), host.state()
     with pytest.raises(urllib.error.HTTPError):
-        clip(UG, fault=("raise", 2))
+        clip(UG, fault=("raise", 3))  # the second step's large one
     assert clip().pixels == plain.pixels
     assert clip(UG | REFINE).pixels == whole.pixels
     assert host.state() == before

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 
 LAUNCH = "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 "
-LAUNCH += "--main_process_port=0 --mixed_precision=no --dynamo_backend=no --module"
+LAUNCH += "--mixed_precision=no --dynamo_backend=no"
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def in_two_processes(*words: str, **options: object) -> str:
@@ -15,7 +22,8 @@ def in_two_processes(*words: str, **options: object) -> str:
     named = (("--" + name.replace("_", "-"), str(value)) for name, value in options.items())
     done = subprocess.run(
         [
-            *(sys.executable, "-m", *LAUNCH.split(), "lib_hires.standalone.cli", *words),
+            *(sys.executable, "-m", *LAUNCH.split(), "--main_process_port", free_port()),
+            *("--module", "lib_hires.standalone.cli", *words),
             *(word for pair in named for word in pair),
         ],
         env=os.environ | {"ACCELERATE_USE_CPU": "true"},

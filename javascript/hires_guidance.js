@@ -64,7 +64,8 @@ const hiresGuidance = (() => {
         const from = part.strength < 1 ? `strength ${brief(part.strength)}` : "";
         const made = part.weights.length, whole = part.whole_steps; // 0 where the pass is finished
         const taken = whole ? `${made} of ${count(whole, "step")}` : count(made, "step");
-        const lines = [part.name, shown(part.size), taken, from];
+        const frames = part.frames > 1 ? `, ${part.frames} frames` : "";
+        const lines = [part.name, shown(part.size) + frames, taken, from];
         return lines.map((words, i) => label(x0 + 2, BASE + 12 * (i + 1), words)).join("");
     }
 
@@ -96,9 +97,11 @@ const hiresGuidance = (() => {
     }
 
     function legend({passes, gamma, native_evaluations: evaluations}) {
+        const clip = passes.find((part) => part.native && part.frames > 1);
+        const frames = clip ? ` of ${count(clip.native_frames, "frame")}` : "";
         const key = (name, words) => `<li class="hires-guidance-key-${name}">${words}</li>`;
         const guided = key("weight", "guidance w<sub>t</sub>") +
-            key("evaluation", count(evaluations, "evaluation") + " at the native size");
+            key("evaluation", count(evaluations, "evaluation") + ` at the native size${frames}`);
         const mixed = key("mixing", `mixing γ<sub>t</sub>, at most ${brief(gamma)}`);
         return `<ul class="hires-guidance-legend">${passes.some((part) => part.native) ? guided : ""}` +
             `${passes.some((part) => part.gammas.some(Boolean)) ? mixed : ""}</ul>`;

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,22 @@ from torch import Tensor
 # follow.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first, so that no process waits at the end for another.
+
+    Those that share the served page come before all others, next to each other: then one process
+    runs them, and serves it once.
+    """
+    longest: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("slow")
+        seconds = float(*marker.args) or 1.0 if marker else 0.0
+        if "served" in getattr(item, "fixturenames", ()):
+            seconds = math.inf
+        longest[item.path] = max(longest.get(item.path, 0.0), seconds)
+    items.sort(key=lambda item: -longest[item.path])
 
 
 class ToyNet:

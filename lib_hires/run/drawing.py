@@ -30,9 +30,9 @@ def drawing(
 
     batch: images at once; batches: how often. notes: what the numbers leave out.
 
-    passes: of each pass its name, size and native size (height, width), strength, the steps that it
-    would take if it were finished (0: it is), and one entry for each step: the guidance weights,
-    whether the step has a native evaluation, the mixing's
+    passes: of each pass its name, size and native size (height, width), the frames of both (1 of
+    an image), strength, the steps that it would take if it were finished (0: it is), and one entry
+    for each step: the guidance weights, whether the step has a native evaluation, the mixing's
     gammas. edge: the timestep and the step of the first pass at which its guidance ends, None
     where it lasts to the end. pixels: of all evaluations, each counted as the pixels that it sees;
     plain_pixels: of the run without us. latent_bytes: of the largest latent.
@@ -46,7 +46,7 @@ def drawing(
         "native_evaluations": sum(part.native_evaluations for part in plan.passes),
         "pixels": sum(part.pixels for part in plan.passes) * batch * batches,
         "plain_pixels": plan.plain_pixels * batch * batches,
-        "latent_bytes": math.prod(final) * model.channels * BYTES * batch,
+        "latent_bytes": math.prod(final) * plan.passes[-1].frames * model.channels * BYTES * batch,
         "notes": list(notes),
     }
 
@@ -57,6 +57,8 @@ def _drawn(part: PlannedPass) -> dict[str, Any]:
         "message": part.summary(),
         "size": part.size,
         "native": part.small,
+        "frames": part.frames,
+        "native_frames": part.small_frames,
         "strength": part.strength,
         "whole_steps": part.whole_steps,
         "weights": [round(weight, DIGITS) for weight in part.weights],

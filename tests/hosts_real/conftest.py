@@ -172,9 +172,12 @@ class WebUI:
         return {info["name"] for info in self.request("/sdapi/v1/script-info")}
 
     def hires_upscaler(self) -> str:
-        """For Hires. fix: one of latents, or of pixels where the WebUI has no other."""
-        modes = self.request("/sdapi/v1/latent-upscale-modes")
-        return "Latent" if {"name": "Latent"} in modes else "Lanczos"
+        """For Hires. fix: one of latents, or of pixels where the WebUI has no other. None is plain
+        Lanczos in Forge Neo of August 2026, which has neither of the others."""
+        places = "latent-upscale-modes", "upscalers"
+        lists = [self.request(f"/sdapi/v1/{place}") for place in places]
+        known = {one["name"] for listed in lists for one in listed}
+        return next(name for name in ("Latent", "Lanczos", "None") if name in known)
 
     def state(self) -> Any:
         return self.request("/hires-test/state")

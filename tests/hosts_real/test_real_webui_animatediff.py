@@ -13,9 +13,10 @@ import urllib.error
 import pytest
 import torch
 import torch.nn.functional as F
+from compatibility import shows
 from images_of_hosts import encoded
 
-pytestmark = pytest.mark.host
+pytestmark = [pytest.mark.host, shows("clips of sd-webui-animatediff", model="SD 1.5")]
 
 UG = {"ug": True}
 EXACT = UG | {"ug_shifted_start": False, "ug_edge": 0}
@@ -223,7 +224,7 @@ def test_windows(host, clip):
 def test_after_a_failure_the_next_clip_is_as_ever(host, clip):
     plain, whole, before = clip(), clip(UG | REFINE), host.state()
     with pytest.raises(urllib.error.HTTPError):
-        clip(UG, fault=("raise", 2))
+        clip(UG, fault=("raise", 3))  # the second step's large one
     assert clip().pixels == plain.pixels
     assert clip(UG | REFINE).pixels == whole.pixels
     assert host.state() == before

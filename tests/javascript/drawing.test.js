@@ -59,6 +59,13 @@ test("notes are text", () => {
     assert.ok(text.includes("<li>&#60;b&#62;</li><li>it&#39;s</li>"), text);
 });
 
+test("a clip's frames are shown, and those of its native evaluations", () => {
+    const text = markup(plans.clip, [], WIDTH);
+    assert.ok(text.includes(">1024x1024, 32 frames</text>"), text);
+    assert.ok(text.includes("7 evaluations at the native size of 16 frames"), text);
+    assert.doesNotMatch(markup(plans.ug, [], WIDTH), /frame/);
+});
+
 test("a narrow drawing has no labels that would run into each other", () => {
     assert.strictEqual(occurrences(markup(plans.hires, [], 130), "<text"), 2); // the axis's own
 });

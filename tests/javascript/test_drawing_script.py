@@ -26,6 +26,7 @@ def plans() -> dict[str, dict[str, Any]]:
     """The server's responses, by what they are about."""
     abar = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() ** 2).cumprod(0)
     model, native = Model(sigmas_of(abar), (512, 512)), Sampling((512, 512), 20)
+    clips = replace(model, native_frames=16)
     everything = Settings.from_values(EVERYTHING | {"refine_eta2": "0.25, 0.45"})
     ug = Settings.from_values({"ug": True, "ug_cadence": 3})
     second = TailPass((768, 768), 8, 16)
@@ -36,6 +37,7 @@ def plans() -> dict[str, dict[str, Any]]:
         "plain": drawing(run_plan(Settings(), native, model), Settings(), model),
         "ug": drawing(run_plan(ug, twice, model), ug, model),
         "hires": drawing(run_plan(everything, native, model, second), everything, model),
+        "clip": drawing(run_plan(ug, replace(twice, frames=32), clips), ug, clips),
         "notes": drawing(run_plan(ug, twice, model), ug, model, notes=["<b>", "it's"]),
     }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +79,38 @@ def address_of(process: subprocess.Popen[bytes], log: Path) -> str:
 def foreign(url: str, served: Served) -> list[str]:
     inside = url.startswith((served.address, "data:", "blob:"))
     return [] if inside else [f"requested {url}"]
+
+
+def serving(model: Path, folder: Path, *more: str) -> Iterator[Served]:
+    """The command with a model and more options, its files in `folder`."""
+    port = free_port()
+    options = ["app", "--model", str(model), "--out", str(folder / "out"), "--port", port, *more]
+    program = f"from lib_hires.standalone.cli import main; main({options!r})"
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "dropped")}
+    log = (folder / "log.txt").open("w+")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=log, stderr=log, env=environment
+    )
+    try:
+        yield Served(address_of(process, folder / "log.txt"), folder / "out")
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+def visiting(browser: Any, served: Served) -> Iterator[Visit]:
+    """A new page of the browser, which must log nothing and request nothing from elsewhere."""
+    page = browser.new_page()
+    visit = Visit(page)
+    page.on("console", lambda message: visit.complaints.append(message.text))
+    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    page.on("request", lambda request: visit.complaints.extend(foreign(request.url, served)))
+    page.goto(served.address)
+    visit.element("generate").wait_for()
+    yield visit
+    page.close()
+    assert [text for text in visit.complaints if text != GRADIO_S_OWN] == []
 
 
 def fetched(served: Served, path: Path) -> int:

@@ -23,6 +23,20 @@ def tiny_model(tiny_folder: Path) -> LatentModel:
     return load_model(tiny_folder)
 
 
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled model, stated to be native at half its size: a quarter of the work."""
+    from lib_hires.standalone.bundled import MODEL
+
+    folder = tmp_path_factory.mktemp("models") / "small"
+    folder.mkdir()
+    for path in (MODEL, MODEL.with_name("hires-demo-clip")):
+        (folder / path.name).symlink_to(path)
+    stated = MODEL.with_suffix(".yaml").read_text()
+    (folder / "hires-demo.yaml").write_text(stated.replace("image_size: 32", "image_size: 16"))
+    return folder / MODEL.name
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A work folder of `hires train-demo` that has the bundled model and one empty scene."""

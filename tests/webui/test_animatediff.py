@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from animatediff_extension import AnimateDiff
+from controlnet_extension import ControlNetScript
+from host import Host
 from runs import fail_at, leftovers, raise_failure, same
 
 from lib_hires.webui import animatediff
@@ -110,14 +112,15 @@ def test_a_second_batch_on_the_same_sampler(host, clip):
     assert not made.messages and not same(plain, made)
 
 
-@pytest.mark.parametrize("call", [2, 4])
-def test_a_native_evaluation_that_fails(host, clip, call):
-    """The clip is made, without guidance from there on; parameters and model are as before."""
+@pytest.mark.parametrize(("call", "left"), [(2, 5), (4, 3)])
+def test_a_native_evaluation_that_fails(host, clip, call, left):
+    """The clip is made, without guidance from there on; parameters and model are as before. Only at
+    the start, where guidance has changed the model's input, is the frames' evaluation repeated."""
     undo = fail_at(host, call, raise_failure)
     made = clip(UG | {"ug_frames": 2})
     undo()
     assert "without Upsample Guidance" in made.messages[0] and len(made.images) == 8
-    assert evaluated()[call - 1 :] == [(16, 16)] * (6 - call + call // 2)
+    assert evaluated()[call - 1 :] == [(16, 16)] * left
     assert made.params["video_length"] == made.params["batch_size"] == 8 and leftovers() == 0
 
 
@@ -171,6 +174,20 @@ def test_where_it_cannot_work_the_clip_is_the_plain_one(
     assert made.parameters.keys() == {"HiRes note"}
     assert made.messages == [f"HiRes Guidance: {NOT_BUILT_FOR}{reason}."]
     assert not host.generate(batch_size=8).messages
+
+
+@pytest.mark.parametrize("settings", [EVERYTHING, UG, REFINE])
+def test_with_controlnet_the_clip_is_the_plain_one(monkeypatch, settings):
+    host = Host(ControlNetScript)
+    hint = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    with monkeypatch.context() as patch:
+        AnimateDiff(patch)
+        plain, made = (host.generate(each, batch_size=8, hint=hint) for each in (None, settings))
+        guided, alone = (host.generate(each, batch_size=8) for each in (settings, None))
+    reason = "ControlNet's units do not know the frames of AnimateDiff's native evaluations"
+    assert made.messages == [f"HiRes Guidance: {NOT_BUILT_FOR}{reason}."]
+    assert same(plain, made) and leftovers() == 0
+    assert not guided.messages and not same(guided, alone)
 
 
 @pytest.mark.parametrize("params", [None, SimpleNamespace(enable=False), SimpleNamespace()])

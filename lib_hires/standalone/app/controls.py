@@ -31,8 +31,11 @@ class Controls:
     groups: dict[str, Any]  # the accordions; what is in one exists only once it has been open
 
     @classmethod
-    def made(cls) -> Controls:
-        """Make them where the page stands; the prompts first, the settings in accordions."""
+    def made(cls, *, clips: bool = False) -> Controls:
+        """Make them where the page stands; the prompts first, the settings in accordions.
+
+        clips: those of clips too.
+        """
         defaults = Request()
         request = {}
         with gr.Group():
@@ -44,16 +47,16 @@ class Controls:
         with gr.Row():
             request |= {
                 name: _component(name, kind, control, getattr(defaults, name), min_width=200)
-                for name, kind, control, _ in _request_rows()
+                for name, kind, control, _ in _request_rows(clips)
                 if not _is_text(kind, control)
             }
         settings: dict[str, Any] = {}
         groups = {}
         for group, title in GROUPS.items():
             with gr.Accordion(title, open=False) as groups[group]:
-                rows = [row for row in _rows() if row.group == group]
+                rows = [row for row in _rows(clips) if row.group == group]
                 settings |= {row.name: _setting(row) for row in rows}
-        order = [name for name, *_ in _request_rows()]
+        order = [name for name, *_ in _request_rows(clips)]
         return cls({name: request[name] for name in order}, settings, groups)
 
     @property
@@ -72,7 +75,7 @@ class Controls:
         known = {name: value for name, value in named.items() if value is not None}
         request = {name: known[name] for name in self.request if name in known}
         settings = {
-            row.name: row.control.meant(known[row.name]) for row in _rows() if row.name in known
+            row.name: row.control.meant(known[row.name]) for row in _rows(True) if row.name in known
         }
         return Request.from_values(request), Settings.from_values(settings)
 
@@ -114,13 +117,12 @@ class Controls:
         ]
 
 
-def _request_rows() -> list[tuple[str, type, Control, str]]:
-    """Those of images: the page makes no clips."""
-    return [row for row in Request.rows() if not row[2].clips]
+def _request_rows(clips: bool) -> list[tuple[str, type, Control, str]]:
+    return [row for row in Request.rows() if clips or not row[2].clips]
 
 
-def _rows() -> list[Declaration]:
-    return [row for row in declarations() if not row.control.webui_only]
+def _rows(clips: bool) -> list[Declaration]:
+    return [row for row in declarations(clips=clips) if not row.control.webui_only]
 
 
 def _is_text(kind: type, control: Control) -> bool:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import gradio as gr
@@ -76,6 +77,7 @@ class Shown:
             "gallery": session,
             "chosen": paths[0],
             "about": _about(paths[0]),
+            "clip": player(paths[0]),
         }
 
     def _earlier_files(self) -> list[str]:
@@ -91,13 +93,21 @@ def _opened(path: str) -> Image.Image | None:
         return None
 
 
-def choose(session: list[str], event: gr.SelectData) -> tuple[Any, Any, str]:
-    """The image that was clicked on, its settings, and a message."""
+def choose(session: list[str], event: gr.SelectData) -> tuple[Any, Any, str, Any]:
+    """The image that was clicked on, its settings, a message, and what plays it if it is a clip."""
     path = session[event.index]
     try:
-        return path, _about(path), message("")
+        return path, _about(path), message(""), player(path)
     except SettingsError as error:
-        return gr.skip(), gr.skip(), refused(error)
+        return gr.skip(), gr.skip(), refused(error), gr.skip()
+
+
+def player(path: str) -> str:
+    """The HTML that plays a clip, again and again; empty for an image."""
+    address = f"gradio_api/file={quote(path)}"
+    if path.endswith(".mp4"):
+        return f'<video src="{address}" autoplay loop muted playsinline controls></video>'
+    return f'<img src="{address}" alt="the clip">' if path.endswith(".webp") else ""
 
 
 def _about(path: str) -> str:

@@ -43,7 +43,7 @@ class Saved:
     stage: int
     stages: int
     paths: tuple[Path, ...]
-    image: Image.Image  # the batch's first
+    image: Image.Image  # the batch's first; of clips, the first one's first frame
     seconds: float  # since the run began
     record: RunRecord  # of what happened until now
 
@@ -104,7 +104,7 @@ class Job:
         self._events.put(Step(stage, len(self._run.stages), step + 1, steps, preview))
 
     def _saved(self, finished: FinishedStage, paths: tuple[Path, ...]) -> Saved:
-        first = to_pil(finished.images[0])
+        first = to_pil(_first(finished.images)[0])
         record = self._run.record
         return Saved(finished.stage, finished.stages, paths, first, finished.seconds, record)
 
@@ -122,6 +122,11 @@ class Job:
         return f"stage {self._stage}" if self._stage else "the first image"
 
 
+def _first(batch: Tensor) -> Tensor:
+    """The first of a batch (b, c, h, w), or the first frame of clips (b, c, f, h, w)."""
+    return batch[:1] if batch.ndim == 4 else batch[:1, :, 0]
+
+
 class _Preview:
     """Small images of what is being made, as often as their cost allows."""
 
@@ -130,14 +135,18 @@ class _Preview:
         self._next = 0.0
 
     def of(self, denoised: Tensor) -> Image.Image | None:
-        """An image of the first latent of (b, c, h, w), shrunk; None where it is not yet time."""
+        """An image of the first latent of (b, c, h, w), shrunk; None where it is not yet time.
+
+        Of clips, (b, c, f, h, w), it is the first frame.
+        """
         started = time.perf_counter()
         if started < self._next:
             return None
-        large = denoised.shape[-2], denoised.shape[-1]
+        first = _first(denoised)
+        large = first.shape[-2], first.shape[-1]
         scale = max(1.0, max(large) / PREVIEW_SIDE)
         small = max(1, round(large[0] / scale)), max(1, round(large[1] / scale))
-        latent = Reduction.between(large, small).to(denoised.device).reduce(denoised[:1])
+        latent = Reduction.between(large, small).to(denoised.device).reduce(first)
         image = to_pil(self._model.decode(latent)[0])
         cost = time.perf_counter() - started
         self._next = started + cost / PREVIEW_SHARE

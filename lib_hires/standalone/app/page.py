@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +19,9 @@ from lib_hires.standalone.app.models import Models
 from lib_hires.standalone.app.plan import plan_line, plan_markup
 from lib_hires.standalone.app.queue import Line
 from lib_hires.standalone.models.latent import ModelError
+from lib_hires.standalone.pipeline.clip_files import SUFFIXES
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.outputs import read_run
+from lib_hires.standalone.pipeline.outputs import read_run, stated_loras
 from lib_hires.standalone.pipeline.request import Request
 
 MOST_WAITING = 16  # of the server's 40 threads; more wait where they cannot stop
@@ -54,7 +55,7 @@ class Page:
                     info="Sets the groups below and the first image's size for this model.",
                     elem_id=element_id("preset"),
                 )
-                self._controls = Controls.made()
+                self._controls = Controls.made(clips=self._models.make_clips)
             with gr.Column(elem_classes="hires-guidance-beside"):
                 self._models.get(first)
                 self._figure = gr.HTML(self._plan(first), elem_classes="hires-guidance-figure")
@@ -71,6 +72,7 @@ class Page:
         self._preview = gr.Image(
             label="Now", interactive=False, visible=False, elem_id=element_id("preview")
         )
+        self._clip = gr.HTML(elem_id=element_id("clip"), elem_classes="hires-guidance-clip")
         self._compare = gr.ImageSlider(
             label="Before and after", type="pil", elem_id=element_id("compare")
         )
@@ -83,7 +85,7 @@ class Page:
         self._use = gr.Button("Use these settings", elem_id=element_id("use"))
         self._drop = gr.File(
             label="Drop an image here to use its settings",
-            file_types=[".png"],
+            file_types=[".png", *SUFFIXES] if self._models.make_clips else [".png"],
             elem_id=element_id("drop"),
         )
         self._session = gr.State([])  # paths of the images, newest first
@@ -92,7 +94,7 @@ class Page:
     def _connect(self) -> None:
         controls = self._controls.components
         results = [self._session, self._chosen, self._status, self._preview, self._compare]
-        results += [self._gallery, self._about]
+        results += [self._clip, self._gallery, self._about]
         quiet: dict[str, Any] = {"show_progress": "hidden"}
         waiting = quiet | {"concurrency_limit": MOST_WAITING}
         planned = [self._model, *controls]
@@ -107,7 +109,7 @@ class Page:
             **quiet,
         )
         self._stop.click(self._stop_run, **quiet)
-        chosen = [self._chosen, self._about, self._status]
+        chosen = [self._chosen, self._about, self._status, self._clip]
         self._gallery.select(choose, self._session, chosen, **quiet)
         used = [self._status, *self._controls.repeating]
         used_here = self._use.click(self._use_settings, self._chosen, used, **quiet)
@@ -163,12 +165,12 @@ class Page:
 
     def _plan(self, name: str, *values: object) -> Any:
         """The plan of a run with the controls' values, by default their first ones."""
-        model = self._models.known(name)
-        if model is None:
+        known = self._models.known(name)
+        if known is None:
             return plan_line("The plan is known once the model is loaded.")
         try:
             wanted = self._controls.read(values) if values else (Request(), Settings())
-            return plan_markup(name, model, *wanted)
+            return plan_markup(name, known, *wanted)
         except SettingsError as error:
             return plan_line(f"{error}.")
 
@@ -191,8 +193,9 @@ class Page:
         if not purpose or known is None:
             text = "the model is not loaded yet; choose the preset again then" if purpose else ""
             return ["", message(text), *[gr.skip()] * len(self._controls.preset)]
-        preset, size = preset_for(purpose, known.native), (int(height or 0), int(width or 0))
-        values = self._controls.preset_values(preset, size, known.native, known.multiple)
+        native, multiple = known.planned.native, known.planned.multiple
+        preset, size = preset_for(purpose, native), (int(height or 0), int(width or 0))
+        values = self._controls.preset_values(preset, size, native, multiple)
         return ["", message(f"these are the settings of {purpose}"), *values]
 
     def _use_settings(self, path: str | None) -> list[Any]:
@@ -202,11 +205,18 @@ class Page:
             return [message("choose an image first"), *unchanged]
         try:
             about = read_run(Path(path))
-            values = self._controls.values(about)
+            values, makers = self._controls.values(about), _makers(about)
         except SettingsError as error:
             return [refused(error), *unchanged]
-        return [message(f"these are the settings of an image made with {about['model']}"), *values]
+        return [message(f"these are the settings of an image made with {makers}"), *values]
 
     def _use_dropped(self, path: str) -> list[Any]:
         """The same for an image that comes from elsewhere; the field is free for the next."""
         return [None, *self._use_settings(path)]
+
+
+def _makers(about: Mapping[str, Any]) -> str:
+    """The model that made an image, its motion module and its LoRA. Raises SettingsError."""
+    names = [about["model"], about.get("motion")]
+    names += [f"{lora.name}:{lora.weight:g}" for lora in stated_loras(about)]
+    return ", ".join(str(name) for name in names if name)

@@ -14,6 +14,7 @@ from lib_hires.settings import SettingsError
 from lib_hires.standalone.app.models import Models
 from lib_hires.standalone.app.page import Page
 from lib_hires.standalone.models import Overrides
+from lib_hires.standalone.pipeline.request import weighted_file
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SCRIPT, STYLE = "javascript/hires_guidance.js", "style.css"
@@ -28,7 +29,15 @@ def run_page(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     check_served(options.out)
     auth = visitors(options.listen, options.user, options.password)
     overrides = Overrides(options.prediction, options.zero_snr)
-    models = Models(options.model, options.device, getattr(torch, options.dtype), overrides)
+    loras = [weighted_file(text) for text in options.lora]
+    models = Models(
+        options.model,
+        options.device,
+        getattr(torch, options.dtype),
+        overrides,
+        motions=options.motion,
+        loras=[(file, 1.0 if weight is None else weight) for file, weight in loras],
+    )
     page = Page(models, options.out)
     address = serve(page, options.out, listen=options.listen, port=options.port, auth=auth)
     say(f"the page is at {address} (Ctrl+C ends it)")

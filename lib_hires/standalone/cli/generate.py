@@ -14,6 +14,7 @@ from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, declarati
 from lib_hires.standalone.cli.options import (
     DTYPES,
     PREDICTIONS,
+    add_loras,
     add_option,
     add_overrides,
     add_request_options,
@@ -22,10 +23,10 @@ from lib_hires.standalone.cli.options import (
     warn_slow,
     write_error,
 )
-from lib_hires.standalone.pipeline.request import Request, fitted
+from lib_hires.standalone.pipeline.request import Request, fitted, weighted_file
 
 if TYPE_CHECKING:
-    from lib_hires.standalone.models.latent import LatentModel
+    from lib_hires.standalone.models.latent import LatentModel, Lora
     from lib_hires.standalone.pipeline.generate import Run
 
 
@@ -37,6 +38,7 @@ def add_generate(commands: Any) -> None:
     parser.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
     text = "make clips with this motion module: a safetensors file or a diffusers folder"
     parser.add_argument("--motion", type=Path, help=text)
+    add_loras(parser)
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
     parser.add_argument("--from", dest="source", type=Path, help="repeat this image")
     text = f"settings for a purpose, which other options change: {'; '.join(PURPOSES)}"
@@ -70,6 +72,7 @@ class Job:
     dtype: str
     overrides: Mapping[str, str | bool]  # of the model's prediction and schedule
     motion: Path | None = None  # module, for clips
+    loras: tuple[tuple[Path, float], ...] = ()  # files and their weights
     prompts: Path | None = None  # for many images
     source: Source | None = None  # the image that is repeated
     detail: Detail = NO_DETAIL
@@ -81,6 +84,7 @@ class Source:
 
     path: Path
     model: str  # the name of the model that made it
+    hashes: Mapping[str, str]  # of the LoRA files that it was made with, by their names
     only: int | None  # its place in its batch, where that batch is repeated
 
 
@@ -119,6 +123,7 @@ def resolve(options: argparse.Namespace) -> Job:
         dtype=_dtype(options, about),
         overrides=_overrides(options, about),
         motion=options.motion,
+        loras=_loras(options, about),
         prompts=options.prompts,
         source=_source(options, about, request, wanted) if about else None,
         detail=_detail(options, about),
@@ -175,6 +180,26 @@ def _overrides(options: argparse.Namespace, about: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _loras(options: argparse.Namespace, about: Mapping[str, Any]) -> tuple[tuple[Path, float], ...]:
+    """The files that are named, at their weights or those that the image of --from states."""
+    stated = {lora.name: lora.weight for lora in _stated_loras(about)}
+    if stated and not options.lora:
+        made = ", ".join(f"{name}:{weight:g}" for name, weight in stated.items())
+        raise SettingsError(f"--from: made with LoRA {made}; name each file with --lora")
+    named = [weighted_file(text) for text in options.lora]
+    return tuple(
+        (file, stated.get(file.stem, 1.0) if weight is None else weight) for file, weight in named
+    )
+
+
+def _stated_loras(about: Mapping[str, Any]) -> list[Lora]:
+    if not about.get("loras"):
+        return []
+    from lib_hires.standalone.pipeline.outputs import stated_loras
+
+    return stated_loras(about)
+
+
 def _source(
     options: argparse.Namespace,
     about: Mapping[str, Any],
@@ -185,7 +210,16 @@ def _source(
     only = None if {"seed", "batch"} & set(wanted) else about.get("image", 0)
     if only is not None and only not in range(request.batch):
         raise SettingsError(f"--from: {options.source} states that it is image {only} of its batch")
-    return Source(options.source, about["model"], only)
+    hashes = {lora.name: lora.sha256 for lora in _stated_loras(about)}
+    return Source(options.source, about["model"], hashes, only)
+
+
+def _changed_loras(source: Source, model: LatentModel) -> list[str]:
+    """The names of those that are not the files that the image was made with."""
+    return [
+        lora.name for lora in model.loras
+        if source.hashes.get(lora.name, lora.sha256) != lora.sha256
+    ]  # fmt: skip
 
 
 def run(job: Job) -> int:
@@ -199,6 +233,8 @@ def run(job: Job) -> int:
     model = _loaded(job, job.device)
     if job.source and job.source.model != model.name and job.model is None:
         raise SettingsError(f"--from: made with {job.source.model}; name its file with --model")
+    if job.source and (changed := _changed_loras(job.source, model)):
+        complain(f"{', '.join(changed)}: another file than the image was made with")
     sizes = model.native, model.multiple
     request, settings = fitted(job.purpose, *sizes, job.request, job.settings, job.named)
 
@@ -211,15 +247,18 @@ def _loaded(job: Job, device: str) -> LatentModel:
     import torch
 
     from lib_hires.standalone.models import Overrides, load_model
+    from lib_hires.standalone.models.lora import find_file, with_loras
 
+    for file, _ in job.loras:
+        find_file(file)
     overrides = Overrides(**job.overrides)  # type: ignore[arg-type]
     dtype = getattr(torch, job.dtype)
     model = load_model(job.model, device=device, dtype=dtype, overrides=overrides)
-    if job.motion is None:
-        return model
-    from lib_hires.standalone.models.motion import with_motion
+    if job.motion is not None:
+        from lib_hires.standalone.models.motion import with_motion
 
-    return with_motion(model, job.motion)
+        model = with_motion(model, job.motion)
+    return with_loras(model, job.loras)
 
 
 def _generate_many(job: Job, prompts: Path) -> int:

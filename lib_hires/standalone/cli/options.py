@@ -32,6 +32,12 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zero-snr", action=action, default=None, help=text)
 
 
+def add_loras(parser: argparse.ArgumentParser) -> None:
+    """Files that change the model's weights."""
+    text = "change the model by a LoRA (kohya's, diffusers' or peft's); again for others"
+    parser.add_argument("--lora", metavar="FILE[:WEIGHT]", action="append", default=[], help=text)
+
+
 def add_option(group: Any, name: str, kind: type, control: Control, default: object) -> None:
     """One control as an option; absent where it is not given, so that --from shows through."""
     flag = "--" + name.replace("_", "-")

@@ -56,6 +56,15 @@ class Motion:
     most: int  # for which it has positions
 
 
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA that a model's weights have in them, as an image states it."""
+
+    name: str
+    weight: float
+    sha256: str  # of its file, the first digits
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning:
     """The embeddings of the prompts and the negative prompts, per image, in the model's dtype.
@@ -130,6 +139,7 @@ class LatentModel:
     zero_empty_negative: bool = False
     overrides: Overrides = AS_STATED
     motion: Motion | None = None  # of a U-Net that makes clips
+    loras: tuple[Lora, ...] = ()  # in the weights
 
     @property
     def latent_channels(self) -> int:

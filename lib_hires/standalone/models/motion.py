@@ -233,13 +233,15 @@ def _fill(path: Path, adapter: Any, state: Mapping[str, Tensor]) -> None:
 
 def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of motion modules under diffusers' names; others are left out."""
-    renamed = {}
-    for key, value in state.items():
-        for old, new in _RENAMED:
-            key = re.sub(old, new, key)
-        if ".motion_modules." in key:
-            renamed[key] = value.float()
-    return renamed
+    named = ((diffusers_name(key), value) for key, value in state.items())
+    return {key: value.float() for key, value in named if ".motion_modules." in key}
+
+
+def diffusers_name(name: str) -> str:
+    """A motion module's name of diffusers for AnimateDiff's and HotShot's."""
+    for old, new in _RENAMED:
+        name = re.sub(old, new, name)
+    return name
 
 
 def _configuration(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:

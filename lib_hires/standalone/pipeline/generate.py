@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -29,7 +29,7 @@ from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
 from lib_hires.sizes import Size, native_size, not_above, snap, why_unguided
-from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.models.latent import LatentModel, Motion
 from lib_hires.standalone.models.motion import set_context
 from lib_hires.standalone.pipeline.clip_files import check_format
 from lib_hires.standalone.pipeline.detail import RunDetail
@@ -98,7 +98,7 @@ class Run:
         request = request.drawn()
         model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
-        self.frames, self.context = clip_length(request, model)
+        self.frames, self.context = clip_length(request, model.motion)
         if self.frames > 1:
             check_format(request.clip_format)
         self.first = first_size(request, settings, model)
@@ -198,6 +198,7 @@ class Run:
             "request": self.request.values(),
             "settings": self.settings.changed(),
             **({"motion": self.model.motion.name} if self.model.motion else {}),
+            **({"loras": [asdict(lora) for lora in self.model.loras]} if self.model.loras else {}),
             **self.model.overrides.values(),
             **self.detail.about(),
         }
@@ -471,12 +472,12 @@ def plan_model(model: LatentModel) -> Model:
     return Model(sigmas, *sizes, model.latent_channels, native_frames=frames)
 
 
-def clip_length(request: Request, model: LatentModel) -> tuple[int, int | None]:
+def clip_length(request: Request, motion: Motion | None) -> tuple[int, int | None]:
     """A request's frames, and the context that its windows of them have; None for all at once.
 
-    An image has one frame. Raises SettingsError where the model makes no such clip.
+    An image has one frame; motion: None for a model of images. Raises SettingsError where the model
+    makes no such clip.
     """
-    motion = model.motion
     if motion is None:
         if request.frames > 1:
             raise SettingsError("frames: a clip needs a motion module; name its file with --motion")

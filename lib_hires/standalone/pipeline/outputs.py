@@ -20,6 +20,7 @@ from lib_hires.devices import is_out_of_memory
 from lib_hires.files import whole_file
 from lib_hires.run.record import RunRecord
 from lib_hires.settings import SettingsError
+from lib_hires.standalone.models.latent import Lora
 from lib_hires.standalone.pipeline import clip_files
 
 if TYPE_CHECKING:
@@ -100,6 +101,18 @@ def read_run(path: Path) -> dict[str, Any]:
     if not whole:
         raise SettingsError(f"--from: {path} does not state how it was made")
     return about
+
+
+def stated_loras(about: Mapping[str, Any]) -> list[Lora]:
+    """Those that an image was made with. Raises SettingsError."""
+    try:
+        return [
+            Lora(str(each["name"]), float(each["weight"]), str(each["sha256"]))
+            for each in about.get("loras", [])
+        ]
+    except (KeyError, TypeError, ValueError):
+        message = "--from: expected each LoRA's name, weight and sha256"
+        raise SettingsError(message) from None
 
 
 def writable_folder(path: Path) -> Path:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import secrets
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from lib_hires.presets import preset_for
@@ -184,7 +186,22 @@ class Request(Declared):
 def warn_of_syntax(prompt: str) -> None:
     """Warn, once for each prompt, of what the WebUI would act on and the text encoder reads."""
     if found := _SYNTAX.search(prompt):
-        log.warning("%s is read as plain words; only the WebUI acts on it", found[0])
+        hint = "; hires has --lora FILE:WEIGHT" if found[1] == "lora" else ""
+        log.warning("%s is read as plain words; only the WebUI acts on it%s", found[0], hint)
+
+
+def weighted_file(text: str) -> tuple[Path, float | None]:
+    """The parts of FILE[:WEIGHT]; None where no weight is given. Raises SettingsError."""
+    name, colon, number = text.rpartition(":")
+    if not colon or Path(text).exists() or re.search(r"[\\/]", number):  # a drive is no file
+        return Path(text), None
+    try:
+        weight = float(number)
+        if not math.isfinite(weight):
+            raise ValueError
+    except ValueError:
+        raise SettingsError(f"--lora: expected FILE:WEIGHT, a number, got {text!r}") from None
+    return Path(name), weight
 
 
 def name_hint(name: str, known: Iterable[str]) -> str:

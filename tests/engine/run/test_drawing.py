@@ -48,6 +48,16 @@ def test_a_batch_is_larger_and_more_batches_take_longer():
     assert many["passes"] == one["passes"]
 
 
+def test_a_clip_states_its_frames():
+    module = replace(MODEL, native_frames=16)
+    made = drawing(run_plan(UG, replace(TWICE, frames=32), module), UG, module)
+    (first,) = made["passes"]
+    assert (first["frames"], first["native_frames"]) == (32, 16)
+    assert made["latent_bytes"] == 32 * 4 * 128 * 128 * 4
+    image = drawing(run_plan(UG, TWICE, MODEL), UG, MODEL)["passes"][0]
+    assert (image["frames"], image["native_frames"]) == (1, 1)
+
+
 def test_the_edge_is_where_the_window_ends():
     """DDIM goes from timestep 901 by hundreds to 1; six of these nine steps begin above 400."""
     settings = Settings.from_values({"ug": True, "ug_eta": 0.6, "ug_edge": 0, "ug_cadence": 4})

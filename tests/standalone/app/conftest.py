@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,16 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_page import (
-    GRADIO_S_OWN,
-    PATIENCE,
-    Served,
-    Visit,
-    address_of,
-    foreign,
-    free_port,
-    playwright,
-)
+from app_page import PATIENCE, Served, Visit, playwright, serving, visiting
 from chromium import CHROMIUM, FLAGS
 
 gradio = pytest.importorskip("gradio", reason="the page needs gradio: pip install -e '.[app]'")
@@ -38,23 +27,9 @@ def gradio_is_the_real_one() -> Iterator[None]:
         gc.collect()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("page")
-    port = free_port()
-    options = ["app", "--model", str(tiny_folder), "--out", str(folder / "out"), "--port", port]
-    program = f"from lib_hires.standalone.cli import main; main({options!r})"
-    environment = os.environ | {"GRADIO_TEMP_DIR": str(folder / "dropped")}
-    log = (folder / "log.txt").open("w+")
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=log, stderr=log, env=environment
-    )
-    try:
-        yield Served(address_of(process, folder / "log.txt"), folder / "out")
-    finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
+    yield from serving(tiny_folder, tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +50,4 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(browser: Any, served: Served) -> Iterator[Visit]:
-    page = browser.new_page()
-    visit = Visit(page)
-    page.on("console", lambda message: visit.complaints.append(message.text))
-    page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    page.on("request", lambda request: visit.complaints.extend(foreign(request.url, served)))
-    page.goto(served.address)
-    visit.element("generate").wait_for()
-    yield visit
-    page.close()
-    assert [text for text in visit.complaints if text != GRADIO_S_OWN] == []
+    yield from visiting(browser, served)

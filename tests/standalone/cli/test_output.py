@@ -49,42 +49,59 @@ def test_a_closed_or_missing_console_raises_nothing(monkeypatch) -> None:
         assert not isinstance(sys.stdout._stream, Console)  # one around another would do no harm
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("device", ["a pipe without a reader", "/dev/full"])
+def gone(device: str) -> int:
+    """A file descriptor that cannot be written to: a device's, or a pipe's without a reader."""
+    if device:
+        return os.open(device, os.O_WRONLY)
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
 def test_images_are_kept_whatever_becomes_of_the_console(
-    device: str, tiny_folder: Path, tmp_path: Path
+    tiny_folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
     """Progress is written in the middle of sampling: `hires generate ... 2>&1 | head -1`."""
     words = ["generate", "a red house", "--steps", "2", "--model", str(tiny_folder)]
     words += ["--out", str(tmp_path)]
-    if device == "/dev/full":
-        gone = os.open(device, os.O_WRONLY)
-    else:
-        reader, gone = os.pipe()
-        os.close(reader)
+    for number, device in enumerate(("", "/dev/full"), 1):
+        with monkeypatch.context() as patch, open(gone(device), "wb", buffering=0) as raw:
+            for name in ("stdout", "stderr"):
+                patch.setattr(sys, name, io.TextIOWrapper(raw, write_through=True))
+            assert main(words) == 0
+        assert len(list(tmp_path.glob("*.png"))) == number
+
+
+@pytest.mark.slow
+def test_a_process_ends_well_whatever_becomes_of_its_console(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The interpreter too writes at its end what is left in its streams."""
+    words = ["generate", "a red house", "--steps", "1", "--model", str(tiny_folder)]
+    words += ["--out", str(tmp_path)]
+    out, errors = gone("/dev/full"), gone("")
     done = subprocess.run(
-        [sys.executable, "-m", "lib_hires.standalone.cli", *words], stdout=gone, stderr=gone
+        [sys.executable, "-m", "lib_hires.standalone.cli", *words], stdout=out, stderr=errors
     )
-    os.close(gone)
+    os.close(out)
+    os.close(errors)
     assert done.returncode == 0
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 
-@pytest.mark.slow
-def test_a_batch_goes_on_whatever_the_console_can_print(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_batch_goes_on_whatever_the_console_can_print(
+    tiny_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
     """As on a Windows code page with the output redirected."""
     (tmp_path / "prompts.txt").write_text("a red house\na blue fish\n")
-    out = tmp_path / "p 🎨"
+    out, raw = tmp_path / "p 🎨", io.BytesIO()
     words = ["generate", "--prompts", str(tmp_path / "prompts.txt"), "--steps", "1"]
     words += ["--model", str(tiny_folder), "--out", str(out)]
-    program = f"from lib_hires.standalone.cli import main; raise SystemExit(main({words!r}))"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONIOENCODING": "gbk"},
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.decode("gbk").splitlines()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="gbk"))
+        assert main(words) == 0
+        sys.stdout.flush()
+        lines = raw.getvalue().decode("gbk").splitlines()
     assert len(lines) == 2 and all("\\U0001f3a8" in line for line in lines)
     assert len(list(out.glob("*.png"))) == 2
 

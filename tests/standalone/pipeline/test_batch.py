@@ -148,7 +148,7 @@ def test_what_is_finished_is_not_generated_again(hires, monkeypatch: pytest.Monk
     assert len(generated) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_two_processes_make_the_same_images(hires, tiny_folder: Path, tmp_path: Path) -> None:
     text = "\n".join(f"a red house number {number}" for number in range(5))
     _, paths, _ = hires(text, *GUIDED)

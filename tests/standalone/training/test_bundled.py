@@ -15,7 +15,7 @@ from lib_hires.settings import SettingsError
 from lib_hires.standalone.bundled import FOLDER
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.cli.train import _vae_config
-from lib_hires.standalone.training import bundled, crops
+from lib_hires.standalone.training import bundled, crops, vae
 from lib_hires.standalone.training.autoencoder import load_vae
 from lib_hires.standalone.training.bundled import start_from, train
 from lib_hires.standalone.training.crops import SIDE
@@ -65,10 +65,12 @@ def test_crops_and_vae_are_stages_of_one_command(
 ) -> None:
     """The latents of the next stage come from the averaged VAE of this one."""
     monkeypatch.setattr(crops, "SHARD", 12)
+    monkeypatch.setattr(vae, "EXAMPLES", 12)
+    monkeypatch.setattr(vae, "SHOWN", 2)
     monkeypatch.setattr(bundled, "TrainingConfig", partial(TrainingConfig, shards=1))
     given = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    vae = ["--vae", "steps=2", "crop=64", "batch=1", "encoder_steps=1", "plain_steps=9"]
-    assert main(["train-demo", *given, "--stages", "crops,vae", *vae]) == 0
+    words = ["--vae", "steps=2", "crop=64", "batch=1", "encoder_steps=1", "plain_steps=9"]
+    assert main(["train-demo", *given, "--stages", "crops,vae", *words]) == 0
     state = load(tmp_path / "work" / "vae.pt")
     assert state["progress"]["step"] == 2 and state["config"]["crop"] == 64
     average = load_vae(tmp_path / "work").state_dict()
@@ -77,4 +79,4 @@ def test_crops_and_vae_are_stages_of_one_command(
     assert not torch.equal(average[key], state["modules"]["vae"][key])
     samples = tmp_path / "work" / "vae" / "samples"
     with Image.open(samples / "000002.png") as sheet:
-        assert sheet.size == (4 * SIDE, 6 * SIDE)
+        assert sheet.size == (2 * SIDE, 6 * SIDE)

@@ -153,7 +153,7 @@ def test_a_resumed_training_is_the_one_without_a_stop(train, plain, monkeypatch)
     assert_same(plain, train("stopped"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_two_processes_train_as_one(plain, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
     """With accelerate's launcher and gradients averaged by torch's own process group."""
     out = tmp_path / "two" / "tiny.safetensors"

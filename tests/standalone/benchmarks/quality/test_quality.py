@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.benchmarks.memory import peak_memory
-from lib_hires.standalone.benchmarks.quality import quality
+from lib_hires.standalone.benchmarks.quality import generation, quality
 from lib_hires.standalone.benchmarks.quality.calibration import ROWS
 from lib_hires.standalone.benchmarks.quality.generation import Subject, costs
 from lib_hires.standalone.benchmarks.quality.judged import Judged
@@ -40,18 +40,24 @@ from lib_hires.standalone.world.judge import to_tensor
 bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")
 
 
+@pytest.fixture(autouse=True)
+def a_thread_a_process(monkeypatch) -> None:
+    """Two threads wait long for each other where another process has one of their cores."""
+    monkeypatch.setattr(generation.os, "cpu_count", lambda: 1)
+
+
 # --- the bundled model ----------------------------------------------------------------------------
 
 
 @bundled
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
-    tmp_path: Path,
+    tmp_path: Path, small_demo: Path
 ) -> None:
     def measure(dtype: torch.dtype) -> str:
         return quality(
             tmp_path,
-            Subject(dtype=dtype, sampling=Request(steps=2)),
+            Subject(small_demo, dtype=dtype, sampling=Request(steps=2)),
             Judged(true_images=3),
             images=2,
             scale=2,
@@ -108,15 +114,15 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
 
 
 @bundled
-@pytest.mark.slow
-def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path) -> None:
+@pytest.mark.slow(30)
+def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path, small_demo: Path) -> None:
     """CFG 1 halves the rows of an evaluation, and UG makes two in each of its steps.
 
     A model of the bundled one's scenes is judged as that one is.
     """
     options = "--scenes --sampler LCM --steps 2 --cfg 1 --techniques ug,ug_eta0.6_edge4_euler"
     options += " --pictures 2 --workers 1 --true-images 3"
-    given = ["--model", str(MODEL), "--out", str(tmp_path)]
+    given = ["--model", str(small_demo), "--out", str(tmp_path)]
     assert main(["benchmark", "quality", *given, *options.split()]) == 0
     report = {row["technique"]: row for row in json.loads((tmp_path / "report.json").read_text())}
     assert (report["native"]["sampler"], report["native"]["model_evaluations"]) == ("LCM", 2)

@@ -48,6 +48,7 @@ SAVED_OPTIONS = {
     "enable_quantization": False,
     "eta_noise_seed_delta": 0,
     "hires_guidance_native_size": 0,
+    "hires_guidance_upscaler": "None",
     # reForge's adaptive solvers, as short as they may be
     **{f"ode_{name}_{of}": 0 for name in SOLVERS for of in ("rtol", "atol")},
     "img2img_fix_steps": False,

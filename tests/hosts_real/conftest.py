@@ -139,6 +139,7 @@ class WebUI:
             "sampler_name": "Euler",
             "alwayson_scripts": scripts,
             "hr_additional_modules": ["Use same choices"],  # Forge's own, without a default
+            "hr_cfg_scale": 5,  # Forge Classic's own, without a default
             "override_settings": {"hires_guidance_native_size": self.native} | (options or {}),
         }
         response = self.request(f"/sdapi/v1/{kind}", body | request)

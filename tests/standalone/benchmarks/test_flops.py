@@ -103,6 +103,7 @@ def test_the_goals_stand_beside_their_ways() -> None:
     }
 
 
+@pytest.mark.slow
 def test_rows_compare_with_plain_sampling_and_ap_ldm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flops, "FAMILIES", (("sd1", "SD 1.5", 512, (1024,)),))
     rows = {(row["name"], row["side"]): row for row in flops.flops_rows()}

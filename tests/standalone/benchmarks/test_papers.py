@@ -28,6 +28,7 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_stages_with_attention_give_equal_images(sdxl: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     job = Job(Case("4x", 4, (0.25, 0.5)), sdxl, steps=4, gamma=0.3, first=16)

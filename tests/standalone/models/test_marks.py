@@ -121,6 +121,7 @@ def test_zero_snr_is_the_papers_algorithm(marked) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_files_own_schedule_is_sampled(marked) -> None:
     own = scaled_linear(0.0001, 0.02)
 

@@ -12,6 +12,7 @@ def few(monkeypatch):
     monkeypatch.setattr(module, "SHARD", 6)
 
 
+@pytest.mark.slow
 def test_a_shard_holds_crops_of_each_scale_and_is_drawn_once(tmp_path, few):
     draw_shard(tmp_path, seed=1, number=3)
     path = tmp_path / "0003.npy"

@@ -42,6 +42,7 @@ def test_degrading_keeps_shape_and_range_and_leaves_the_given_images():
     assert torch.equal(degrade(images, clean=1.0), images)
 
 
+@pytest.mark.slow
 def test_images_repeat_by_seed_and_hold_their_objects():
     first, again = (draw_images(6, 64, 48, seed=2) for _ in range(2))
     assert torch.equal(first.pixels, again.pixels)

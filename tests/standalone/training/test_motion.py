@@ -57,6 +57,7 @@ def test_the_file_is_the_module_that_was_trained(trained, tiny_model):
             assert not weight.any(), "what is not in the file changes nothing"
 
 
+@pytest.mark.slow
 def test_the_image_model_is_frozen(trained, tiny_model, tiny_folder):
     fresh = load_model(tiny_folder).unet.state_dict()
     for name, weight in tiny_model.unet.state_dict().items():
@@ -68,6 +69,7 @@ def test_the_image_model_is_frozen(trained, tiny_model, tiny_folder):
     assert all(torch.equal(moving[name], fresh[name]) for name in shared)
 
 
+@pytest.mark.slow
 def test_the_record_and_the_samples(trained, tiny_model):
     path, work = trained
     record = json.loads((path.parent / "motion-training.json").read_text())

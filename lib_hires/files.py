@@ -1,11 +1,14 @@
-"""Files that are written whole or not at all, whoever else writes them at the same time."""
+"""Files that are written whole or not at all, whoever else writes them; and what files hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+CHUNK = 1 << 20  # bytes
 
 
 @contextmanager
@@ -21,3 +24,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """SHA-256 of files' contents one after another, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -284,7 +284,7 @@ def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, 
     if list(names) == ["every"]:
         first: dict[Hashable, Technique] = {}
         for each in known.values():
-            start = each.starts_large, each.lanczos, each.upscaled
+            start = each.starts_large, each.lanczos
             made = each.sampled(base), each.settings_at(scale), each.detail_at(scale)
             first.setdefault((start, *made), each)
         return tuple(first.values())
@@ -351,12 +351,13 @@ def make(technique: Technique, model: LatentModel, base: Request, scale: int) ->
     request, settings = technique.request(base, scale, model), technique.settings_at(scale)
     run = Run(model, request, settings, detail=technique.detail_at(scale))
     *_, last = run.generate()
-    native, size = last.images, (model.native[1] * scale, model.native[0] * scale)
-    began = time.perf_counter()
+    height, width = (side * scale for side in model.native)
+    made, seconds = last.images, last.seconds
     if technique.upscaled and run.detail.upscale is not None:
-        native = run.detail.upscale(native, (size[1], size[0]))
-    seconds = last.seconds + time.perf_counter() - began
-    images = [to_pil(image) for image in native]
+        began = time.perf_counter()
+        made = run.detail.upscale(made, (height, width))
+        seconds += time.perf_counter() - began
+    images = [to_pil(image) for image in made]
     if technique.lanczos:
-        images = [small.resize(size, Image.Resampling.LANCZOS) for small in images]
+        images = [small.resize((width, height), Image.Resampling.LANCZOS) for small in images]
     return Made(images, seconds, last.model_evaluations, run.about())

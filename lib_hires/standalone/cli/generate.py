@@ -217,9 +217,10 @@ def _source(
 def _changed_loras(source: Source, model: LatentModel) -> list[str]:
     """The names of those that are not the files that the image was made with."""
     return [
-        lora.name for lora in model.loras
+        lora.name
+        for lora in model.loras
         if source.hashes.get(lora.name, lora.sha256) != lora.sha256
-    ]  # fmt: skip
+    ]
 
 
 def run(job: Job) -> int:

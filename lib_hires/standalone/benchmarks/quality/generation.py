@@ -6,7 +6,6 @@ missing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lib_hires.files import sha256_of
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone import bundled
 from lib_hires.standalone.benchmarks.memory import peak_memory
@@ -57,7 +57,7 @@ class Subject:
         note = {
             "dtype": str(self.dtype),
             "version": version("hires-guidance"),
-            "model": _digest(_files(self.model)),
+            "model": sha256_of(_files(self.model))[:16],
         }
         if self.prompts:
             note["prompts"] = list(self.prompts)
@@ -78,15 +78,6 @@ def _files(model: Path | None) -> list[Path]:
     if model.is_dir():
         return sorted(path for path in model.rglob("*") if path.is_file())
     return [path for path in (model, model.with_suffix(".yaml")) if path.is_file()]
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(2**24):
-                digest.update(chunk)
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

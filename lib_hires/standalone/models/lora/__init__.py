@@ -8,7 +8,6 @@ the same. A package of its own, because the folder has its 15 modules.
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib_hires.files import sha256_of
 from lib_hires.standalone.models.latent import LatentModel, Lora, ModelError
 from lib_hires.standalone.models.lora.layouts import (
     Product,
@@ -29,8 +29,7 @@ from lib_hires.standalone.models.lora.layouts import (
 
 __all__ = ["find_file", "with_loras"]
 
-DIGITS = 12  # of a file's sha256
-CHUNK = 1 << 20  # bytes
+DIGITS = 12  # of a file's sha256, by which it is known again
 
 Weighted = tuple[float, Product]
 
@@ -51,7 +50,7 @@ def with_loras(model: LatentModel, files: Sequence[tuple[Path, float]]) -> Laten
             if weight:
                 changes.setdefault(target, []).append((weight, product))
         if weight:
-            loras.append(Lora(Path(path).stem, weight, _hash(file)))
+            loras.append(Lora(Path(path).stem, weight, sha256_of([file])[:DIGITS]))
     if not changes:
         return model
     unet, *encoders = (
@@ -82,12 +81,3 @@ def _changed(network: Any, changes: Mapping[str, Sequence[Weighted]]) -> Any:
             total = total + weight * product.change(own)
         setattr(made.get_submodule(module), kind, nn.Parameter(total.to(own.dtype), False))
     return made
-
-
-def _hash(file: Path) -> str:
-    """The first digits of a file's sha256, by which it is known again."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()[:DIGITS]

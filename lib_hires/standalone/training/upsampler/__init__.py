@@ -8,7 +8,6 @@ of parts and an interruption change nothing beyond rounding.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from lib_hires.feature_upsampler import (
     default_layers,
     layout_of,
 )
+from lib_hires.files import sha256_of
 from lib_hires.settings import SettingsError
 from lib_hires.sizes import snap
 from lib_hires.standalone import bundled
@@ -187,12 +187,7 @@ def info_for(model: LatentModel, config: UpsamplerTraining, model_hash: str) -> 
 def weights_hash(path: Path) -> str:
     """SHA-256 of a model's file, or of its U-Net's files where it is a folder."""
     files = sorted((path / "unet").glob("*.safetensors")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(files)
 
 
 def examples_for(

@@ -27,8 +27,7 @@ feature. Empty: not tried. This page is made from `compatibility.json`, which th
 
 Forge (June 2025) and reForge (March 2026) were last run in full for 0.2.0, before this record was
 kept: what A1111 does worked there too, and Flux and SD 3 on Forge. Their columns hold what was run
-since. Hires. fix was not seen yet on Forge Classic and on Forge Neo of August 2026, nor refinement
-of Flux on the latter: the tests' own requests did not fit there, and were mended since.
+since.
 """
 
 AFTER = """\

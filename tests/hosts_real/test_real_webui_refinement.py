@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from compatibility import shows
 from images_of_hosts import mean_distance
 
 pytestmark = pytest.mark.host
@@ -84,6 +85,7 @@ def test_hires_fix_before_refinement(webui, upscaler):
     assert "note" not in both.info
 
 
+@shows("refinement from the WebUI's own upscalers")
 def test_stages_start_from_the_hosts_upscaler(webui):
     """Nearest and Lanczos are in every host; a name that is not there is bicubic."""
 

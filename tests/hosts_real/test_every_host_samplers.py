@@ -29,6 +29,8 @@ LEFT_OUT = {
     "refinement": "Upsample Guidance was left out, because",
 }
 """The message under the image where a sampler cannot have a feature."""
+CALLED = {"refinement": "UG within refinement"}
+"""What is left out there, where it is not called as the feature is."""
 
 
 def _sides(host) -> list[int]:
@@ -82,7 +84,7 @@ def test_every_sampler(host, generate, plain_images, feature, partly):
     if without:
         named = ", ".join(without) if len(without) < 8 else "those that it is not known of"
         all_of = f"{len(without)} of {len(plain_images)} samplers"
-        partly(f"{feature} is left out, with a message, in {all_of}: {named}")
+        partly(f"{CALLED.get(feature, feature)} is left out, with a message, in {all_of}: {named}")
     assert not faults
 
 

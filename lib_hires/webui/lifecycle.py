@@ -17,7 +17,7 @@ from lib_hires.sizes import Size
 from lib_hires.webui import animatediff
 from lib_hires.webui.callers import caller_of_run
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.model import chosen_native, is_supported
+from lib_hires.webui.hosts.model import chosen_native, is_supported, reason_for_own_native
 from lib_hires.webui.hosts.protocol import FACTOR
 from lib_hires.webui.patching import Once
 from lib_hires.webui.refining.kept import show_kept
@@ -52,6 +52,8 @@ def before_sampling(p: Any) -> None:
         return
     if run.state.size is None:
         run.state.size = list(passes_of(p).values())[-1]
+        if reason := reason_for_own_native():
+            run.warn(f"the model's own native size was taken: {reason}.")
         _turn_off_unsupported(run)
         _fit_to_clip(run)
         prepare_stages(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +41,19 @@ class ModelSizes:
 
 
 def chosen_native() -> int:
-    """The native size that the user has set, 0 for none."""
-    return int(getattr(shared.opts, NATIVE_OPTION, 0) or 0)
+    """The native size that the user has set, 0 for none and for what is no size."""
+    with suppress(OverflowError, TypeError, ValueError):  # whatever a request's options hold
+        side = int(getattr(shared.opts, NATIVE_OPTION, 0) or 0)
+        return side if side >= FACTOR else 0
+    return 0
+
+
+def reason_for_own_native() -> str:
+    """Why the native size that the user has set is not taken, "" where it is or where none is."""
+    wanted = getattr(shared.opts, NATIVE_OPTION, 0)
+    if not wanted or chosen_native():
+        return ""
+    return f"expected a native size in pixels of at least {FACTOR}, got {wanted!r:.40}"
 
 
 def _native_side(sd_model: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lib_hires.refinement import enlargement_of
 from lib_hires.settings import Plain, Settings, SettingsError, declarations
 from lib_hires.webui.surfaces.user_files import listed
 
@@ -35,7 +36,7 @@ def write(
     parameters.update({key(name): value for name, value in settings.changed().items()})
     if native and settings.ug.enabled:
         parameters[NATIVE] = native
-    if upscaler and settings.refine.enabled:
+    if upscaler and settings.refine.enabled and enlargement_of(settings.refine) == "pixel":
         parameters[UPSCALER] = upscaler
 
 

@@ -32,7 +32,6 @@ from lib_hires.standalone.training.vae_losses import (
     mean_score,
     value_loss,
 )
-from lib_hires.standalone.training.widen import widened
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.octaves import octave_energies
 
@@ -78,29 +77,19 @@ def build_vae(multipliers: Sequence[int]) -> AutoencoderKL:
     return AutoencoderKL.from_config(config)
 
 
-def train_vae(
-    work: Path, crops: Crops, config: VaeConfig, start: nn.Module | None = None
-) -> Progress:
-    """Train to `config.steps`, on from the checkpoint `work`/vae.pt where there is one.
-
-    start: a trained VAE of the same or smaller widths to begin with, if there is one.
-    """
-    return VaeTraining(work, crops, config, start).loop.run()
+def train_vae(work: Path, crops: Crops, config: VaeConfig) -> Progress:
+    """Train to `config.steps`, on from the checkpoint `work`/vae.pt where there is one."""
+    return VaeTraining(work, crops, config).loop.run()
 
 
 class VaeTraining:
     """One run: its networks, and the loop that trains them."""
 
-    def __init__(
-        self, work: Path, crops: Crops, config: VaeConfig, start: nn.Module | None = None
-    ) -> None:
+    def __init__(self, work: Path, crops: Crops, config: VaeConfig) -> None:
         torch.manual_seed(config.seed)
         self.config, self._folder, self._crops = config, work / "vae", crops
         self.vae = build_vae([int(each) for each in config.multipliers.split(",")])
-        if start is None:
-            start_plainly(self.vae)
-        else:
-            self.vae.load_state_dict(widened(start.state_dict(), self.vae.state_dict(), 0.05))
+        start_plainly(self.vae)
         demo.speed_up(self.vae).train()
         self.average = averaged(self.vae, config.ema)
         examples = crops.windows(np.random.default_rng(config.seed), EXAMPLES, config.crop)

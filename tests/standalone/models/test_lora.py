@@ -39,7 +39,7 @@ def predict(model: Any, frames: int = 0) -> torch.Tensor:
         return model.predict(x, torch.tensor([500.0]), context=cond.cond, **more)
 
 
-LAYOUTS = ["kohya", "kohya LDM", "diffusers", "diffusers, processors", "peft"]
+LAYOUTS = ["kohya", "kohya LDM", "diffusers", "diffusers, processors", "peft", "ComfyUI"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

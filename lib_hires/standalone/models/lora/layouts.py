@@ -5,6 +5,7 @@
 | kohya | `lora_unet_MODULE.lora_down.weight`, `.lora_up.weight`, `.alpha`; text encoders `lora_te_`, `lora_te1_`, `lora_te2_` |
 | diffusers | `unet.MODULE.lora.down.weight`, `unet.BLOCK.processor.to_q_lora.down.weight`; `text_encoder.`, `text_encoder_2.` |
 | peft | `unet.MODULE.lora_A.weight`, `base_model.model.MODULE.lora_A.weight` beside an adapter_config.json |
+| ComfyUI | `diffusion_model.MODULE.lora_down.weight`, `.lora_up.weight`; text encoders `text_encoders.clip_l.transformer.`, `clip_h`, `clip_g` |
 | AnimateDiff's motion LoRA | `down_blocks.0.motion_modules.0.temporal_transformer...` |
 
 MODULE is diffusers' name or LDM's, in kohya's with underscores for its dots. As with checkpoints, a
@@ -48,7 +49,12 @@ _OTHERS = (
     ("magnitude", "DoRA"),
     ("lora_mid", "LoCon in CP form"),
 )
-_PREFIXES = ("unet.", PEFT, ""), ("text_encoder.",), ("text_encoder_2.",)
+_COMFY = "text_encoders.clip_{}.transformer."
+_PREFIXES = (
+    ("unet.", PEFT, "", "diffusion_model."),
+    ("text_encoder.", _COMFY.format("l"), _COMFY.format("h")),
+    ("text_encoder_2.", _COMFY.format("g")),
+)
 _KOHYA = ("lora_unet_",), ("lora_te_", "lora_te1_"), ("lora_te2_",)
 """What stands before the names of the U-Net's and of each text encoder's weights."""
 
@@ -254,12 +260,12 @@ def _names(model: LatentModel) -> Iterator[tuple[str, Target]]:
                 continue
             target = Target(number, weight)
             names = [weight if number == 0 else clip_name(weight)]
-            yield from ((prefix + _module(names[0]), target) for prefix in _PREFIXES[number])
             if number == 0 and "motion_modules" not in weight:
                 with suppress(ValueError):  # what LDM's U-Nets have not
                     names.append(next(ldm(weight)).name)
-            for prefix in _KOHYA[number]:
-                yield from ((prefix + _module(n).replace(".", "_"), target) for n in names)
+            for name in map(_module, names):
+                yield from ((prefix + name, target) for prefix in _PREFIXES[number])
+                yield from ((prefix + name.replace(".", "_"), target) for prefix in _KOHYA[number])
 
 
 def _module(weight: str) -> str:

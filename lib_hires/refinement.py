@@ -105,14 +105,18 @@ def plan(
     sizes = [
         (min(max(h, first[0]), target[0]), min(max(w, first[1]), target[1])) for h, w in between
     ] + [target]
-    enlargement = settings.enlargement
-    if enlargement == "automatic":
-        enlargement = "latent" if settings.method == "Pivot" else "pixel"
+    enlargement = enlargement_of(settings)
     timestep = settings.pivot if settings.method == "Pivot" else None
     return tuple(
-        Stage(number, size, "latent" if enlargement == "latent" else "pixel", strength, timestep)
+        Stage(number, size, enlargement, strength, timestep)
         for number, (size, strength) in enumerate(zip(sizes, strengths, strict=True), start=1)
     )
+
+
+def enlargement_of(settings: ProgressiveRefinement) -> Literal["pixel", "latent"]:
+    """What stages upsample; automatic: as in the method's paper."""
+    latent = settings.method == "Pivot" and settings.enlargement == "automatic"
+    return "latent" if latent or settings.enlargement == "latent" else "pixel"
 
 
 def refine(

@@ -17,7 +17,7 @@ from lib_hires.sizes import Size
 from lib_hires.webui import animatediff
 from lib_hires.webui.callers import caller_of_run
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.model import chosen_native, is_supported
+from lib_hires.webui.hosts.model import is_supported
 from lib_hires.webui.hosts.protocol import FACTOR
 from lib_hires.webui.patching import Once
 from lib_hires.webui.refining.kept import show_kept
@@ -28,7 +28,7 @@ from lib_hires.webui.sampling.guidance import Guidance, guided
 from lib_hires.webui.sampling.recording import new_record, show_record, taking
 from lib_hires.webui.surfaces import infotext
 from lib_hires.webui.surfaces.arguments import read_run
-from lib_hires.webui.surfaces.host_options import chosen_upscaler
+from lib_hires.webui.surfaces.host_options import NATIVE, SMALLEST
 
 ALL = "ug", "pfsa", "refine"
 
@@ -42,7 +42,7 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
         infotext.write(Settings(), p.extra_generation_params)
         run.warn(f"the image was made without it. {error}.")
         return
-    infotext.write(run.settings, p.extra_generation_params, chosen_native(), chosen_upscaler())
+    infotext.write(run.settings, p.extra_generation_params)
 
 
 def before_sampling(p: Any) -> None:
@@ -52,12 +52,17 @@ def before_sampling(p: Any) -> None:
         return
     if run.state.size is None:
         run.state.size = list(passes_of(p).values())[-1]
+        if NATIVE.is_refused():
+            run.warn(
+                "the model's own native size was taken: expected one in pixels of at least "
+                f"{SMALLEST}, got {NATIVE.wanted!r:.40}."
+            )
         _turn_off_unsupported(run)
         _fit_to_clip(run)
         prepare_stages(run)
         _warn_if_idle(run, Guidance.of(run, kind))
         run.keep_messages()
-    run.begin_batch(p.iteration, chosen_native(), chosen_upscaler())
+    run.begin_batch(p.iteration)
     if not _is_on(run.settings):
         return
     guidance = Guidance.of(run, kind)

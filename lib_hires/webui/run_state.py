@@ -119,18 +119,17 @@ class HostRun:
         self.state.idle = set(self.state.left_out)
         self.state.note = self.p.extra_generation_params.get(infotext.NOTE, "")
 
-    def begin_batch(self, number: int, native: int, upscaler: str = "") -> None:
+    def begin_batch(self, number: int) -> None:
         """The PNG info of a later batch says nothing of what happened in the one before.
 
-        number: the host's, from 0. native: the native size that the user has set, 0 for none.
-        upscaler: likewise, "" for none.
+        number: the host's, from 0.
         """
         later, self.state.batch = self.state.batch not in (None, number), number
         if not later:
             return
         self.state.acted, self.state.left_out = set(), set(self.state.idle)
         parameters = self.p.extra_generation_params
-        infotext.write(self.state.settings, parameters, native, upscaler)
+        infotext.write(self.state.settings, parameters)
         if self.state.note:
             parameters[infotext.NOTE] = self.state.note
 

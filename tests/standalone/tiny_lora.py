@@ -97,6 +97,11 @@ def named(pairs: Pairs, layout: str) -> dict[str, torch.Tensor]:
             state |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
             state[f"{stem}.alpha"] = torch.tensor(ALPHA)
             continue
+        if layout == "ComfyUI":
+            own = _unet_key(own) if number == 0 else f"clip_{' lg'[number]}.transformer.{own}"
+            stem = ("text_encoders." if number else "diffusion_model.") + own
+            state |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+            continue
         stem = ("unet.", "text_encoder.", "text_encoder_2.")[number] + own
         ends = ("lora_linear_layer.down", "lora_linear_layer.up") if number else DIFFUSERS
         if layout == "peft":

@@ -179,6 +179,21 @@ def test_the_native_size_can_be_set(host):
     assert same(host.generate(), host.generate(UG))
 
 
+@pytest.mark.parametrize("size", ["abc", 7, -64, [1], float("nan")])
+def test_what_is_no_native_size_is_left_out_with_a_message(host, size):
+    """As a request's override_settings may hold it; the page builds its controls with it too."""
+    from modules import shared
+
+    wanted = host.generate(UG)
+    shared.opts.hires_guidance_native_size = size
+    made = host.generate(UG)
+    assert same(made, wanted) and "HiRes native size" not in made.infotexts[0]
+    (message,) = made.messages
+    assert f"at least 8, got {size!r}" in message
+    shared.opts.hires_guidance_native_size = "512"
+    assert same(host.generate(UG), host.generate())
+
+
 def test_image_conditioning_shrinks_along(host):
     """The toy asserts that it gets it in the latent's own size. Masks stay hard."""
     from modules.processing import StableDiffusionProcessing

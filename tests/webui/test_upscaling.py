@@ -71,6 +71,15 @@ def test_what_is_not_refined_does_not_name_one(host):
     assert KEY not in made.infotexts[0]
 
 
+@pytest.mark.parametrize("name", ["Lanczos", "4x-Gone"])
+def test_stages_of_latents_have_no_use_for_it_and_do_not_name_it(host, name):
+    pivot = {"refine": True, "refine_method": "Pivot", "refine_pivot": 400}
+    plain = host.generate(pivot, **NATIVE)
+    choose(name)
+    made = host.generate(pivot, **NATIVE)
+    assert same(plain, made) and KEY not in made.infotexts[0] and made.messages == []
+
+
 def test_the_settings_page_lists_what_hires_fix_offers(host):
     from modules import shared
 

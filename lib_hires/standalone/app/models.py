@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from lib_hires.run.schedules import Model
+from lib_hires.settings import SettingsError
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.latent import AS_STATED, LatentModel, Motion, Overrides
 from lib_hires.standalone.models.lora import with_loras
@@ -44,13 +45,17 @@ class Models:
         """overrides, loras: of every model that was given; the bundled one is as its files state.
 
         motions: modules with each of which the models, or the bundled one where none was given, are
-        offered once more.
+        offered once more. Raises SettingsError for LoRA that no model would have.
         """
+        if loras and not paths:
+            raise SettingsError("--lora: expected --model beside it, whose weights it changes")
         self._paths: dict[str, Path | None] = {BUNDLED: None}
         self._paths |= {str(path): path for path in paths}
         self._motions: dict[str, Path] = {}
         for motion, name in product(motions, list(self._paths)[1:] or [BUNDLED]):
             both = f"{name} with {motion.stem}"
+            if both in self._paths:  # of another folder
+                both = f"{name} with {motion}"
             self._paths[both], self._motions[both] = self._paths[name], motion
         self._device, self._dtype, self._overrides = device, dtype, overrides
         self._loras = loras

@@ -84,7 +84,7 @@ class Source:
 
     path: Path
     model: str  # the name of the model that made it
-    hashes: Mapping[str, str]  # of the LoRA files that it was made with, by their names
+    loras: tuple[Lora, ...]  # that it was made with
     only: int | None  # its place in its batch, where that batch is repeated
 
 
@@ -140,7 +140,10 @@ def _detail(options: argparse.Namespace, about: Mapping[str, Any]) -> Detail:
         if not equals:
             raise SettingsError(f"--detail: expected NAME=VALUE, got {text!r}")
         named[name] = value
-    return Detail.from_values({**about.get("detail", {}), **named})
+    stated = about.get("detail", {})
+    if not isinstance(stated, dict):
+        raise SettingsError("--from: detail: expected names and values")
+    return Detail.from_values(stated | named)
 
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
@@ -182,14 +185,19 @@ def _overrides(options: argparse.Namespace, about: Mapping[str, Any]) -> dict[st
 
 def _loras(options: argparse.Namespace, about: Mapping[str, Any]) -> tuple[tuple[Path, float], ...]:
     """The files that are named, at their weights or those that the image of --from states."""
-    stated = {lora.name: lora.weight for lora in _stated_loras(about)}
-    if stated and not options.lora:
-        made = ", ".join(f"{name}:{weight:g}" for name, weight in stated.items())
+    left = _stated_loras(about)
+    if left and not options.lora:
+        made = ", ".join(f"{lora.name}:{lora.weight:g}" for lora in left)
         raise SettingsError(f"--from: made with LoRA {made}; name each file with --lora")
-    named = [weighted_file(text) for text in options.lora]
-    return tuple(
-        (file, stated.get(file.stem, 1.0) if weight is None else weight) for file, weight in named
-    )
+    named = []
+    for file, weight in map(weighted_file, options.lora):
+        stated = next((lora for lora in left if lora.name == file.stem), None)
+        if stated:
+            left.remove(stated)  # another file of this name is the next one's
+        if weight is None:
+            weight = stated.weight if stated else 1.0
+        named.append((file, weight))
+    return tuple(named)
 
 
 def _stated_loras(about: Mapping[str, Any]) -> list[Lora]:
@@ -210,17 +218,20 @@ def _source(
     only = None if {"seed", "batch"} & set(wanted) else about.get("image", 0)
     if only is not None and only not in range(request.batch):
         raise SettingsError(f"--from: {options.source} states that it is image {only} of its batch")
-    hashes = {lora.name: lora.sha256 for lora in _stated_loras(about)}
-    return Source(options.source, about["model"], hashes, only)
+    return Source(options.source, about["model"], tuple(_stated_loras(about)), only)
 
 
-def _changed_loras(source: Source, model: LatentModel) -> list[str]:
-    """The names of those that are not the files that the image was made with."""
-    return [
-        lora.name
-        for lora in model.loras
-        if source.hashes.get(lora.name, lora.sha256) != lora.sha256
-    ]
+def _warn_of_loras(job: Job, stated: tuple[Lora, ...], model: LatentModel) -> None:
+    """Warn of those that the image was made with and that are not named, or are other files."""
+    named = {file.stem for file, _ in job.loras}
+    known: dict[str, set[str]] = {}
+    for lora in stated:
+        known.setdefault(lora.name, set()).add(lora.sha256)
+    for name in known.keys() - named:
+        complain(f"{name}: left out, but the image was made with it; name its file with --lora")
+    for lora in model.loras:
+        if lora.sha256 not in known.get(lora.name, {lora.sha256}):
+            complain(f"{lora.name}: another file than the image was made with")
 
 
 def run(job: Job) -> int:
@@ -234,8 +245,8 @@ def run(job: Job) -> int:
     model = _loaded(job, job.device)
     if job.source and job.source.model != model.name and job.model is None:
         raise SettingsError(f"--from: made with {job.source.model}; name its file with --model")
-    if job.source and (changed := _changed_loras(job.source, model)):
-        complain(f"{', '.join(changed)}: another file than the image was made with")
+    if job.source:
+        _warn_of_loras(job, job.source.loras, model)
     sizes = model.native, model.multiple
     request, settings = fitted(job.purpose, *sizes, job.request, job.settings, job.named)
 

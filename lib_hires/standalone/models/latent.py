@@ -298,10 +298,14 @@ def assembled(
     zero_empty_negative: bool,
     overrides: Overrides = AS_STATED,
 ) -> LatentModel:
-    """The parts in evaluation mode, on the device, in the dtype; sample_size in latent units."""
+    """The parts in evaluation mode, on the device, in the dtype; sample_size in latent units.
+
+    Raises ModelError for parts that are of different models.
+    """
     # SDXL's VAE overflows in float16, as its configuration states; elsewhere the flag is a default.
     upcast = family == "sdxl" and dtype == torch.float16 and vae.config.force_upcast
     _check_latents(name, vae)
+    _check_parts(name, unet, vae, encoders)
     for part in (unet, vae, *(encoder.model for encoder in encoders)):
         placed(part, device, torch.float32 if part is vae and upcast else dtype)
     vae.to(memory_format=torch.channels_last)  # its wide images decode 1.6 times faster on a CPU
@@ -326,6 +330,20 @@ def assembled(
         zero_empty_negative=zero_empty_negative,
         overrides=overrides,
     )
+
+
+def _check_parts(name: str, unet: Any, vae: Any, encoders: Sequence[TextEncoder]) -> None:
+    """Raises ModelError where the U-Net wants text or latents of other channels."""
+    text = sum(encoder.model.config.hidden_size for encoder in encoders)
+    for title, wanted, made in (
+        ("text", unet.config.encoder_hid_dim or unet.config.cross_attention_dim, text),
+        ("latents", unet.config.in_channels, vae.config.latent_channels),
+    ):
+        if isinstance(wanted, int) and wanted != made:
+            raise ModelError(
+                f"{name}: parts of different models: its U-Net wants {title} of {wanted} channels, "
+                f"and gets {made}"
+            )
 
 
 def _check_latents(name: str, vae: Any) -> None:

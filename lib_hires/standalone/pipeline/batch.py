@@ -22,6 +22,7 @@ from lib_hires.standalone.pipeline.outputs import read_about, save_stage, suffix
 __all__ = ["Line", "generate_lines", "processes", "read_lines"]
 
 HASH = 16  # digits in an image's name
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def processes(device: str) -> PartialState:
@@ -81,9 +82,11 @@ def _generated(run: Run, folder: Path) -> list[Path]:
 
 
 def _is_finished(path: Path) -> bool:
-    """False also for an earlier stage's image, which a process that was ended has left."""
+    """False also for an earlier stage's image, which a process that was ended has left, and for a
+    PNG without its end, as a full disk or a copy leaves it."""
     try:
         about = read_about(path)
     except SettingsError:
         return False
-    return bool(about.get("stage") == about.get("stages"))
+    ends = path.suffix != ".png" or path.read_bytes().endswith(PNG_END)
+    return ends and bool(about.get("stage") == about.get("stages"))

@@ -100,6 +100,8 @@ def _opened(path: Path, option: str) -> Iterator[Image.Image]:
             # Between its limit and twice that, Pillow reads and warns.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
+                if image.mode == "F":  # Pillow takes 0 to 1 for black
+                    raise ValueError("its tones are floating-point numbers; save 8 or 16 bits")
                 yield image
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6

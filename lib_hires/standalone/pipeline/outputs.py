@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import tempfile
 from collections.abc import Mapping
@@ -106,11 +107,14 @@ def read_run(path: Path) -> dict[str, Any]:
 def stated_loras(about: Mapping[str, Any]) -> list[Lora]:
     """Those that an image was made with. Raises SettingsError."""
     try:
-        return [
+        loras = [
             Lora(str(each["name"]), float(each["weight"]), str(each["sha256"]))
-            for each in about.get("loras", [])
+            for each in about.get("loras") or []
         ]
-    except (KeyError, TypeError, ValueError):
+        if not all(math.isfinite(lora.weight) for lora in loras):
+            raise ValueError
+        return loras
+    except (KeyError, OverflowError, TypeError, ValueError):
         message = "--from: expected each LoRA's name, weight and sha256"
         raise SettingsError(message) from None
 
@@ -227,7 +231,8 @@ def _remedy(run: Run) -> str:
         return f"the model's weights are damaged ({name}); download it again"
     if run.model.dtype != torch.float32:
         return "try --dtype float32"
-    return "lower --cfg, or try another --sampler"
+    loras = " or the weights of --lora" if run.model.loras else ""
+    return f"lower --cfg{loras}, or try another --sampler"
 
 
 def folded(record: RunRecord) -> str:

@@ -340,10 +340,12 @@ class Loop:
 
     def _resume_optimizer(self, state: dict[str, Any]) -> None:
         """Its state, computed as a new one would."""
-        forms = [(group["fused"], group["foreach"]) for group in self._optimizer.param_groups]
+        names = ("fused", "foreach")
+        groups = self._optimizer.param_groups
+        forms = [{name: group[name] for name in names if name in group} for group in groups]
         self._optimizer.load_state_dict(state)
         for group, form in zip(self._optimizer.param_groups, forms, strict=True):
-            group["fused"], group["foreach"] = form
+            group.update(form)
 
 
 # --- the curve ------------------------------------------------------------------------------------

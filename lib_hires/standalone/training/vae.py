@@ -1,8 +1,8 @@
 """The stage `vae` of `hires train-demo`: the bundled model's VAE, trained as latent diffusion's.
 
-Three phases: values and features alone (`plain_steps`), then with a critic, and from
-`encoder_steps` on the decoder alone, so that latents stay valid while other models train on them.
-A step's chance follows from its number. WORK/vae holds detail.csv and a sheet every `sample_steps`.
+Two phases: encoder and decoder by values and features (`plain_steps`), then the decoder alone, with
+a critic, so that latents stay valid while other models train on them. A step's chance follows from
+its number. WORK/vae holds detail.csv and a sheet every `sample_steps`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import CHECKPOINT, start_plainly, to_tensor
 from lib_hires.standalone.training.crops import SCALES, Crops
 from lib_hires.standalone.training.loop import Every, Loop, Pace, Progress, averaged
+from lib_hires.standalone.training.muon import Muon, Optimizers
 from lib_hires.standalone.training.vae_losses import (
     Critic,
     Perceptual,
@@ -32,7 +32,6 @@ from lib_hires.standalone.training.vae_losses import (
     mean_score,
     value_loss,
 )
-from lib_hires.standalone.training.widen import widened
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.octaves import octave_energies
 
@@ -40,6 +39,7 @@ log = logging.getLogger("hires_guidance")
 
 EXAMPLES = 48  # crops that fix the features' deviations
 SHOWN = 4  # crops of each scale on a sheet
+ENDS = ("conv_in", "conv_out", "quant_conv")  # of encoder and decoder, in their weights' names
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,20 @@ class VaeConfig:
     seed: int = 1
     multipliers: str = ",".join(map(str, demo.VAE_MULTIPLIERS))
     crop: int = 128
-    batch: int = 2
-    rate: float = 2e-4
+    batch: int = 4
+    rate: float = 3e-3
+    decoder_rate: float = 2e-4  # of the decoder in the second phase
     critic_rate: float = 2e-4
-    plain_steps: int = 1500
-    encoder_steps: int = 8000
+    plain_steps: int = 20_000  # the first phase
     steps: int = 24_000
     warmup_steps: int = 100
-    decay_share: float = 0.25  # the last part, in which the rates fall to zero
+    decay_share: float = 0.25  # the last part of each phase, in which the rates fall to zero
     perceptual: float = 0.5
     adversarial: float = 0.8
     critic_lead: int = 300  # steps in which the critic learns before it is heeded
     fade_steps: int = 500  # in which the adversarial term comes in
     kl: float = 1e-4
-    latent_noise: float = 0.05  # of the latents' deviation, so that decoding bears a U-Net's errors
-    guided_steps: int = 800  # in which latents are drawn to colours, fading
-    halved_share: float = 0.1  # steps in which latents are halved and so must the images be
+    latent_noise: float = 0.01  # of the latents' deviation, so that decoding bears a U-Net's errors
     ema: float = 0.999
     log_steps: int = 25
     save_steps: int = 100
@@ -78,38 +76,24 @@ def build_vae(multipliers: Sequence[int]) -> AutoencoderKL:
     return AutoencoderKL.from_config(config)
 
 
-def train_vae(
-    work: Path, crops: Crops, config: VaeConfig, start: nn.Module | None = None
-) -> Progress:
-    """Train to `config.steps`, on from the checkpoint `work`/vae.pt where there is one.
-
-    start: a trained VAE of the same or smaller widths to begin with, if there is one.
-    """
-    return VaeTraining(work, crops, config, start).loop.run()
+def train_vae(work: Path, crops: Crops, config: VaeConfig) -> Progress:
+    """Train to `config.steps`, on from the checkpoint `work`/vae.pt where there is one."""
+    return VaeTraining(work, crops, config).loop.run()
 
 
 class VaeTraining:
     """One run: its networks, and the loop that trains them."""
 
-    def __init__(
-        self, work: Path, crops: Crops, config: VaeConfig, start: nn.Module | None = None
-    ) -> None:
+    def __init__(self, work: Path, crops: Crops, config: VaeConfig) -> None:
         torch.manual_seed(config.seed)
         self.config, self._folder, self._crops = config, work / "vae", crops
         self.vae = build_vae([int(each) for each in config.multipliers.split(",")])
-        if start is None:
-            start_plainly(self.vae)
-        else:
-            self.vae.load_state_dict(widened(start.state_dict(), self.vae.state_dict(), 0.05))
+        start_plainly(self.vae)
         demo.speed_up(self.vae).train()
         self.average = averaged(self.vae, config.ema)
         examples = crops.windows(np.random.default_rng(config.seed), EXAMPLES, config.crop)
         self._perceptual = Perceptual(to_tensor(examples)).to(memory_format=torch.channels_last)
         self.critic = demo.speed_up(Critic(self._perceptual.widths)).train()
-        groups = [
-            {"params": [*self.vae.parameters()], "lr": config.rate, "betas": (0.9, 0.99)},
-            {"params": [*self.critic.parameters()], "lr": config.critic_rate, "betas": (0.5, 0.9)},
-        ]
         self._noted: dict[str, Tensor] = {}
         self.loop = Loop(
             "vae",
@@ -122,7 +106,7 @@ class VaeTraining:
             ),
             parts={"vae": self.vae, "critic": self.critic},
             averages={"vae": self.average},
-            optimizer=torch.optim.Adam(groups, fused=True),
+            optimizer=self._optimizer(),
             compute=self.compute,
             rate_at=self.rates,
             look=lambda progress: self.show(progress.step),
@@ -130,14 +114,36 @@ class VaeTraining:
             config=asdict(config),
         )
 
+    def _optimizer(self) -> Optimizers:
+        """Muon for the VAE's inner weights; Adam for its other ones and for the critic."""
+        c, inner, others = self.config, [], []
+        for name, weight in self.vae.named_parameters():
+            at_end = any(end in name for end in ENDS)
+            (others if at_end or weight.dim() == 1 else inner).append(weight)
+        groups = [
+            {"params": others, "lr": c.rate, "betas": (0.9, 0.99)},
+            {"params": [*self.critic.parameters()], "lr": c.critic_rate, "betas": (0.5, 0.9)},
+        ]
+        return Optimizers(Muon(inner, c.rate), torch.optim.Adam(groups, fused=True))
+
     # --- one step ---------------------------------------------------------------------------------
 
     def rates(self, progress: Progress) -> list[float]:
-        """Of the VAE and the critic: warm-up from their first step, constant, linear to zero."""
+        """Of Muon, Adam and the critic: warm-up from each phase's begin, constant, linear to 0."""
         c, step = self.config, progress.step
-        left = (c.steps - step) / (c.steps * c.decay_share)
-        begins = (0, c.plain_steps - c.critic_lead)
-        return [min(1.0, max(0.0, (step - at + 1) / c.warmup_steps), left) for at in begins]
+
+        def share(begin: int, end: int) -> float:
+            if step < begin:
+                return 0.0
+            left = (end - step) / ((end - begin) * c.decay_share)
+            return min(1.0, (step - begin + 1) / c.warmup_steps, left)
+
+        critic = share(c.plain_steps - c.critic_lead, c.steps)
+        if step < c.plain_steps:
+            vae = share(0, min(c.plain_steps, c.steps))
+        else:
+            vae = share(c.plain_steps, c.steps) * c.decoder_rate / c.rate
+        return [vae, vae, critic]
 
     def compute(self, progress: Progress) -> Mapping[str, Tensor]:
         """A step's losses by name; leaves the gradients in the VAE's and the critic's weights."""
@@ -147,46 +153,31 @@ class VaeTraining:
         rng = np.random.default_rng([c.seed, 1, step])
         torch.manual_seed(int(rng.integers(2**62)))
         true = to_tensor(self._crops.windows(rng, c.batch, c.crop))
-        only_decoder = step >= c.encoder_steps
-        if step == c.encoder_steps:
+        if step == c.plain_steps:
             self._freeze_encoder()
         for part in (self.vae.encoder, self.vae.quant_conv):
-            part.requires_grad_(not only_decoder)
-        halved = not only_decoder and rng.random() < c.halved_share
+            part.requires_grad_(step < c.plain_steps)
         self._noted = {}
-        made, target, latent_losses = self._reconstructed(true, halved, step)
-        gradient = self._gradient(made, target, step)
-        if only_decoder:
-            made.backward(gradient)  # type: ignore[no-untyped-call]
+        made, kl = self._reconstructed(true)
+        gradient = self._gradient(made, true, step)
+        if step < c.plain_steps:
+            torch.autograd.backward([made, c.kl * kl], [gradient, None])
         else:
-            torch.autograd.backward([made, latent_losses], [gradient, None])
+            made.backward(gradient)  # type: ignore[no-untyped-call]
         return self._noted
 
-    def _reconstructed(
-        self, true: Tensor, halved: bool, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (b, 3, h, w), what they should be, and the losses of their latents.
-
-        halved: the latents are averaged over 2x2, and the target is the true image at half the
-        size. So latents of a large image hold those of the small one (Kouzelis et al. 2025).
-        """
-        c = self.config
+    def _reconstructed(self, true: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (b, 3, h, w), and the KL divergence of their latents from unit normals."""
         with fast_autocast():
-            with torch.set_grad_enabled(step < c.encoder_steps):
-                posterior = self.vae.encode(true).latent_dist
+            posterior = self.vae.encode(true).latent_dist
             latent = posterior.sample().float()
             mean, variance = posterior.mean.float(), posterior.var.float()
-            spread = c.latent_noise * latent.detach().std((0, 2, 3), keepdim=True)
+            spread = self.config.latent_noise * latent.detach().std((0, 2, 3), keepdim=True)
             latent = latent + spread * torch.randn_like(latent)
-            target = true
-            if halved:
-                latent, target = F.avg_pool2d(latent, 2), F.avg_pool2d(true, 2)
             made = self.vae.decode(latent.contiguous(memory_format=torch.channels_last)).sample
         kl = 0.5 * (mean**2 + variance - 1 - posterior.logvar.float()).mean()
-        fade = max(0.0, 1 - step / max(c.guided_steps, 1))
-        colours = F.l1_loss(mean[:, :3], 3 * F.avg_pool2d(true, demo.VAE_FACTOR))
         self._noted |= {"kl": kl, "deviation": variance.sqrt().mean() / mean.std()}
-        return made.float(), target, c.kl * kl + fade * colours
+        return made.float(), kl
 
     def _gradient(self, made: Tensor, true: Tensor, step: int) -> Tensor:
         """The gradient of all losses of the images, at the images `made`; teaches the critic."""

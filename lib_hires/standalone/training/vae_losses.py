@@ -104,6 +104,10 @@ def balance(images: Tensor, main: Tensor, adversarial: Tensor, last: Tensor) -> 
 
 
 def value_loss(images: Tensor, true: Tensor, factor: int) -> Tensor:
-    """L1 of values, and of their means over the area of one latent, so that colours stay."""
+    """L1 of values, of their means over the area of one latent, and twice of these means' colours.
+
+    Colours are channels less the mean of the three; else one of them is left out for long.
+    """
     means: Sequence[Tensor] = [F.avg_pool2d(each, factor) for each in (images, true)]
-    return F.l1_loss(images, true) + F.l1_loss(*means)
+    colours = [each - each.mean(1, keepdim=True) for each in means]
+    return F.l1_loss(images, true) + F.l1_loss(*means) + 2 * F.l1_loss(*colours)

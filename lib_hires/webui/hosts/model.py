@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from modules import sd_models, shared
+from modules import sd_models
 
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.hosts.protocol import FACTOR
-
-NATIVE_OPTION = "hires_guidance_native_size"  # on the Settings page; 0 for the model's own
+from lib_hires.webui.surfaces.host_options import NATIVE
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class ModelSizes:
     @classmethod
     def of(cls, sd_model: Any) -> ModelSizes:
         """The loaded model's sizes; the native one as the user has set it, if so."""
-        native = chosen_native() or _native_side(sd_model)
+        native = NATIVE.chosen() or _native_side(sd_model)
         if is_flow(sd_model):
             patch = 2 * FACTOR  # transformers, which know no half patches
             return cls(native, patch, patch)
@@ -37,11 +36,6 @@ class ModelSizes:
     def native_latent(self) -> Size:
         """(height, width) of a native latent."""
         return self.native // FACTOR, self.native // FACTOR
-
-
-def chosen_native() -> int:
-    """The native size that the user has set, 0 for none."""
-    return int(getattr(shared.opts, NATIVE_OPTION, 0) or 0)
 
 
 def _native_side(sd_model: Any) -> int:

@@ -11,10 +11,9 @@ from modules.ui_common import create_refresh_button
 from modules.ui_components import InputAccordion
 
 from lib_hires.settings import GROUPS, NOTHING, Declaration, declarations
-from lib_hires.webui.hosts.model import NATIVE_OPTION
 from lib_hires.webui.surfaces import infotext
 from lib_hires.webui.surfaces import user_files as upsamplers
-from lib_hires.webui.surfaces.host_options import UPSCALER, upscalers
+from lib_hires.webui.surfaces.host_options import NATIVE, UPSCALER, upscalers
 
 
 def make_controls(element_id: Callable[[str], str]) -> dict[str, Any]:
@@ -80,20 +79,20 @@ def add_options() -> None:
     """The native size, for models that state a wrong one, and the stages' upscaler."""
     section = ("hires_guidance", "HiRes Guidance")
     option = shared.OptionInfo(
-        0,
+        NATIVE.default,
         "Native size of the model in pixels, 0 for the model's own",
         gr.Slider,
         {"minimum": 0, "maximum": 4096, "step": 64},
         section=section,
-        infotext=infotext.NATIVE,
+        infotext=infotext.key(NATIVE.key),
     )
-    shared.opts.add_option(NATIVE_OPTION, option)
+    shared.opts.add_option(NATIVE.name, option)
     option = shared.OptionInfo(
-        NOTHING,
+        UPSCALER.default,
         f"Upscaler of Progressive Refinement, before a stage is encoded; {NOTHING}: bicubic",
         gr.Dropdown,
         lambda: {"choices": upscalers()},
         section=section,
-        infotext=infotext.UPSCALER,
+        infotext=infotext.key(UPSCALER.key),
     )
-    shared.opts.add_option(UPSCALER, option)
+    shared.opts.add_option(UPSCALER.name, option)

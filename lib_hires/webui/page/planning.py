@@ -15,9 +15,10 @@ from lib_hires.run.schedules import SCHEDULES, Model, Sampler, Sampling, sigmas_
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts import host_of
-from lib_hires.webui.hosts.model import ModelSizes, chosen_native, loaded_model
+from lib_hires.webui.hosts.model import ModelSizes, loaded_model
 from lib_hires.webui.hosts.protocol import FACTOR
 from lib_hires.webui.sampling.attentive import WITHOUT_STEPS
+from lib_hires.webui.surfaces.host_options import NATIVE
 
 SAME_SAMPLER, SAME_SCHEDULE = "Use same sampler", "Use same scheduler"
 ALONG_TIMESTEPS = ("DDIM", "DDIM CFG++", "PLMS", "UniPC")
@@ -75,7 +76,7 @@ def native_side() -> int:
     model = loaded_model()
     if model is not None:
         return ModelSizes.of(model).native
-    return chosen_native() or FORGE_PRESETS.get(getattr(shared.opts, "forge_preset", ""), 0)
+    return NATIVE.chosen() or FORGE_PRESETS.get(getattr(shared.opts, "forge_preset", ""), 0)
 
 
 def model_of(sd_model: Any) -> Model:

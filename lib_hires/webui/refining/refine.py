@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_hires.devices import is_out_of_memory
 from lib_hires.feature_upsampler import UpsamplerError
-from lib_hires.refinement import Stage, plan, refine
+from lib_hires.refinement import Stage, enlargement_of, plan, refine
 from lib_hires.run.passes import in_windows
 from lib_hires.settings import Settings, SettingsError, label_of
 from lib_hires.sizes import Size, shown
@@ -164,7 +164,7 @@ def _latents(run: HostRun, samples: Any, stages: Sequence[Stage], vae: HostVae) 
         denoise=denoise,
         factor=FACTOR,
         colour_match=settings.refine.colour_match,
-        upscale=host_upscaler(run.warn),
+        upscale=host_upscaler(run.warn) if enlargement_of(settings.refine) == "pixel" else None,
     )
     for stage in stages:
         with taking(run.record, "stage", stage.size, stage.number):

@@ -7,14 +7,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from modules import images, shared
+from modules import images
 from PIL import Image
 from torch import Tensor
 
-from lib_hires.settings import NOTHING
 from lib_hires.sizes import Size
 from lib_hires.webui.messages import Warn
-from lib_hires.webui.surfaces.host_options import UPSCALER, chosen_upscaler
+from lib_hires.webui.surfaces.host_options import UPSCALER
 
 Upscale = Callable[[Tensor, Size], Tensor]
 
@@ -22,10 +21,10 @@ Upscale = Callable[[Tensor, Size], Tensor]
 def host_upscaler(warn: Warn) -> Upscale | None:
     """The one that the Settings page names; None for bicubic upsampling, and a message where the
     host does not have it."""
-    wanted, name = getattr(shared.opts, UPSCALER, NOTHING), chosen_upscaler()
-    if wanted not in (None, "", NOTHING, name):
-        warn(f'there is no upscaler "{wanted}"; the stages start from bicubic upsampling.')
-    return partial(_upscaled, name) if name else None
+    if UPSCALER.is_refused():
+        warn(f'there is no upscaler "{UPSCALER.wanted}"; the stages start from bicubic upsampling.')
+    name = UPSCALER.chosen()
+    return None if name == UPSCALER.default else partial(_upscaled, name)
 
 
 def _upscaled(name: str, batch: Tensor, size: Size) -> Tensor:

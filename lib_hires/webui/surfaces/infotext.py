@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib_hires.settings import Plain, Settings, SettingsError, declarations
+from lib_hires.webui.surfaces.host_options import HOST_OPTIONS
 from lib_hires.webui.surfaces.user_files import listed
 
 PREFIX = "HiRes "
 NOTE = PREFIX + "note"  # what was left out, for those who see no page
 STAGE = PREFIX + "stage"  # of an image that was kept on the way
-NATIVE = PREFIX + "native size"  # the host's option, where it is set
-UPSCALER = PREFIX + "upscaler"  # likewise
 
 
 def key(name: str) -> str:
@@ -20,23 +19,19 @@ def key(name: str) -> str:
     return PREFIX + name.replace("_", " ")
 
 
-def write(
-    settings: Settings, parameters: dict[str, Any], native: int = 0, upscaler: str = ""
-) -> None:
-    """Put the changed settings into the host's `parameters`, in place; nothing where all is off.
-
-    native: the native size that the user has set for Upsample Guidance, 0 for none. upscaler: the
-    host's, for refinement, "" for none.
+def write(settings: Settings, parameters: dict[str, Any]) -> None:
+    """Put the changed settings, and the host's options that act, into the host's `parameters`, in
+    place; nothing where all is off.
 
     Keys of an earlier run are removed: X/Y/Z shares one dict between its cells.
     """
-    for name in [NOTE, NATIVE, UPSCALER, *(key(row.name) for row in declarations(clips=True))]:
+    declared = [row.name for row in declarations(clips=True)]
+    for name in [NOTE, *map(key, [option.key for option in HOST_OPTIONS] + declared)]:
         parameters.pop(name, None)
     parameters.update({key(name): value for name, value in settings.changed().items()})
-    if native and settings.ug.enabled:
-        parameters[NATIVE] = native
-    if upscaler and settings.refine.enabled:
-        parameters[UPSCALER] = upscaler
+    for option in HOST_OPTIONS:
+        if option.acts(settings) and (value := option.chosen()) != option.default:
+            parameters[key(option.key)] = value
 
 
 def keep_only(settings: Settings, parameters: dict[str, Any]) -> None:
@@ -45,11 +40,10 @@ def keep_only(settings: Settings, parameters: dict[str, Any]) -> None:
     What is left of them stays as it is, and so does the note.
     """
     changed = settings.changed()
-    gone = [key(row.name) for row in declarations(clips=True) if row.name not in changed]
-    gone += [] if settings.ug.enabled else [NATIVE]
-    gone += [] if settings.refine.enabled else [UPSCALER]
+    gone = [row.name for row in declarations(clips=True) if row.name not in changed]
+    gone += [option.key for option in HOST_OPTIONS if not option.acts(settings)]
     for name in gone:
-        parameters.pop(name, None)
+        parameters.pop(key(name), None)
 
 
 def reader(name: str) -> Callable[[Mapping[str, Any]], Plain | None]:

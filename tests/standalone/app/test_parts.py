@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lib_hires.run.record import RunRecord
-from lib_hires.settings import Settings
+from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.pipeline.outputs import save
 
 # Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
@@ -123,6 +123,18 @@ def test_a_model_that_cannot_be_loaded_leaves_no_plan_of_another(tmp_path: Path)
         assert "known once the model is loaded" in plan
     *_, (plan, message) = page._load(BUNDLED)
     assert "256x256" in plan and "not a model" not in message
+
+
+def test_each_motion_module_is_offered_and_no_lora_is_lost() -> None:
+    import torch
+
+    from lib_hires.standalone.app.models import Models
+
+    motions = [Path("one/mm.safetensors"), Path("two/mm.safetensors")]
+    names = Models([], "cpu", torch.float32, motions=motions).names
+    assert names == ["bundled with mm", f"bundled with {motions[1]}", "bundled"]
+    with pytest.raises(SettingsError, match="--lora: expected --model"):
+        Models([], "cpu", torch.float32, motions=motions, loras=[(Path("a.safetensors"), 1.0)])
 
 
 def test_a_nudged_slider_stays_automatic() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_lora
@@ -13,11 +16,12 @@ from tiny_models import write_folder
 
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.cli import _parser, main
-from lib_hires.standalone.cli.generate import resolve
+from lib_hires.standalone.cli.generate import Job, _warn_of_loras, resolve
 from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.latent import Lora
 from lib_hires.standalone.models.lora import with_loras
 from lib_hires.standalone.pipeline.generate import Run
-from lib_hires.standalone.pipeline.outputs import read_about
+from lib_hires.standalone.pipeline.outputs import read_about, save
 from lib_hires.standalone.pipeline.request import Request, weighted_file
 
 GUIDED = ["red", "--steps", "2", "--width", "32", "--ug"]
@@ -79,6 +83,31 @@ def test_a_refused_file_makes_no_image_and_changes_none(folder: Path, capsys) ->
     assert refused == (2, None)
     assert "made for a model with text of 128 channels; sd1 (SD1) has 64" in capsys.readouterr().err
     assert pixels(generate(folder, *GUIDED)[1]) == plain
+
+
+def test_each_file_gets_the_weight_that_the_image_states(tmp_path: Path, capsys) -> None:
+    """Two of one name in their order; those that are not named, or are others, are told."""
+    loras = [asdict(Lora(*each)) for each in (("a", 0.5, "1"), ("a", 0.8, "2"), ("b", 0.3, "3"))]
+
+    def job(stated: object, *words: str) -> Job:
+        about = {"model": "m", "request": {}, "settings": {}, "loras": stated}
+        save(Image.new("RGB", (8, 8)), tmp_path / "a.png", about)
+        files = [word for each in words for word in ("--lora", each)]
+        return resolve(
+            _parser().parse_args(["generate", "--from", str(tmp_path / "a.png"), *files])
+        )
+
+    made = job(loras, "x/a.pt", "y/a.pt", "z/a.pt")
+    assert [weight for _, weight in made.loras] == [0.5, 0.8, 1]
+    model = SimpleNamespace(loras=[Lora("a", 0.5, "2"), Lora("a", 0.8, "9"), Lora("c", 1, "4")])
+    assert made.source is not None
+    _warn_of_loras(made, made.source.loras, model)  # type: ignore[arg-type]
+    first, second = capsys.readouterr().err.splitlines()
+    assert "b: left out, but the image was made with it" in first
+    assert "a: another file than the image was made with" in second
+    for weight in (math.nan, 10**400):
+        with pytest.raises(SettingsError, match="expected each LoRA's name, weight"):
+            job([loras[0] | {"weight": weight}], "a.pt")
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ def predict(model: Any, frames: int = 0) -> torch.Tensor:
         return model.predict(x, torch.tensor([500.0]), context=cond.cond, **more)
 
 
-LAYOUTS = ["kohya", "kohya LDM", "diffusers", "diffusers, processors", "peft"]
+LAYOUTS = ["kohya", "kohya LDM", "diffusers", "diffusers, processors", "peft", "ComfyUI"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -111,9 +111,20 @@ def test_peft_s_own_files_state_their_alpha(models, tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps({"use_rslora": True}))
     with pytest.raises(ModelError, match="use_rslora is not supported"):
         with_loras(model, [(folder, 1)])
+    for text, message in ((b"\xff{", "is not JSON"), (b'{"lora_alpha": true}', "got True")):
+        (folder / "adapter_config.json").write_bytes(text)
+        with pytest.raises(ModelError, match=message):
+            with_loras(model, [(folder, 1)])
     (folder / "adapter_config.json").unlink()
     with pytest.raises(ModelError, match=r"adapter_config\.json beside it"):
         with_loras(model, [(folder, 1)])
+
+
+def test_a_weight_whose_sum_is_infinite_is_refused(models, tmp_path):
+    pairs = random_pairs(models["sd1"], ATTENTION, [])
+    file = tiny_lora.write_lora(tmp_path / "a.safetensors", pairs)
+    with pytest.raises(ModelError, match="not a number; lower the weights"):
+        with_loras(models["sd1"], [(file, 1e39)])
 
 
 def test_half_precision_is_rounded_once(models, tmp_path):
@@ -173,6 +184,10 @@ def _left(state: dict[str, Any]) -> str:
     return next(key for key in state if key.endswith("lora_up.weight"))
 
 
+def _alpha(state: dict[str, Any]) -> str:
+    return next(key for key in state if key.endswith(".alpha"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -182,6 +197,13 @@ def _left(state: dict[str, Any]) -> str:
         (lambda s: s.update({"clip_l": torch.ones(1)}), "clip_l is no part of a LoRA"),
         (lambda s: s.update({_left(s): torch.ones(5, RANK)}), "is for a weight of 5x32"),
         (lambda s: [s.pop(key) for key in list(s)], "not a LoRA"),
+        (lambda s: s.update({"lora_unet_x.lora_mid.weight": torch.ones(1)}), "a LoCon in CP form"),
+        (lambda s: s.update({_left(s): s[_left(s)].to(torch.int8)}), "is quantized to torch.int8"),
+        (lambda s: s.update({_left(s): s[_left(s)] * torch.nan}), "holds what is not a number"),
+        (lambda s: s.update({_left(s): torch.ones(32, 0)}), "is no matrix, but 32x0"),
+        (lambda s: s.update({_left(s): torch.tensor(1.0)}), "is no matrix, but a number"),
+        (lambda s: s.update({_alpha(s): torch.ones(2)}), r"expected a number, got \[1\.0, 1\.0\]"),
+        (lambda s: s.update({_alpha(s): torch.tensor(torch.inf)}), "expected a number, got inf"),
         (
             lambda s: s.update(
                 {f"lora_unet_no_such.lora_{w}.weight": torch.ones(1, 1) for w in ("up", "down")}

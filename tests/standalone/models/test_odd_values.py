@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ import torch
 from model_checks import call, copy, edit_json, edit_yaml, noise, refusal
 
 from lib_hires.settings import Settings
-from lib_hires.standalone.models import load_model, precision
-from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.models import ModelError, load_model, precision
+from lib_hires.standalone.models.latent import LatentModel, _check_parts
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.request import Request
 
@@ -198,6 +199,16 @@ def test_the_networks_values_are_named(loaded: dict[str, LatentModel], tmp_path:
     for name, value in (("num_heads", 3), ("model_channels", -32), ("channel_mult", [0, 1])):
         edit_yaml(file, unet_config={"params": unet["params"] | {name: value}})
         assert "the U-Net does not fit its configuration" in refusal(file)
+
+
+def test_parts_of_different_models_are_named(loaded: dict[str, LatentModel]) -> None:
+    model, xl = loaded["sd1"], loaded["sdxl"]
+    wide = SimpleNamespace(config=SimpleNamespace(latent_channels=16))
+    _check_parts("own", model.unet, model.vae, model.encoders)
+    with pytest.raises(ModelError, match="wants text of 128 channels, and gets 64"):
+        _check_parts("mixed", xl.unet, model.vae, model.encoders)
+    with pytest.raises(ModelError, match="wants latents of 4 channels, and gets 16"):
+        _check_parts("mixed", model.unet, wide, model.encoders)
 
 
 def test_whatever_else_fails_is_a_message(folders, monkeypatch: pytest.MonkeyPatch) -> None:

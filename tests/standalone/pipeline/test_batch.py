@@ -9,6 +9,7 @@ from launched import in_two_processes
 from PIL import Image
 
 from lib_hires.standalone.cli import main
+from lib_hires.standalone.pipeline.batch import _is_finished
 from lib_hires.standalone.pipeline.outputs import read_about, read_run, save
 
 GUIDED = ("--ug", "--width", "32", "--height", "32")
@@ -146,6 +147,15 @@ def test_what_is_finished_is_not_generated_again(hires, monkeypatch: pytest.Monk
     assert generated == ["a red house", "a blue fish"]
     hires(PROMPTS, *settings, "--seed", "1")
     assert len(generated) == 4
+
+
+def test_an_image_without_its_end_is_not_finished(tmp_path: Path) -> None:
+    """As a full disk or a copy leaves it: its text stands at its beginning."""
+    path = tmp_path / "a.png"
+    save(Image.new("RGB", (8, 8)), path, {"stage": 0, "stages": 0})
+    assert _is_finished(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert read_about(path) and not _is_finished(path)
 
 
 @pytest.mark.slow(20)

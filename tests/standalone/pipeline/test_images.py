@@ -63,6 +63,13 @@ def test_grey_of_16_bits_keeps_its_tones(tmp_path: Path) -> None:
     assert rgb.min() == 0 and rgb.max() == 255
 
 
+def test_grey_of_fractions_is_refused_not_black(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "grey.tif")
+    for read in (image_size, read_image):
+        with pytest.raises(SettingsError, match=r"grey\.tif .*its tones are floating-point"):
+            read(tmp_path / "grey.tif", "--data")
+
+
 def test_ordinary_images_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
     for mode in ("RGB", "RGBA", "L", "LA", "P", "1"):
         noisy(8, 8).convert(mode).save(tmp_path / "x.png")

@@ -66,10 +66,10 @@ def test_crops_and_vae_are_stages_of_one_command(
     """The latents of the next stage come from the averaged VAE of this one."""
     monkeypatch.setattr(crops, "SHARD", 12)
     monkeypatch.setattr(vae, "EXAMPLES", 12)
-    monkeypatch.setattr(vae, "SHOWN", 2)
+    monkeypatch.setattr(vae, "SHOWN", 1)
     monkeypatch.setattr(bundled, "TrainingConfig", partial(TrainingConfig, shards=1))
     given = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
-    words = ["--vae", "steps=2", "crop=64", "batch=1", "encoder_steps=1", "plain_steps=9"]
+    words = ["--vae", "steps=2", "crop=64", "batch=1"]
     assert main(["train-demo", *given, "--stages", "crops,vae", *words]) == 0
     state = load(tmp_path / "work" / "vae.pt")
     assert state["progress"]["step"] == 2 and state["config"]["crop"] == 64
@@ -79,4 +79,4 @@ def test_crops_and_vae_are_stages_of_one_command(
     assert not torch.equal(average[key], state["modules"]["vae"][key])
     samples = tmp_path / "work" / "vae" / "samples"
     with Image.open(samples / "000002.png") as sheet:
-        assert sheet.size == (2 * SIDE, 6 * SIDE)
+        assert sheet.size == (SIDE, 6 * SIDE)

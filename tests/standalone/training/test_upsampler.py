@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from launched import in_two_processes
+from launched import in_two_forks
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -155,10 +155,10 @@ def test_a_resumed_training_is_the_one_without_a_stop(train, plain, monkeypatch)
 
 @pytest.mark.slow(20)
 def test_two_processes_train_as_one(plain, tiny_folder: Path, data: Path, tmp_path: Path) -> None:
-    """With accelerate's launcher and gradients averaged by torch's own process group."""
+    """With gradients averaged by torch's own process group."""
     out = tmp_path / "two" / "tiny.safetensors"
     files = {"model": tiny_folder, "data": data, "out": out, "work": out.parent}
-    output = in_two_processes("train-upsampler", **TINY, **files)
+    output = in_two_forks(tmp_path, "train-upsampler", **TINY, **files)
     assert output.count("6 steps") == 1
     two = record(out)
     assert (plain["processes"], two["processes"]) == (1, 2)

@@ -38,7 +38,8 @@ def with_loras(model: LatentModel, files: Sequence[tuple[Path, float]]) -> Laten
     """The model with LoRA files at these weights; the model itself where all weights are 0.
 
     All files are read and checked before anything is made. Unchanged weights are shared with
-    `model`. Raises ModelError where one is damaged, of another kind or for another model.
+    `model`. Raises ModelError where one is damaged, of another kind or for another model, or where
+    a weight is so large that the sum is infinite.
     """
     if files and model.family == "pixel":
         raise ModelError(f"{files[0][0]}: {model.name} is a model of pixels, which takes no LoRA")
@@ -79,5 +80,8 @@ def _changed(network: Any, changes: Mapping[str, Sequence[Weighted]]) -> Any:
         total = own.float()
         for weight, product in products:
             total = total + weight * product.change(own)
-        setattr(made.get_submodule(module), kind, nn.Parameter(total.to(own.dtype), False))
+        value = total.to(own.dtype)
+        if own.isfinite().all() and not value.isfinite().all():
+            raise ModelError(f"LoRA: {name} came out as what is not a number; lower the weights")
+        setattr(made.get_submodule(module), kind, nn.Parameter(value, False))
     return made

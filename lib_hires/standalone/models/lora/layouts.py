@@ -5,6 +5,7 @@
 | kohya | `lora_unet_MODULE.lora_down.weight`, `.lora_up.weight`, `.alpha`; text encoders `lora_te_`, `lora_te1_`, `lora_te2_` |
 | diffusers | `unet.MODULE.lora.down.weight`, `unet.BLOCK.processor.to_q_lora.down.weight`; `text_encoder.`, `text_encoder_2.` |
 | peft | `unet.MODULE.lora_A.weight`, `base_model.model.MODULE.lora_A.weight` beside an adapter_config.json |
+| ComfyUI | `diffusion_model.MODULE.lora_down.weight`, `.lora_up.weight`; text encoders `text_encoders.clip_l.transformer.`, `clip_h`, `clip_g` |
 | AnimateDiff's motion LoRA | `down_blocks.0.motion_modules.0.temporal_transformer...` |
 
 MODULE is diffusers' name or LDM's, in kohya's with underscores for its dots. As with checkpoints, a
@@ -15,6 +16,7 @@ gives others in each of its versions, and wants peft, which would only multiply 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -40,8 +42,19 @@ _PART = re.compile(
     r"(.+?)(?:\.lora_|_lora\.|\.lora\.|\.lora_linear_layer\.)(down|up|A|B)(?:\.default)?\.weight"
 )
 _SIDES = {"down": "down", "A": "down", "up": "up", "B": "up"}
-_OTHERS = (("hada_", "LoHa"), ("lokr_", "LoKr"), ("dora_scale", "DoRA"), ("magnitude", "DoRA"))
-_PREFIXES = ("unet.", PEFT, ""), ("text_encoder.",), ("text_encoder_2.",)
+_OTHERS = (
+    ("hada_", "LoHa"),
+    ("lokr_", "LoKr"),
+    ("dora_scale", "DoRA"),
+    ("magnitude", "DoRA"),
+    ("lora_mid", "LoCon in CP form"),
+)
+_COMFY = "text_encoders.clip_{}.transformer."
+_PREFIXES = (
+    ("unet.", PEFT, "", "diffusion_model."),
+    ("text_encoder.", _COMFY.format("l"), _COMFY.format("h")),
+    ("text_encoder_2.", _COMFY.format("g")),
+)
 _KOHYA = ("lora_unet_",), ("lora_te_", "lora_te1_"), ("lora_te2_",)
 """What stands before the names of the U-Net's and of each text encoder's weights."""
 
@@ -98,7 +111,7 @@ def read_products(path: Path) -> list[Product]:
     _check(path, parts, left)
     alphas = _Alphas(file)
     return [
-        Product(name, file.tensor(part["down"]), file.tensor(part["up"]), alphas.of(name, part))
+        Product(name, _matrix(file, part["down"]), _matrix(file, part["up"]), alphas.of(name, part))
         for name, part in parts.items()
     ]
 
@@ -158,6 +171,20 @@ def _check(path: Path, parts: dict[str, dict[str, str]], left: list[str]) -> Non
             raise ModelError(f"{path}: {name} lacks one of its two matrices; copy it again")
 
 
+def _matrix(file: Checkpoint, key: str) -> Tensor:
+    """A part of a product. Raises ModelError where it is none, or damaged."""
+    value = file.tensor(key)
+    if not value.is_floating_point():
+        raise ModelError(f"{file.path}: {key} is quantized to {value.dtype}, which is not read")
+    if value.ndim < 2 or not value.numel():
+        raise ModelError(
+            f"{file.path}: {key} is no matrix, but {_shown(value.shape) or 'a number'}"
+        )
+    if not value.float().isfinite().all():  # types of 8 bits do not know it themselves
+        raise ModelError(f"{file.path}: {key} holds what is not a number; download it again")
+    return value
+
+
 class _Alphas:
     """What a file states of its products' alpha; one that states nothing means the rank."""
 
@@ -168,7 +195,7 @@ class _Alphas:
         if any(name.startswith(PEFT) for name in file.shapes):
             if not beside.is_file():
                 raise ModelError(f"{file.path}: put peft's {beside.name} beside it")
-            config = _json(beside, beside.read_text(encoding="utf-8-sig"))
+            config = _json(beside, beside.read_bytes())
             self._stated |= {PEFT + key: value for key, value in config.items()}
         for key, value in self._stated.items():
             option = key.rpartition(".")[2]
@@ -176,20 +203,35 @@ class _Alphas:
                 raise ModelError(f"{file.path}: peft's {option} is not supported")
 
     def of(self, name: str, part: dict[str, str]) -> float:
-        if f"{name}.alpha" in self._file.shapes:
-            return float(self._file.tensor(f"{name}.alpha"))
         prefix = PEFT if name.startswith(PEFT) else f"{name.partition('.')[0]}."
         stated = self._stated.get(f"{prefix}lora_alpha")
-        rank = self._file.shapes[part["down"]][0]
-        return float(stated) if isinstance(stated, (int, float)) else float(rank)
+        if f"{name}.alpha" in self._file.shapes:
+            stated = self._file.tensor(f"{name}.alpha").tolist()
+            stated = stated[0] if isinstance(stated, list) and len(stated) == 1 else stated
+        if stated is None:
+            return float(self._file.shapes[part["down"]][0])  # the rank
+        try:
+            alpha = float(stated)
+            if isinstance(stated, bool) or not math.isfinite(alpha):
+                raise ValueError
+        except (OverflowError, TypeError, ValueError):
+            some = f"{stated!s:.40}"
+            raise ModelError(
+                f"{self._file.path}: alpha of {name}: expected a number, got {some}"
+            ) from None
+        return alpha
 
 
-def _json(path: Path, text: str) -> dict[str, Any]:
+def _json(path: Path, text: str | bytes) -> dict[str, Any]:
+    """Bytes may be UTF-8, UTF-16 or UTF-32."""
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise ModelError(f"{path}: what it states of its alpha is not JSON ({error})") from error
-    return value if isinstance(value, dict) else {}
+        if not isinstance(value, dict):
+            raise ValueError(f"expected names and values, got {value!r:.40}")
+    except (RecursionError, ValueError) as error:
+        reason = f"{error!s:.120}"
+        raise ModelError(f"{path}: what it states of its alpha is not JSON ({reason})") from None
+    return value
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -218,12 +260,12 @@ def _names(model: LatentModel) -> Iterator[tuple[str, Target]]:
                 continue
             target = Target(number, weight)
             names = [weight if number == 0 else clip_name(weight)]
-            yield from ((prefix + _module(names[0]), target) for prefix in _PREFIXES[number])
             if number == 0 and "motion_modules" not in weight:
                 with suppress(ValueError):  # what LDM's U-Nets have not
                     names.append(next(ldm(weight)).name)
-            for prefix in _KOHYA[number]:
-                yield from ((prefix + _module(n).replace(".", "_"), target) for n in names)
+            for name in map(_module, names):
+                yield from ((prefix + name, target) for prefix in _PREFIXES[number])
+                yield from ((prefix + name.replace(".", "_"), target) for prefix in _KOHYA[number])
 
 
 def _module(weight: str) -> str:

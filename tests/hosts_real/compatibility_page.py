@@ -24,10 +24,6 @@ for all hosts; it looks at what a host offers, not at its name. ComfyUI has
 [a page of its own](comfy.md). A month is that of the host's source; A1111 of July 2024 is 1.10.1.
 *partly*: the tables below say which part. *not there*: the host has no such models, or no such
 feature. Empty: not tried. This page is made from `compatibility.json`, which the tests write.
-
-Forge (June 2025) and reForge (March 2026) were last run in full for 0.2.0, before this record was
-kept: what A1111 does worked there too, and Flux and SD 3 on Forge. Their columns hold what was run
-since.
 """
 
 AFTER = """\

@@ -333,13 +333,16 @@ def assembled(
 
 
 def _check_parts(name: str, unet: Any, vae: Any, encoders: Sequence[TextEncoder]) -> None:
-    """Raises ModelError where the U-Net wants text or latents of other channels."""
+    """Raises ModelError where the U-Net wants text or latents of other channels.
+
+    A model without text encoders is for measuring alone.
+    """
     text = sum(encoder.model.config.hidden_size for encoder in encoders)
     for title, wanted, made in (
         ("text", unet.config.encoder_hid_dim or unet.config.cross_attention_dim, text),
         ("latents", unet.config.in_channels, vae.config.latent_channels),
     ):
-        if isinstance(wanted, int) and wanted != made:
+        if isinstance(wanted, int) and made and wanted != made:
             raise ModelError(
                 f"{name}: parts of different models: its U-Net wants {title} of {wanted} channels, "
                 f"and gets {made}"

@@ -25,6 +25,7 @@ from lib_hires.standalone.models.lora.layouts import (
     matched,
     networks,
     read_products,
+    settings_file,
 )
 
 __all__ = ["find_file", "with_loras"]
@@ -51,7 +52,7 @@ def with_loras(model: LatentModel, files: Sequence[tuple[Path, float]]) -> Laten
             if weight:
                 changes.setdefault(target, []).append((weight, product))
         if weight:
-            loras.append(Lora(Path(path).stem, weight, sha256_of([file])[:DIGITS]))
+            loras.append(Lora(Path(path).stem, weight, _hash(file)))
     if not changes:
         return model
     unet, *encoders = (
@@ -65,6 +66,11 @@ def with_loras(model: LatentModel, files: Sequence[tuple[Path, float]]) -> Laten
         encoders=tuple(replace(encoder, model=made) for encoder, made in pairs),
         loras=(*model.loras, *loras),
     )
+
+
+def _hash(file: Path) -> str:
+    """Of all that it is read from."""
+    return sha256_of(filter(None, [file, settings_file(file)]))[:DIGITS]
 
 
 @torch.no_grad()

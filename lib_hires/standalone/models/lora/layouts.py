@@ -185,16 +185,26 @@ def _matrix(file: Checkpoint, key: str) -> Tensor:
     return value
 
 
+def settings_file(file: Path) -> Path | None:
+    """peft's file of settings beside a LoRA of its layout; None for one of another layout.
+
+    Raises ModelError where it is missing.
+    """
+    if not any(name.startswith(PEFT) for name in Checkpoint(file).shapes):
+        return None
+    beside = file.with_name("adapter_config.json")
+    if not beside.is_file():
+        raise ModelError(f"{file}: put peft's {beside.name} beside it")
+    return beside
+
+
 class _Alphas:
     """What a file states of its products' alpha; one that states nothing means the rank."""
 
     def __init__(self, file: Checkpoint) -> None:
         self._file = file
         self._stated = _json(file.path, file.metadata.get(STATED, "{}"))
-        beside = file.path.with_name("adapter_config.json")
-        if any(name.startswith(PEFT) for name in file.shapes):
-            if not beside.is_file():
-                raise ModelError(f"{file.path}: put peft's {beside.name} beside it")
+        if beside := settings_file(file.path):
             config = _json(beside, beside.read_bytes())
             self._stated |= {PEFT + key: value for key, value in config.items()}
         for key, value in self._stated.items():

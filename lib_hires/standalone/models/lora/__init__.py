@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lib_hires.files import sha256_of
+from lib_hires.standalone.models.checkpoint import Checkpoint
 from lib_hires.standalone.models.latent import LatentModel, Lora, ModelError
 from lib_hires.standalone.models.lora.layouts import (
     Product,
@@ -47,8 +48,8 @@ def with_loras(model: LatentModel, files: Sequence[tuple[Path, float]]) -> Laten
     changes: dict[Target, list[Weighted]] = {}
     loras = []
     for path, weight in files:
-        file = find_file(Path(path))
-        for target, product in matched(file, read_products(file), model).items():
+        file = Checkpoint(find_file(Path(path)))
+        for target, product in matched(file.path, read_products(file), model).items():
             if weight:
                 changes.setdefault(target, []).append((weight, product))
         if weight:
@@ -68,9 +69,9 @@ def with_loras(model: LatentModel, files: Sequence[tuple[Path, float]]) -> Laten
     )
 
 
-def _hash(file: Path) -> str:
+def _hash(file: Checkpoint) -> str:
     """Of all that it is read from."""
-    return sha256_of(filter(None, [file, settings_file(file)]))[:DIGITS]
+    return sha256_of(filter(None, [file.path, settings_file(file)]))[:DIGITS]
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.detail.processors import attention_in_windows
 from lib_hires.presets import TILE, WHOLE, preset_for
+from lib_hires.refinement import enlargement_of
 from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import Plain, Settings
@@ -42,6 +43,7 @@ FRECAS = {2: ((1, 40), (2, 10)), 4: ((1, 30), (2, 5), (4, 15))}
 the authors' code (EnVision-Research/RectifiedHR, xtudbxk/FreCaS). The middle size of RectifiedHR at
 4x is taken as half-way between the sides."""
 
+WINDOWS: Mapping[str, Plain] = {"ug_windows": "attention"}
 STRENGTHS = {2: ("0.3", "0.25"), 4: ("0.2, 0.3", "0.1, 0.2", "0.1, 0.15", "0.2")}
 """Denoising strengths of stages that are counted beside each other, the presets' own first."""
 
@@ -114,19 +116,23 @@ def _vae(size: Size, decode: bool) -> float:
 
 @dataclass(frozen=True)
 class Work:
-    """Evaluations by size, and the sizes that are decoded and encoded."""
+    """Evaluations by size, and the sizes that are decoded and encoded. windows: whether
+    self-attention sees windows."""
 
     evaluations: Sequence[tuple[Size, int]]
     decodes: Sequence[Size]
     encodes: Sequence[Size] = ()
+    windows: bool = False
 
     @classmethod
-    def of(cls, planned: RunPlan, pixel: bool) -> Work:
-        """That of a planned run; every pass is decoded. pixel: stages are encoded, too."""
+    def of(cls, planned: RunPlan, settings: Settings) -> Work:
+        """That of a planned run; every pass is decoded, and what stages upsample is encoded."""
         evaluations = [(p.size, p.evaluations - p.native_evaluations) for p in planned.passes]
         evaluations += [(p.small, p.native_evaluations) for p in planned.passes if p.small]
         sizes = [part.size for part in planned.passes]
-        return cls(evaluations, sizes, sizes[1:] if pixel else ())
+        encodes = sizes[1:] if enlargement_of(settings.refine) == "pixel" else ()
+        windows = settings.ug.enabled and settings.ug.windows == "attention"
+        return cls(evaluations, sizes, encodes, windows)
 
     @classmethod
     def of_stages(cls, native: int, stages: Sequence[tuple[float, int]]) -> Work:
@@ -151,7 +157,6 @@ class Way:
     name: str
     work: Work
     goal: Mapping[str, float] | None = None  # at most, by the row's column
-    windows: bool = False  # self-attention in windows
 
 
 def ways(family: Family, native: int, side: int) -> Iterator[Way]:
@@ -162,8 +167,7 @@ def ways(family: Family, native: int, side: int) -> Iterator[Way]:
     def planned(first: int, steps: int, **values: Plain) -> Work:
         sampling = Sampling((first, first), steps, Sampler(schedule="Karras"))
         settings = Settings.from_values(values)
-        pixel = settings.refine.method == "AP-LDM"
-        return Work.of(run_plan(settings, sampling, model), pixel)
+        return Work.of(run_plan(settings, sampling, model), settings)
 
     def refined(purpose: str, steps: int) -> Work:
         values = preset_for(purpose).values
@@ -200,21 +204,22 @@ def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
         settings = Settings.from_values({**preset, "refine_factor": scale, **values})
         sampling = Sampling((native, native), STEPS, sampler)
         left = "same" if unfinished else "no"
-        return Work.of(run_plan(settings, sampling, model, unfinished=left), True)
+        return Work.of(run_plan(settings, sampling, model, unfinished=left), settings)
 
     large = Sampling((side, side), STEPS, sampler)
     for cadence in (1, 2, 3):
-        settings = Settings.from_values({"ug": True, "ug_cadence": cadence})
-        work = Work.of(run_plan(settings, large, model), True)
-        yield Way(f"ug_cadence_{cadence}, windows", work, windows=True)
+        settings = Settings.from_values({"ug": True, "ug_cadence": cadence, **WINDOWS})
+        work = Work.of(run_plan(settings, large, model), settings)
+        yield Way(f"ug_cadence_{cadence}, windows", work)
     name = f"preset_{scale:g}x"
     for strengths in STRENGTHS[int(scale)]:
         for unfinished in (False, True):
             for windows in (False, True):
-                work = refined(unfinished, refine_eta2=strengths, ug_cadence=2)
+                seen = WINDOWS if windows else {}
+                work = refined(unfinished, refine_eta2=strengths, ug_cadence=2, **seen)
                 parts = [name, strengths, "cadence 2"]
                 parts += ["unfinished"] * unfinished + ["windows"] * windows
-                yield Way(", ".join(parts), work, windows=windows)
+                yield Way(", ".join(parts), work)
 
 
 def flops_rows() -> Iterator[dict[str, Any]]:
@@ -232,7 +237,8 @@ def flops_rows() -> Iterator[dict[str, Any]]:
         for side in sides:
             found = [*ways(family, native, side), *towards_goals(family, native, side)]
             cost = {
-                way.name: way.work.tflop(windowed if way.windows else networks) for way in found
+                way.name: way.work.tflop(windowed if way.work.windows else networks)
+                for way in found
             }
             for way in found:
                 row = _row(way.name, title, side, cost[way.name])

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_hires.clips import as_clips, as_frames
 from lib_hires.devices import full_precision
 from lib_hires.settings import AttentiveGuidance
 
@@ -44,9 +45,12 @@ def steps_behind(evaluations: int, per_step: int) -> int | None:
 def pfsa(z: Tensor, lambda_: float = 0) -> Tensor:
     """Parameter-free self-attention of each image's positions.
 
-    z: (b, c, h, w). lambda_: the temperature, 0 for sqrt(c). Computed in float32 without the
-    (h·w)² matrix, also under a host's autocast; returns z's shape and dtype.
+    z: (b, c, h, w), or clips (b, c, f, h, w), each frame for itself. lambda_: the temperature, 0
+    for sqrt(c). Computed in float32 without the (h·w)² matrix, also under a host's autocast;
+    returns z's shape and dtype.
     """
+    if z.ndim == 5:
+        return as_clips(pfsa(as_frames(z), lambda_), z.shape[2])
     b, c, h, w = z.shape
     positions = z.float().flatten(2).transpose(1, 2).unsqueeze(1)  # (b, 1, h·w, c)
     # Fused attention kernels need a multiple of 8 channels; zeros change no product.

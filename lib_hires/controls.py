@@ -32,6 +32,7 @@ class Control:
     listed: bool = False  # a name from a list that the surface keeps, or NOTHING
     automatic: bool = False  # 0 stands for an automatic choice, also where below the minimum
     webui_only: bool = False  # it concerns something that the WebUI alone has
+    clips: bool = False  # it concerns clips, which the command line alone makes
     since: int = 0  # which addition it came with: later ones stand after all earlier positions
 
     @property
@@ -124,7 +125,8 @@ def _read_schedule(name: str, value: object) -> tuple[float, ...]:
 
 def meant_hint(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: which one may have been meant."""
-    near = difflib.get_close_matches(name, known, n=1)
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    near = difflib.get_close_matches(plain, known, n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -55,14 +55,14 @@ class NoiseFamily(ABC):
         """
 
     def denoised(self, prediction: Prediction, x: Tensor, output: Tensor, t: Tensor) -> Tensor:
-        """The image x0 that a model's `output` at `x` stands for, (b, c, h, w) each; t: (b,).
+        """The image x0 that a model's `output` at `x` stands for, (b, c, ...) each; t: (b,).
 
         "denoised" is x0 itself, "eps" the noise, "v" a·eps - s·x0 (a² + s² = 1), "velocity"
         eps - x0 of rectified flow.
         """
         if prediction == "denoised":
             return output
-        a, s = self._scales(t)
+        a, s = self._scales(t, x.ndim)
         if prediction == "eps":
             return (x - s * output) / a
         if prediction == "v":
@@ -70,17 +70,17 @@ class NoiseFamily(ABC):
         return x - s * output
 
     def output_change(self, prediction: Prediction, change: Tensor, t: Tensor) -> Tensor:
-        """The change of a model's output that changes its x0 by `change`, (b, c, h, w); t: (b,)."""
+        """The change of a model's output that changes its x0 by `change`, (b, c, ...); t: (b,)."""
         if prediction == "denoised":
             return change
-        a, s = self._scales(t)
+        a, s = self._scales(t, change.ndim)
         if prediction == "eps":
             return -a / s * change
         return -change / s
 
-    def _scales(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """a(t) and s(t), (b, 1, 1, 1) each, of t (b,)."""
-        return per_image(self.signal(t)), per_image(self.noise(t))
+    def _scales(self, t: Tensor, axes: int) -> tuple[Tensor, Tensor]:
+        """a(t) and s(t), (b, 1, ...) each with so many axes, of t (b,)."""
+        return per_image(self.signal(t), axes), per_image(self.noise(t), axes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,9 +178,14 @@ class Flow(NoiseFamily):
         return gain * t / power, 1 / power
 
 
-def per_image(values: Tensor) -> Tensor:
-    """(b,) to (b, 1, 1, 1)."""
-    return values.view(-1, 1, 1, 1)
+def per_image(values: Tensor, axes: int = 4) -> Tensor:
+    """(b,) to (b, 1, 1, 1); axes: of what they scale, 5 for clips (b, c, f, h, w)."""
+    return values.view(-1, *[1] * (axes - 1))
+
+
+def frame_seed(seed: int, frame: int) -> int:
+    """The seed of a clip's frame, from 0; the first one keeps the clip's."""
+    return (seed + frame * 0xC2B2AE3D27D4EB4F) % 2**63
 
 
 def stage_seed(seed: int, stage: int) -> int:
@@ -188,12 +193,18 @@ def stage_seed(seed: int, stage: int) -> int:
     return (seed + stage * 0x9E3779B1) % 2**63
 
 
-def generators(seeds: Sequence[int], stage: int = 0) -> list[torch.Generator]:
+def generators(seeds: Sequence[int], stage: int = 0, frames: int = 1) -> list[torch.Generator]:
     """One noise generator per image (CPU), for the first image (stage 0) or a later stage.
 
-    Stage 0 gives the WebUI's CPU noise of that seed; later stages have noise of their own.
+    Stage 0 gives the WebUI's CPU noise of that seed; later stages have noise of their own. With
+    frames there is one for each frame, clip after clip, which depends on the clip's seed and the
+    frame's number alone: a longer clip begins with the same noise.
     """
-    return [torch.Generator().manual_seed(stage_seed(seed, stage)) for seed in seeds]
+    return [
+        torch.Generator().manual_seed(stage_seed(frame_seed(seed, frame), stage))
+        for seed in seeds
+        for frame in range(frames)
+    ]
 
 
 def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:

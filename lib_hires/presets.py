@@ -79,7 +79,7 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
 )
 PURPOSES = tuple(purpose for purpose, *_ in _RECIPES)
 _FAMILIES = {"SD 1.5": 512, "SD 2": 768, "SDXL": 1024, "Bundled demo": 256}
-WHOLE, TILE = 2048, 1024  # sides in pixels: up to WHOLE decoded at once, above in tiles
+WHOLE, TILE = 2048, 2048  # sides in pixels: up to WHOLE decoded at once, above in tiles
 
 
 def _built_in(family: str, native: int, recipe: tuple[str, float, dict[str, Plain]]) -> Preset:
@@ -143,7 +143,7 @@ class PresetFile:
     def values(self) -> dict[str, dict[str, Plain]]:
         """All of them as they were saved, by name. Raises PresetError where the file is damaged."""
         try:
-            presets = json.loads(self.path.read_text("utf-8"))
+            presets = json.loads(self.path.read_text("utf-8-sig"))
             if not all(isinstance(values, dict) for values in presets.values()):
                 raise ValueError("expected objects of settings")
             _json(presets).encode()

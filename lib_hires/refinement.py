@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lib_hires.controls import SettingsError
+from lib_hires.detail.latent_mixing import mixed
 from lib_hires.resample import bicubic
 from lib_hires.settings import ProgressiveRefinement
 from lib_hires.sizes import Size, size_of_area, snap
@@ -48,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageResult:
-    """A finished stage and its latent (b, c, h, w)."""
+    """A finished stage and its latent (b, c, h, w), or (b, c, f, h, w)."""
 
     stage: Stage
     latent: Tensor
@@ -123,13 +124,18 @@ def refine(
     denoise: Callable[[Tensor, Stage, Tensor], Tensor],
     factor: int,
     colour_match: bool = False,
+    upscale: Callable[[Tensor, Size], Tensor] | None = None,
+    mix: bool = False,
 ) -> Iterator[StageResult]:
     """Run the stages one after another, yielding each as soon as it is finished.
 
-    latent: (b, c, h, w), the finished first image. decode: latent to image (b, 3, H, W), around
-    [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean upsampled latent as
-    far as the stage goes and samples it to the end; it also receives the latent before upsampling.
-    factor: pixels per latent position.
+    latent: (b, c, h, w), the finished first image, or clips (b, c, f, h, w), whose frames `decode`
+    and `encode` take one at a time in `lib_hires.clips.frame_by_frame`. decode: latent to image
+    (b, 3, H, W), around [-1, 1]; encode: back, to the posterior's mode. denoise: renoises a clean
+    upsampled latent as far as the stage goes and samples it to the end; it also receives the latent
+    before upsampling. factor: pixels per latent position. upscale: in the place of bicubic
+    upsampling of images, to a size in pixels. mix: take the coarse part from the latent itself
+    (`detail.latent_mixing`).
 
     An error or an interrupt raised inside a stage leaves through the iterator; what was yielded
     before stays good. Raises FloatingPointError where a stage gives NaN or infinity.
@@ -140,7 +146,10 @@ def refine(
         if stage.enlargement == "latent":
             upsampled = bicubic(latent.float(), size).to(latent.dtype)
         else:
-            upsampled = encode(bicubic(decode(latent).float(), stage.size).clamp(-1, 1))
+            enlarge = upscale or bicubic
+            upsampled = encode(enlarge(decode(latent).float(), stage.size).clamp(-1, 1))
+            if mix:
+                upsampled = mixed(upsampled, latent)
         if colour_match:
             upsampled = match_channels(upsampled, first)
         latent = denoise(upsampled, stage, latent)
@@ -170,9 +179,9 @@ class Remembering:
 def match_channels(latent: Tensor, reference: Tensor) -> Tensor:
     """`latent` with each image's channel means and deviations made those of `reference`.
 
-    Both (b, c, h, w), of any spatial sizes.
+    Both (b, c, h, w), of any spatial sizes, or clips (b, c, f, h, w), each matched as a whole.
     """
-    axes = (2, 3)
+    axes = tuple(range(2, latent.ndim))
     x, y = latent.float(), reference.float()
     scale = y.std(axes, keepdim=True) / x.std(axes, keepdim=True).clamp(min=1e-6)
     matched = (x - x.mean(axes, keepdim=True)) * scale + y.mean(axes, keepdim=True)

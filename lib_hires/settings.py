@@ -112,8 +112,9 @@ class UpsampleGuidance(Declared):
         "Evaluate the large image in overlapping windows of native size: memory stays constant, "
         "time grows with the area. Hann: blended without seams; average: as MultiDiffusion does; "
         "off: at full size. Steps after the guidance's end (η) use windows too, with nothing to "
-        "hold them together. Not with ControlNet.",
-        choices=("off", "Hann", "average"),
+        "hold them together. Not with ControlNet. attention: only self-attention sees windows, all "
+        "else the whole image once.",
+        choices=("off", "Hann", "average", "attention"),
     )
     overlap: float = control(
         0.5,
@@ -138,6 +139,24 @@ class UpsampleGuidance(Declared):
         "follows the prompt alone.",
         webui_only=True,
     )
+    frames: int = control(
+        0,
+        "Frames to a native frame",
+        "For clips: how many frames share one frame of the native evaluation, which then sees a "
+        "lower frame rate. 0: so that it has the motion module's native number; 1: guidance in "
+        "space alone.",
+        "m_t",
+        minimum=1,
+        maximum=64,
+        automatic=True,
+        clips=True,
+        since=1,
+    )
+
+    @property
+    def evaluates_windows(self) -> bool:
+        """Whether the whole model sees windows, and not its self-attention alone."""
+        return self.windows in ("Hann", "average")
 
 
 @dataclass(frozen=True)
@@ -363,28 +382,29 @@ class Declaration:
     default: Plain
 
 
-def declarations() -> tuple[Declaration, ...]:
+def declarations(*, clips: bool = False) -> tuple[Declaration, ...]:
     """All controls in the order of their positions, which are part of the API.
 
-    A control that is added to a group later is declared with `since` one above the highest, so that
-    its position comes last.
+    clips: those of clips too, where a side makes clips. A control that is added to a group later
+    is declared with `since` one above the highest, so that its position comes last.
     """
     defaults = Settings().values()
     return tuple(
         Declaration(name, group, kind, declared, defaults[name])
         for name, group, _, kind, declared in _rows()
+        if clips or not declared.clips
     )
 
 
 def label_of(name: str) -> str:
     """What the page calls a control, by its public name."""
-    return next(row.control.label for row in declarations() if row.name == name)
+    return next(row.control.label for row in declarations(clips=True) if row.name == name)
 
 
 def markdown_table() -> str:
     """The table of docs/settings.md, group by group."""
     lines = ["| setting | symbol | default | range | what it does |", "|---|---|---|---|---|"]
-    for row in sorted(declarations(), key=lambda row: list(GROUPS).index(row.group)):
+    for row in sorted(declarations(clips=True), key=lambda row: list(GROUPS).index(row.group)):
         lines.append(
             f"| `{row.name}` | {row.control.symbol} | {_shown(row.default)} | {_range(row)} "
             f"| {row.control.help}{' WebUI only.' if row.control.webui_only else ''} |"

@@ -37,6 +37,19 @@ def not_above(size: Size, native: Size) -> str:
     )
 
 
+def why_unguided(size: Size, native: Size, scale: float = 0) -> str:
+    """Why Upsample Guidance has nothing to do at `size`, where `small_size` gives none.
+
+    scale: as `small_size` takes it.
+    """
+    if scale and small_size(size, native) is not None:
+        return (
+            f"at a scale of {scale:g} the native evaluation is about as large as the image; give "
+            "more, or 0 to find it from the native size"
+        )
+    return not_above(size, native)
+
+
 def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -> Size | None:
     """The size of the native evaluation of an image of size `large`.
 
@@ -52,6 +65,17 @@ def small_size(large: Size, native: Size, scale: float = 0, multiple: int = 1) -
         small = native_size(large, native, multiple)
     small = min(small[0], large[0]), min(small[1], large[1])
     return None if small == large else small
+
+
+def small_frames(frames: int, native: int, scale: int = 0) -> int:
+    """The number of frames of the native evaluation of a clip.
+
+    scale: how many frames share one; 0 finds the motion module's native number, where the clip is
+    clearly above it (SMALLEST_SCALE), as `small_size` does for sides.
+    """
+    if scale:
+        return snap(frames / scale, 1)
+    return native if frames >= SMALLEST_SCALE * native else frames
 
 
 def shown(size: Size) -> str:

@@ -33,7 +33,7 @@ from lib_hires.sizes import Size
 from lib_hires.windows import Windowed
 
 Predictor = Callable[..., Tensor]
-"""model(x, t, **cond) -> prediction; x (b, c, h, w), t (b,)."""
+"""model(x, t, **cond) -> prediction; x (b, c, h, w), or clips (b, c, f, h, w); t (b,)."""
 
 ShrinkCond = Callable[[Mapping[str, Any], Size], Mapping[str, Any]]
 """Fits a call's conditioning to the small image, given the small latent's (height, width)."""
@@ -101,7 +101,7 @@ class UpsampleGuided:
     ) -> None:
         self._predict_native = predict_native or predict
         self._predict_large = predict
-        if settings.windows != "off":
+        if settings.evaluates_windows:
             self._predict_large = Windowed(
                 predict,
                 window=reduction.small,
@@ -130,12 +130,12 @@ class UpsampleGuided:
         """
         if isinstance(self._family, VarianceExploding) and self._settings.shifted_start:
             t, scale = self._family.matched(t, 1.0)
-            x = x * per_image(scale).to(x.dtype)
+            x = x * per_image(scale, x.ndim).to(x.dtype)
         return x, t
 
     def guide(self, output: Tensor, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """The model's `output` for `model_input(x, t)`, guided by a native evaluation."""
-        weight = self._weight(t)
+        weight = self._weight(t, x.ndim)
         if weight is None:
             return output
         native = self._needs_native(t)
@@ -149,8 +149,9 @@ class UpsampleGuided:
         change = self._family.output_change(self._prediction, change, t.float())
         return (output.float() + change).to(output.dtype)
 
-    def _weight(self, t: Tensor) -> Tensor | float | None:
-        """w_t, (b, 1, 1, 1), or the one number of all steps; None where it is 0 for every image."""
+    def _weight(self, t: Tensor, axes: int) -> Tensor | float | None:
+        """w_t, (b, 1, ...) with so many axes, or the one number of all steps; None where it is 0
+        for every image."""
         settings = self._settings
         if settings.theta == 0:
             return None
@@ -162,12 +163,16 @@ class UpsampleGuided:
             training_steps=self._family.training_steps,
             steps=len(self._rising_times) - 1,
         )
-        return per_image(weight) if weight.any() else None
+        return per_image(weight, axes) if weight.any() else None
 
     def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
-        """x0_small, float32, (b, c, h, w): the model's image for D[x] at the matched time."""
-        tau, scale = self._family.matched(t.float(), self._reduction.noise_gain)
-        small = self._reduction.reduce(x) * per_image(scale)
+        """x0_small, float32, of D[x]'s shape: the model's image for D[x] at the matched time."""
+        reduction = self._reduction
+        t_small = reduction.rows(t)
+        tau, scale = self._family.matched(t_small.float(), reduction.noise_gain)
+        small = reduction.reduce(x) * per_image(scale, x.ndim)
+        if reduction.batched:
+            cond = {name: _native_rows(value, len(x), reduction) for name, value in cond.items()}
         if self._shrink_cond is not None:
             cond = self._shrink_cond(cond, (small.shape[-2], small.shape[-1]))
         tau = tau if t.is_floating_point() else tau.round()
@@ -187,8 +192,24 @@ class UpsampleGuided:
         return True
 
 
+def _native_rows(value: Any, rows: int, reduction: Reduction) -> Any:
+    """What a call with a batch of frames receives, for the native frames.
+
+    value: a tensor, a list or mapping of such, or anything else; only tensors with a row for each
+    of the call's frames are changed.
+    """
+    if isinstance(value, Mapping):
+        return {key: _native_rows(part, rows, reduction) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_native_rows(part, rows, reduction) for part in value)
+    if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != rows:
+        return value
+    return reduction.rows(value)
+
+
 def _layout(x: Tensor) -> torch.memory_format:
-    """How x (b, c, h, w) lies in memory."""
-    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
+    """How x (b, c, h, w) lies in memory; clips (b, c, f, h, w) are contiguous."""
+    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if x.is_contiguous() or not channels_last:
         return torch.contiguous_format
     return torch.channels_last

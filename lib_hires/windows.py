@@ -78,6 +78,8 @@ class Windowed:
     def __call__(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The prediction for x (b, c, h, w) at the times t (b,), blended in float32.
 
+        A clip's frames, (b, c, f, h, w) or a batch, are all in every window: none is split in time.
+
         Every tensor in `cond` with a row for each of x's is repeated for the windows, and one that
         has x's height and width too is cropped as x is.
         """
@@ -90,7 +92,7 @@ class Windowed:
         total: Tensor | None = None
         for (top, left), part in self._parts(x, t, cond):
             if total is None:
-                total = weights.new_zeros(len(x), part.shape[1], *size)
+                total = weights.new_zeros(len(x), *part.shape[1:-2], *size)
             here = ..., slice(top, top + height), slice(left, left + width)
             total[here] += part * self._weights
             weights[here] += self._weights
@@ -140,7 +142,7 @@ def for_windows(value: Any, x: Tensor, some: Sequence[Corner], window: Size) -> 
         return type(value)(for_windows(part, x, some, window) for part in value)
     if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != len(x):
         return value
-    if value.ndim == 4 and value.shape[-2:] == x.shape[-2:]:
+    if value.ndim in (4, 5) and value.shape[-2:] == x.shape[-2:]:
         height, width = window
         return torch.cat(
             [value[..., top : top + height, left : left + width] for top, left in some]

@@ -49,7 +49,7 @@ def test_every_command_shown_is_understood(document: Path, line: str) -> None:
 def test_every_control_but_the_webuis_own_is_an_option() -> None:
     options = _parser().parse_args(["generate"])
     assert options.out == Path("pictures")
-    for row in declarations():
+    for row in declarations(clips=True):
         flag = "--" + row.name.replace("_", "-")
         given = [flag] if row.kind is bool else [flag, str(row.default)]
         if row.control.webui_only:

@@ -57,6 +57,15 @@ def test_test_files_are_split_by_technique(file: Path):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= TEST_LINES
 
 
+def test_inside_a_host_nothing_is_installed():
+    """The WebUIs run install.py. ComfyUI's installers run it too, and take requirements.txt, or
+    pyproject.toml where that file is missing."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert lines and all(line.startswith("#") for line in lines)
+    script = ast.parse((ROOT / "install.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(script) and len(script.body) == 1
+
+
 def test_what_drives_a_browser_or_a_host_is_marked(request: pytest.FixtureRequest):
     def marked(item: pytest.Item, marker: str) -> bool:
         return item.get_closest_marker(marker) is not None

@@ -15,7 +15,7 @@ import comfy.conds
 import comfy.model_base
 import torch
 
-from lib_hires.resample import area_means
+from lib_hires.resample import area_means, shrunk
 from lib_hires.sizes import Size
 
 HEIGHTS = "height", "crop_h", "target_height"
@@ -94,7 +94,7 @@ def _shrunk(
     for name, part in parts.items():
         data = getattr(part, "cond", None)
         if isinstance(part, comfy.conds.CONDNoiseShape) and tuple(data.shape[-2:]) == large:
-            parts[name] = type(part)(area_means(data, small).to(data.dtype))
+            parts[name] = type(part)(shrunk(data, small))
     if "y" in parts and isinstance(model, (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner)):
         parts["y"] = _with_sizes(parts["y"], cond, small, large, model)
     return {**made, "model_conds": parts}

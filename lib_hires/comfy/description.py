@@ -20,6 +20,7 @@ class Input:
     """An input or a widget. type: the host's name of it, as "MODEL" or "FLOAT".
 
     options: of a widget, as the host names them: default, min, max, step, options (of a COMBO).
+    listed: gives the options of a COMBO, each time that the page asks for them.
     """
 
     name: str
@@ -27,6 +28,13 @@ class Input:
     help: str = ""
     label: str = ""
     options: tuple[tuple[str, Any], ...] = ()
+    optional: bool = False
+    listed: Callable[[], list[str]] | None = None
+
+    def widget_options(self) -> dict[str, Any]:
+        """The options as they are now."""
+        listed = {"options": self.listed()} if self.listed else {}
+        return {**dict(self.options), **listed}
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Node:
-    """A node. run: receives the inputs by name and returns one value for each output."""
+    """A node. run: receives the inputs by name and returns one value for each output.
+
+    shown: the name of the output of type IMAGE that the node shows; it then runs by itself, whether
+    anything is connected to it or not. with_workflow: run receives `workflow` too, a dictionary of
+    what the host writes into the images that it saves.
+    """
 
     id: str
     title: str
@@ -49,6 +62,13 @@ class Node:
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]
     run: Callable[..., tuple[Any, ...]]
+    shown: str = ""
+    with_workflow: bool = False
+
+    def shown_of(self, values: tuple[Any, ...]) -> Any:
+        """The image among a run's values that the node shows; None where it shows none."""
+        names = [output.name for output in self.outputs]
+        return values[names.index(self.shown)] if self.shown else None
 
 
 def widget(name: str, type: str, help: str = "", label: str = "", **options: Any) -> Input:

@@ -31,7 +31,7 @@ from lib_hires.comfy.model import (
 from lib_hires.noise import NoiseFamily, VarianceExploding
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
-from lib_hires.sizes import Size, not_above, shown, small_size
+from lib_hires.sizes import Size, shown, small_size, why_unguided
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 
 log = logging.getLogger("hires_guidance")
@@ -102,7 +102,10 @@ class GuidedSampling:
         pixels = large[0] * factor, large[1] * factor
         if small is None:
             native_pixels = native[0] * factor, native[1] * factor
-            log.warning("Upsample Guidance was left out: %s.", not_above(pixels, native_pixels))
+            log.warning(
+                "Upsample Guidance was left out: %s.",
+                why_unguided(pixels, native_pixels, self.settings.scale),
+            )
             return None
         log.info(
             "Upsample Guidance: %s guided at %s",
@@ -132,7 +135,7 @@ class GuidedCalls:
         sigmas: Tensor,
     ) -> None:
         self._settings, self._family, self._reduction = settings, family, reduction
-        self._large = len(reduction.upsample_rows), len(reduction.upsample_columns)
+        self._large = reduction.large
         self._times = whole_times(sigmas, family)
         self._guides: dict[Hashable, UpsampleGuided] = {}
         self._calls: Counter[Hashable] = Counter()  # in this evaluation

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib_hires.comfy.attentive import mixing_sampler
 from lib_hires.comfy.description import Input, Node, Output, control_widgets, meant_values, widget
+from lib_hires.comfy.features import files, upsampled_model
 from lib_hires.comfy.guidance import guided_model
 from lib_hires.comfy.model import multiple_of, native_latent
 from lib_hires.comfy.planning import planned
@@ -59,12 +60,17 @@ def attentive_guidance(sampler: Any, **values: Any) -> tuple[Any]:
     return (mixing_sampler(sampler, Settings.from_values(meant_values("pfsa", values)).pfsa),)
 
 
+def feature_upsampler(model: Any, upsampler: str, small: Any = None) -> tuple[Any]:
+    """MODEL to MODEL."""
+    return (upsampled_model(model, upsampler, small and small["samples"]),)
+
+
 RUN = "seed", "steps", "cfg", "sampler_name", "scheduler"
 """Inputs of the refinement that are not controls of it, beside the objects."""
 
 
 def progressive_refinement(
-    model: Any, positive: Any, negative: Any, vae: Any, latent: Any, **values: Any
+    model: Any, positive: Any, negative: Any, vae: Any, latent: Any, workflow: Any, **values: Any
 ) -> tuple[Any, list[Tensor]]:
     """LATENT to LATENT and the IMAGE of each stage."""
     seed, steps, cfg, sampler, schedule = (values.pop(name) for name in RUN)
@@ -81,6 +87,7 @@ def progressive_refinement(
         cfg=cfg,
         sampler=sampler,
         schedule=schedule,
+        workflow=workflow,
     ).run()
 
 
@@ -93,11 +100,12 @@ def plan(
     scheduler: str,
     refine: bool,
     **values: Any,
-) -> tuple[str]:
-    """MODEL to the plan's line."""
+) -> tuple[str, Tensor]:
+    """MODEL to the plan's line and drawing."""
     values = {name.removeprefix("final_"): value for name, value in values.items()}
     settings = Settings.from_values({**meant_values("refine", values), "refine": refine})
-    return (planned(model, settings, (height, width), steps, sampler_name, scheduler).summary(),)
+    made = planned(model, settings, (height, width), steps, sampler_name, scheduler)
+    return made.plan.summary(), made.image()
 
 
 UPSAMPLE_GUIDANCE = Node(
@@ -190,12 +198,38 @@ PROGRESSIVE_REFINEMENT = Node(
         Output("IMAGE", "images", "The image of each stage, the last one the result.", many=True),
     ),
     progressive_refinement,
+    with_workflow=True,
+)
+
+FEATURE_UPSAMPLER = Node(
+    "HiResFeatureUpsampler",
+    "Feature Upsampler",
+    "Carries the smaller image's features into the larger one (Self-Cascade, tuned), by a file "
+    "trained for the model. Put it before Progressive Refinement, or before a sampler that starts "
+    "from the upscaled latent.",
+    (
+        Input("model", "MODEL", "The model, guided or not."),
+        Input(
+            "upsampler",
+            "COMBO",
+            "A file of hires train-upsampler in models/hires-guidance.",
+            listed=lambda: list(files()),
+        ),
+        Input(
+            "small",
+            "LATENT",
+            "The finished smaller latent. Progressive Refinement needs none: its stages have it.",
+            optional=True,
+        ),
+    ),
+    (Output("MODEL", "model", "The model with the smaller image's features."),),
+    feature_upsampler,
 )
 
 PLAN = Node(
     "HiResPlan",
     "HiRes Plan",
-    "Says what a run will do before it starts: its steps, stages and evaluations of the model.",
+    "Shows what a run will do before it starts: its steps, stages and evaluations of the model.",
     (
         Input("model", "MODEL", "The model, guided or not."),
         widget("width", "INT", "Of the first image.", default=1024, min=64, max=16384, step=8),
@@ -207,8 +241,19 @@ PLAN = Node(
             for part in REFINEMENT
         ),
     ),
-    (Output("STRING", "plan", "The plan in one line."),),
+    (
+        Output("STRING", "plan", "The plan in one line."),
+        Output("IMAGE", "drawing", "The plan drawn."),
+    ),
     plan,
+    shown="drawing",
 )
 
-NODES = (UPSAMPLE_GUIDANCE, SHIFTED_SIGMAS, ATTENTIVE_GUIDANCE, PROGRESSIVE_REFINEMENT, PLAN)
+NODES = (
+    UPSAMPLE_GUIDANCE,
+    SHIFTED_SIGMAS,
+    ATTENTIVE_GUIDANCE,
+    PROGRESSIVE_REFINEMENT,
+    FEATURE_UPSAMPLER,
+    PLAN,
+)

@@ -1,14 +1,18 @@
-"""What a run would do, before it starts, in words."""
+"""What a run would do, before it starts, in words and drawn."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
+from torch import Tensor
 
 from lib_hires.comfy.attentive import STEP_EVALUATIONS
+from lib_hires.comfy.drawing import plan_image
 from lib_hires.comfy.guidance import KEY, GuidedSampling
 from lib_hires.comfy.model import MULTIPLE, native_latent, pixels_per_position
+from lib_hires.run.drawing import drawing
 from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.schedules import Model, Sampler, Sampling
 from lib_hires.settings import Settings, UpsampleGuidance
@@ -34,9 +38,22 @@ def guidance_of(model: Any) -> GuidedSampling:
     return GuidedSampling(UpsampleGuidance(), 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Planned:
+    """A plan, and what its drawing needs besides."""
+
+    plan: RunPlan
+    settings: Settings
+    model: Model
+
+    def image(self) -> Tensor:
+        """The drawing and the line, (1, height, width, 3) in [0, 1]."""
+        return plan_image(drawing(self.plan, self.settings, self.model), self.plan.summary())
+
+
 def planned(
     model: Any, settings: Settings, first: Size, steps: int, sampler: str, schedule: str
-) -> RunPlan:
+) -> Planned:
     """The plan of a first image of (height, width) pixels and its refinement.
 
     settings: the refinement's; Upsample Guidance is the model's own. Raises SettingsError.
@@ -53,4 +70,4 @@ def planned(
         Sampler(STEP_EVALUATIONS.get(f"sample_{sampler}", 1)),
         SCHEDULES.get(schedule, "Uniform"),
     )
-    return run_plan(settings, sampling, known)
+    return Planned(run_plan(settings, sampling, known), settings, known)

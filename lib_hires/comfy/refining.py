@@ -11,10 +11,12 @@ import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
+import nodes
 import torch
 from torch import Tensor
 
 from lib_hires.comfy.conditioning import scaled_conditioning
+from lib_hires.comfy.features import with_small
 from lib_hires.comfy.model import MULTIPLE, sigma_at
 from lib_hires.noise import draw, generators, stage_seed
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
@@ -28,10 +30,15 @@ ONE_STEP_SAMPLER = "euler"
 
 TILE_OVERLAP = 64  # pixels
 
+KEPT = "hires-stage"  # of files with the stages of a run that did not finish
+
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """One node's run. latent: the host's LATENT, a dictionary."""
+    """One node's run. latent: the host's LATENT, a dictionary.
+
+    workflow: what the host's Save Image takes besides the image.
+    """
 
     model: Any
     vae: Any
@@ -44,6 +51,7 @@ class Refinement:
     cfg: float
     sampler: str
     schedule: str
+    workflow: dict[str, Any]
 
     @property
     def factor(self) -> int:
@@ -69,8 +77,9 @@ class Refinement:
     def run(self) -> tuple[dict[str, Any], list[Tensor]]:
         """The last stage's LATENT and every stage's IMAGE.
 
-        Interruptions, and errors of memory, leave as the host raises them. Raises ValueError for
-        a latent that is not of images.
+        Interruptions, and errors of memory, leave as the host raises them; the images of finished
+        stages are then saved in the host's output folder. Raises ValueError for a latent that is
+        not of images.
         """
         samples: Tensor = self.latent["samples"]
         if samples.ndim != 4:
@@ -81,10 +90,21 @@ class Refinement:
         decode = Remembering(self._decode)
         sampling = StageSampling(self)
         made: list[Tensor] = []
-        for result in self._results(samples, decode, sampling.denoise):
-            samples = result.latent
-            made.append((decode(samples) / 2 + 0.5).movedim(1, -1))
+        try:
+            for result in self._results(samples, decode, sampling.denoise):
+                samples = result.latent
+                made.append((decode(samples) / 2 + 0.5).movedim(1, -1))
+        except BaseException:  # the host's interruption is not an Exception everywhere
+            self._keep(made)
+            raise
         return {**self.latent, "samples": samples}, made
+
+    def _keep(self, made: Sequence[Tensor]) -> None:
+        """Save the stages of a run that will not finish, as the host saves images."""
+        for number, images in enumerate(made, 1):
+            saved = nodes.SaveImage().save_images(images, KEPT, **self.workflow)
+            names = ", ".join(image["filename"] for image in saved["ui"]["images"])
+            log.warning("Progressive Refinement: stage %d is kept in %s.", number, names)
 
     def _results(
         self,
@@ -170,7 +190,7 @@ class StageSampling:
             for conditioning in (run.positive, run.negative)
         )
         result: Tensor = comfy.sample.sample_custom(
-            run.model,
+            with_small(run.model, before),
             draw(generators(self._seeds(len(latent)), stage.number), tuple(latent.shape[1:])),
             run.cfg,
             comfy.samplers.sampler_object(run.sampler if steps > 1 else ONE_STEP_SAMPLER),

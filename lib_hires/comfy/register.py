@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import nodes
+
 from lib_hires.comfy.description import CATEGORY, Input, Node
 from lib_hires.comfy.nodes import NODES
 
@@ -28,23 +30,37 @@ def registration() -> dict[str, Any]:
     return {"comfy_entrypoint": comfy_entrypoint}
 
 
+WORKFLOW = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
+"""What the host writes into images, by the names of its Save Image."""
+
+
 def classic(node: Node) -> type:
     """A node's class in the classic API."""
-    inputs = {part.name: _classic_input(part) for part in node.inputs}
 
-    def run(self: Any, **values: Any) -> tuple[Any, ...]:
-        return node.run(**values)
+    def input_types(cls: type) -> dict[str, Any]:
+        made: dict[str, Any] = {"required": {}, "optional": {}}
+        for part in node.inputs:
+            made["optional" if part.optional else "required"][part.name] = _classic_input(part)
+        return made | ({"hidden": WORKFLOW} if node.with_workflow else {})
+
+    def run(self: Any, **values: Any) -> Any:
+        if node.with_workflow:
+            values["workflow"] = {name: values.pop(name, None) for name in WORKFLOW}
+        result = node.run(**values)
+        shown = preview(node.shown_of(result))
+        return {"ui": shown, "result": result} if shown else result
 
     return type(
         node.id,
         (),
         {
             "__doc__": node.help,
-            "INPUT_TYPES": classmethod(lambda cls: {"required": inputs}),
+            "INPUT_TYPES": classmethod(input_types),
             "RETURN_TYPES": tuple(output.type for output in node.outputs),
             "RETURN_NAMES": tuple(output.name for output in node.outputs),
             "OUTPUT_TOOLTIPS": tuple(output.help for output in node.outputs),
             "OUTPUT_IS_LIST": tuple(output.many for output in node.outputs),
+            "OUTPUT_NODE": bool(node.shown),
             "FUNCTION": "run",
             "CATEGORY": CATEGORY,
             "DESCRIPTION": node.help,
@@ -54,11 +70,19 @@ def classic(node: Node) -> type:
 
 
 def _classic_input(part: Input) -> tuple[Any, dict[str, Any]]:
-    options = dict(part.options)
+    options = part.widget_options()
     kind: Any = options.pop("options") if part.type == "COMBO" else part.type
     if part.label:
         options["display_name"] = part.label
     return kind, {**options, "tooltip": part.help}
+
+
+def preview(images: Any) -> dict[str, Any] | None:
+    """What a node returns for the page to show images (b, h, w, 3); None for None."""
+    if images is None:
+        return None
+    saved: dict[str, Any] = nodes.PreviewImage().save_images(images)["ui"]
+    return saved
 
 
 def schema_node(node: Node, io: Any) -> type:
@@ -77,18 +101,25 @@ def schema_node(node: Node, io: Any) -> type:
                 )
                 for output in node.outputs
             ],
+            hidden=[getattr(io.Hidden, name) for name in WORKFLOW] if node.with_workflow else [],
+            is_output_node=bool(node.shown),
         )
 
-    def execute(cls: type, **values: Any) -> Any:
-        return io.NodeOutput(*node.run(**values))
+    def execute(cls: Any, **values: Any) -> Any:
+        if node.with_workflow:
+            values["workflow"] = {name: getattr(cls.hidden, name, None) for name in WORKFLOW}
+        result = node.run(**values)
+        return io.NodeOutput(*result, ui=preview(node.shown_of(result)))
 
     methods = {"define_schema": classmethod(define_schema), "execute": classmethod(execute)}
     return type(node.id, (io.ComfyNode,), {"__doc__": node.help, **methods})
 
 
 def _schema_input(part: Input, io: Any) -> Any:
-    label = {"display_name": part.label} if part.label else {}
-    return _type(part.type, io).Input(part.name, tooltip=part.help, **label, **dict(part.options))
+    more: dict[str, Any] = {"display_name": part.label} if part.label else {}
+    if part.optional:
+        more["optional"] = True
+    return _type(part.type, io).Input(part.name, tooltip=part.help, **more, **part.widget_options())
 
 
 def _type(name: str, io: Any) -> Any:

@@ -36,6 +36,7 @@ class HiresGuidance:
         Latents of other forms than (b, c, h, w), and those of refinement stages, are left as they
         are.
         """
+        self._hook.called_back = True
         pfsa, scheduler = self.settings.pfsa, pipe.scheduler
         latents = given.get("latents")
         if not mixes(self.settings, self._hook.kind) or latents is None or latents.ndim != 4:
@@ -117,9 +118,9 @@ def native_of(pipe: Any, given: int | Size | None) -> tuple[Size, int]:
         pixels = (given, given) if isinstance(given, int) else given
         return (pixels[0] // factor, pixels[1] // factor), multiple
     size = config.get("sample_size") or getattr(pipe, "default_sample_size", None)
-    if isinstance(size, int):
-        return (size, size), multiple
-    if not size or len(size) != 2:
+    if isinstance(size, (int, float)):
+        return (int(size), int(size)), multiple
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
         raise SettingsError(
             f"native: {type(pipe).__name__} does not say its native size; give it in pixels"
         )

@@ -13,12 +13,14 @@ from diffusers.hooks import ModelHook
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
+from lib_hires.detail.neighbourhood import Neighbourhood
+from lib_hires.detail.processors import attention_in_windows
 from lib_hires.diffusers.layouts import RESIDUALS, Fitted, Layout, layout_of
 from lib_hires.diffusers.levels import Levels, Unsupported, level_at, schedule, time_scale
 from lib_hires.resample import Reduction
-from lib_hires.run.passes import Kind, guided_at, guides
+from lib_hires.run.passes import Kind, attends_in_windows, guided_at, guides, mixes
 from lib_hires.settings import Settings
-from lib_hires.sizes import Size, not_above
+from lib_hires.sizes import Size, why_unguided
 from lib_hires.upsample_guidance import UpsampleGuided
 
 log = logging.getLogger("hires_guidance")
@@ -55,16 +57,21 @@ class GuidanceHook(ModelHook):
         self.native, self.multiple = native, multiple
         self.kind: Kind = "text"
         self.shifted: Tensor | None = None  # the sigmas that were raised
+        self.called_back = False  # in this run, by the pipeline at the end of a step
         self._sampling: Sampling | None = None
+        self._begun: tuple[Tensor, float] | None = None  # a run's timesteps, and its first
+        self._warned = False
 
     @torch.compiler.disable  # a model compiled in place would trace it; it then runs as it is
     def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's forward, guided where there is something to guide."""
         forward: Callable[..., Any] = self.fn_ref.original_forward
-        if not guides(self.settings, self.kind):
-            return forward(*args, **kwargs)
         inner = getattr(module, "_orig_mod", module)
         arguments = named(inner, args, kwargs)
+        if mixes(self.settings, self.kind):
+            self._watch_callback(arguments["timestep"])
+        if not guides(self.settings, self.kind):
+            return forward(*args, **kwargs)
         try:
             layout = layout_of(inner, arguments)
             x, cond = layout.split(arguments)
@@ -86,10 +93,11 @@ class GuidanceHook(ModelHook):
                 (output,) if cond.get("return_dict") is False else Transformer2DModelOutput(output)
             )
         seen, seen_t = guide.model_input(state, t)
-        if self._is_shifted:
-            whole = forward(**model.arguments(seen, seen_t, cond))
-        else:
-            whole = forward(*args, **kwargs)
+        with attention_in_windows(inner, self._windows(sampling), inside=True):
+            if self._is_shifted:
+                whole = forward(**model.arguments(seen, seen_t, cond))
+            else:
+                whole = forward(*args, **kwargs)
         denoised = model.denoised(whole[0], seen, seen_t)
         guided = guide.guide(denoised, state, t, cond)
         if guided is denoised and not self._is_shifted:
@@ -97,8 +105,20 @@ class GuidanceHook(ModelHook):
         guided = model.levels.output(guided, state, t).to(whole[0].dtype)
         return replaced(whole, layout.output(guided, whole[0]))
 
+    def _watch_callback(self, timestep: Any) -> None:
+        """Warn once, at a run's second step, where nothing has called for Attentive Guidance."""
+        timesteps = self.pipe.scheduler.timesteps
+        if self._begun is None or self._begun[0] is not timesteps:
+            self._begun, self.called_back = (timesteps, _any_time(timestep)), False
+        elif not (self.called_back or self._warned) and _any_time(timestep) != self._begun[1]:
+            self._warned = True
+            log.warning(
+                "Attentive Guidance does nothing: give the pipeline callback_on_step_end=hires."
+                "on_step_end, hires being what apply_hires_guidance returned"
+            )
+
     def _in_windows(self, sampling: Sampling, layout: Layout, cond: Mapping[str, Any]) -> bool:
-        if self.settings.ug.windows == "off":
+        if not self.settings.ug.evaluates_windows:
             return False
         residuals = any(cond.get(name) is not None for name in RESIDUALS)
         if residuals or not layout.takes_windows:
@@ -107,6 +127,12 @@ class GuidanceHook(ModelHook):
             sampling.windows_logged = True
             return False
         return True
+
+    def _windows(self, sampling: Sampling) -> Neighbourhood | None:
+        """What self-attention sees of the large image; None for all of it."""
+        if sampling.reduction is None or not attends_in_windows(self.settings, self.kind):
+            return None
+        return Neighbourhood(sampling.size, sampling.reduction.small)
 
     @property
     def _is_shifted(self) -> bool:
@@ -133,7 +159,8 @@ class GuidanceHook(ModelHook):
             image, native = (
                 (height * factor, width * factor) for height, width in (size, self.native)
             )
-            log.info("Upsample Guidance has nothing to do: %s", not_above(image, native))
+            reason = why_unguided(image, native, self.settings.ug.scale)
+            log.info("Upsample Guidance has nothing to do: %s", reason)
             return sampling
         scheduler, t = self.pipe.scheduler, cond["timestep"]
         scale = time_scale(scheduler, first_time(t))
@@ -198,6 +225,10 @@ def named(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict
     """All arguments of a call of the module by their names."""
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     return dict(zip(names, args, strict=False)) | dict(kwargs)
+
+
+def _any_time(timestep: Any) -> float:
+    return float(timestep.flatten()[0] if isinstance(timestep, Tensor) else timestep)
 
 
 def first_time(timestep: Any) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lib_hires.diffusers.levels import Unsupported
-from lib_hires.resample import area_means
+from lib_hires.resample import area_means, shrunk
 from lib_hires.sizes import Size
 
 log = logging.getLogger("hires_guidance")
@@ -150,7 +150,7 @@ class Fitted:
         fitted = dict(cond)
         extra = fitted.get(EXTRA)
         if extra is not None and extra.shape[-2:] != small:
-            fitted[EXTRA] = area_means(extra, small).to(extra.dtype)
+            fitted[EXTRA] = shrunk(extra, small)
         added = fitted.get("added_cond_kwargs")
         if added and added.get("time_ids") is not None:
             fitted["added_cond_kwargs"] = {
@@ -180,11 +180,11 @@ class Fitted:
         try:
             if not self._controlnet:
                 raise Unsupported("ug_controlnet is off")
-            shrunk = {name: self._shrunk(fitted[name], small) for name in given}
+            residuals = {name: self._shrunk(fitted[name], small) for name in given}
         except Unsupported as reason:
             log.info("the native evaluation is made without ControlNet: %s", reason)
-            shrunk = dict.fromkeys(given)
-        fitted.update(shrunk)
+            residuals = dict.fromkeys(given)
+        fitted.update(residuals)
 
     def _shrunk(self, value: Any, small: Size) -> Any:
         if not isinstance(value, Tensor):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal
 
-from lib_hires.settings import Settings
-from lib_hires.sizes import Size, not_above, small_size
+from lib_hires.settings import Settings, UpsampleGuidance
+from lib_hires.sizes import Size, small_frames, small_size, why_unguided
 
 Kind = Literal["text", "image", "hires", "stage"]
 """From noise, from an image (img2img), the second pass of Hires. fix, or a refinement stage."""
@@ -52,9 +52,35 @@ def guided_at(
     return small_size(size, native, settings.ug.scale, multiple)
 
 
+def clip_guided_at(
+    settings: Settings,
+    kind: Kind,
+    size: Size,
+    frames: int,
+    *,
+    native: Size,
+    native_frames: int,
+    multiple: int,
+) -> tuple[int, Size] | None:
+    """The frames and the size of a pass's native evaluations; None where it is not guided.
+
+    As `guided_at`, in time as well as in space; an image is a clip of one frame.
+    """
+    if not guides(settings, kind):
+        return None
+    small = small_size(size, native, settings.ug.scale, multiple) or size
+    few = small_frames(frames, native_frames, settings.ug.frames)
+    return None if (few, small) == (frames, size) else (few, small)
+
+
 def in_windows(settings: Settings, kind: Kind) -> bool:
     """Whether a guided pass evaluates its large images in windows."""
-    return guides(settings, kind) and settings.ug.windows != "off"
+    return guides(settings, kind) and settings.ug.evaluates_windows
+
+
+def attends_in_windows(settings: Settings, kind: Kind) -> bool:
+    """Whether self-attention alone sees windows of the large images of a guided pass."""
+    return guides(settings, kind) and settings.ug.windows == "attention"
 
 
 def mixes(settings: Settings, kind: Kind) -> bool:
@@ -64,11 +90,11 @@ def mixes(settings: Settings, kind: Kind) -> bool:
     return pfsa.enabled and pfsa.gamma > 0 and chosen
 
 
-def idle_reason(choice: str, sizes: Collection[Size], native: Size) -> str:
+def idle_reason(ug: UpsampleGuidance, sizes: Collection[Size], native: Size) -> str:
     """Why Upsample Guidance guides nothing although it is on.
 
-    choice: of its control. sizes: of the run's passes that the control names, in pixels.
+    sizes: of the run's passes that its control names, in pixels.
     """
     if not sizes:
-        return f'the run has no pass that is "{choice}"'
-    return not_above(max(sizes), native)
+        return f'the run has no pass that is "{ug.passes}"'
+    return why_unguided(max(sizes), native, ug.scale)

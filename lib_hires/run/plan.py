@@ -21,7 +21,7 @@ from lib_hires.resample import Reduction
 from lib_hires.run.evaluations import count_evaluations, native_steps
 from lib_hires.run.passes import (
     Kind,
-    guided_at,
+    clip_guided_at,
     guides,
     idle_reason,
     in_windows,
@@ -62,6 +62,8 @@ class PlannedPass:
     evaluations: int  # of the model, native evaluations included
     native_evaluations: int
     windows: int  # of the size `small`, for each evaluation of the image; 1: at full size
+    frames: int = 1  # of a clip
+    small_frames: int = 1  # of its native evaluations
 
     @property
     def steps(self) -> int:
@@ -80,14 +82,16 @@ class PlannedPass:
         """The evaluations, each counted as the pixels that it sees."""
         small = math.prod(self.small or (0,))
         large = math.prod(self.size) if self.windows == 1 else self.windows * small
-        return (
-            self.evaluations - self.native_evaluations
-        ) * large + self.native_evaluations * small
+        full = (self.evaluations - self.native_evaluations) * large * self.frames
+        return full + self.native_evaluations * small * self.small_frames
 
     def summary(self) -> str:
         name = pass_name(self.kind, self.number)
-        text = f"{name} {shown(self.size)} in {count(self.steps, 'step')}"
-        guided = f"{self.guided_steps} guided at {shown(self.small)}" if self.small else ""
+        text = f"{name} {_shown(self.size, self.frames)} in {count(self.steps, 'step')}"
+        guided = ""
+        if self.small:
+            native = _shown(self.small, self.small_frames if self.frames > 1 else 1)
+            guided = f"{self.guided_steps} guided at {native}"
         windows = f"in {self.windows} windows" if self.windows > 1 else ""
         mixed = f"{self.mixed_steps} mixed" if self.mixed_steps else ""
         inside = ", ".join(filter(None, [guided, windows, mixed]))
@@ -144,9 +148,10 @@ def run_plan(
     host = len(courses)
     if settings.refine.enabled:
         courses += _stage_courses(settings, sampling, model, before=courses[-1].size)
-    passes = tuple(_planned(course, settings, model) for course in courses)
+    passes = tuple(_planned(course, settings, model, sampling.frames) for course in courses)
     plain = [part.evaluations - part.native_evaluations for part in passes[:host]]
     plain_pixels = sum(n * math.prod(part.size) for n, part in zip(plain, passes, strict=False))
+    plain_pixels *= sampling.frames
     return RunPlan(passes, sum(plain), plain_pixels, _idle(settings, passes, model))
 
 
@@ -173,9 +178,10 @@ def _first_course(settings: Settings, sampling: Sampling, model: Model) -> _Cour
         return _image_course(min(sampling.strength, 0.999), sampling, model)
     times = schedule_times(sampling, model)
     whole_steps = len(times) - 1
-    small = _native_size("text", sampling.first, settings, model)
-    if small and settings.ug.shifted_start and not sampling.sampler.timesteps:
-        gain = Reduction.between(model.latent(sampling.first), model.latent(small)).noise_gain
+    native = _native("text", sampling.first, sampling.frames, settings, model)
+    if native and settings.ug.shifted_start and not sampling.sampler.timesteps:
+        large = sampling.frames, *model.latent(sampling.first)
+        gain = Reduction.between(large, (native[0], *model.latent(native[1]))).noise_gain
         times = shifted_schedule(torch.tensor(times, dtype=torch.float64), gain).tolist()
     return _Course(
         "text", sampling.first, sampling.sampler, times, whole_steps, mixing_steps=sampling.steps
@@ -242,8 +248,8 @@ def _time_at(timestep: float, *, sampler: Sampler, model: Model) -> float:
 # --- what the techniques make of them -------------------------------------------------------------
 
 
-def _planned(course: _Course, settings: Settings, model: Model) -> PlannedPass:
-    small = _native_size(course.kind, course.size, settings, model)
+def _planned(course: _Course, settings: Settings, model: Model, frames: int) -> PlannedPass:
+    native_frames, small = _native(course.kind, course.size, frames, settings, model) or (1, None)
     timesteps = _timesteps(course, model)
     weights = _weights(timesteps, course, settings, model) if small else [0.0] * len(timesteps)
     native = native_steps(weights, settings.ug.cadence)
@@ -261,6 +267,8 @@ def _planned(course: _Course, settings: Settings, model: Model) -> PlannedPass:
         evaluations=evaluations.total,
         native_evaluations=evaluations.native,
         windows=_windows(course, small, settings, model),
+        frames=frames,
+        small_frames=native_frames,
     )
 
 
@@ -296,16 +304,20 @@ def _windows(course: _Course, small: Size | None, settings: Settings, model: Mod
     return len(corners(*sizes, settings.ug.overlap))
 
 
-def _native_size(kind: Kind, size: Size, settings: Settings, model: Model) -> Size | None:
-    """The size, in pixels, of the native evaluations of an image of `size`."""
-    small = guided_at(
+def _native(
+    kind: Kind, size: Size, frames: int, settings: Settings, model: Model
+) -> tuple[int, Size] | None:
+    """The frames and the size, in pixels, of the native evaluations of an image of `size`."""
+    found = clip_guided_at(
         settings,
         kind,
         model.latent(size),
+        frames,
         native=model.latent(model.native),
+        native_frames=model.native_frames,
         multiple=model.multiple // model.factor,
     )
-    return small and (small[0] * model.factor, small[1] * model.factor)
+    return found and (found[0], (found[1][0] * model.factor, found[1][1] * model.factor))
 
 
 def _idle(settings: Settings, passes: Sequence[PlannedPass], model: Model) -> str:
@@ -314,7 +326,11 @@ def _idle(settings: Settings, passes: Sequence[PlannedPass], model: Model) -> st
     if not (ug.enabled and ug.theta) or any(part.small for part in passes):
         return ""
     sizes = [part.size for part in passes if guides(settings, part.kind)]
-    return idle_reason(ug.passes, sizes, model.native)
+    return idle_reason(ug, sizes, model.native)
+
+
+def _shown(size: Size, frames: int) -> str:
+    return shown(size) if frames == 1 else f"{shown(size)} of {frames} frames"
 
 
 def _short(number: float) -> str:

@@ -21,6 +21,7 @@ class Model:
     factor: int = 8  # pixels per latent position
     multiple: int = 64  # what sizes are rounded to
     channels: int = 4  # of a latent
+    native_frames: int = 1  # of the motion module
 
     @cached_property
     def table(self) -> Tensor:
@@ -67,6 +68,7 @@ class Sampling:
     schedule: str = "Automatic"
     strength: float | None = None  # of the WebUI's img2img; None starts from noise
     fixed_steps: bool = False  # img2img takes all steps, and stretches the schedule instead
+    frames: int = 1  # of a clip
 
 
 def schedule_times(sampling: Sampling, model: Model) -> list[float]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lib_hires.sizes import Size
@@ -51,11 +52,11 @@ class Tile:
 
 
 def tiles_over(size: Size, side: int, halo: int) -> list[Tile]:
-    """The tiles that cover `size`, (height, width), row by row.
+    """The tiles that cover `size`, (height, width), row by row; all read as much.
 
-    side: of what a tile reads, and so what memory it takes; a shorter image is read whole. halo:
-    the least that a tile reads beyond its own part, but at the image's border; less than half of
-    the side.
+    side: the most that a tile reads along an axis, and so what memory it takes; a shorter image is
+    read whole. halo: the least that a tile reads beyond its own part, but at the image's border;
+    less than half of the side. There are as few tiles as that allows, as small as they can be.
     """
     rows, columns = (list(_spans(length, side, halo)) for length in size)
     return [Tile(row, column) for row in rows for column in columns]
@@ -67,10 +68,55 @@ def _spans(length: int, side: int, halo: int) -> Iterator[Span]:
         yield Span(0, length, 0, length)
         return
     gaps = math.ceil((length - side) / (side - 2 * halo))
+    side = math.ceil((length + 2 * halo * gaps) / (gaps + 1))
     starts = [gap * (length - side) // gaps for gap in range(gaps + 1)]
     meets = [(left + side + right) // 2 for left, right in zip(starts, starts[1:], strict=False)]
     for start, first, last in zip(starts, [0, *meets], [*meets, length], strict=True):
         yield Span(start, start + side, first, last)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Small cells spread evenly over an image, put side by side in one much smaller image.
+
+    rows, columns: where the cells start; cell, margin: the side of a cell and what it shares with
+    strangers at its borders, all in latent positions.
+    """
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    cell: int
+    margin: int
+
+    @classmethod
+    def over(cls, size: Size, side: int, cell: int, margin: int) -> Sample:
+        """As many cells of `size`, (height, width), as an image of at most `side` holds."""
+        rows, columns = (_starts(length, min(length, side) // cell, cell) for length in size)
+        return cls(rows, columns, cell, margin)
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def read(self, whole: Tensor, scale: int) -> Tensor:
+        """Of a whole (b, c, H, W), `scale` values a latent position, the cells as one image."""
+        rows, columns = (
+            torch.cat([torch.arange(scale * self.cell) + scale * start for start in starts])
+            for starts in (self.rows, self.columns)
+        )
+        return whole[..., rows.to(whole.device), :][..., columns.to(whole.device)]
+
+    def own(self, part: Tensor) -> Tensor:
+        """Of what was computed (b, c, h, w), at any scale, the cells without their margins."""
+        side = part.shape[-2] // len(self.rows)
+        kept = slice(self.margin * side // self.cell, side - self.margin * side // self.cell)
+        grid = len(self.rows), side, len(self.columns), side
+        cells = part.reshape(*part.shape[:2], *grid)[..., kept, :, kept]
+        return cells.flatten(-2).flatten(-3, -2)
+
+
+def _starts(length: int, count: int, cell: int) -> tuple[int, ...]:
+    """Each in the middle of its share of the length."""
+    return tuple((2 * index + 1) * length // (2 * count) - cell // 2 for index in range(count))
 
 
 def assembled(

@@ -14,6 +14,7 @@ from torch import Tensor
 from lib_hires.run.passes import Kind, guides, idle_reason
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
+from lib_hires.webui import animatediff
 from lib_hires.webui.callers import caller_of_run
 from lib_hires.webui.hosts.model import chosen_native, is_supported
 from lib_hires.webui.hosts.protocol import FACTOR
@@ -91,7 +92,9 @@ def _is_on(settings: Settings) -> bool:
 
 def _turn_off_unsupported(run: HostRun) -> None:
     """Leave out what cannot work with the model that is loaded."""
-    if not is_supported(run.p.sd_model):
+    if animatediff.makes_clip():
+        run.turn_off(ALL, animatediff.LEFT_OUT)
+    elif not is_supported(run.p.sd_model):
         run.turn_off(
             ALL, "the image was made without it, because it does not work with this model yet."
         )
@@ -116,7 +119,7 @@ def _warn_if_idle(run: HostRun, guidance: Guidance) -> None:
         latent = height // FACTOR, width // FACTOR
         if replace(guidance, kind=kind).reduction(latent) is not None:
             return
-    reason = idle_reason(settings.ug.passes, passes.values(), (native, native))
+    reason = idle_reason(settings.ug, passes.values(), (native, native))
     run.leaving_out("ug")(f"Upsample Guidance had nothing to do, because {reason}.")
 
 
@@ -133,6 +136,8 @@ def passes_of(p: Any) -> dict[Kind, Size]:
         "text" if kind_of(p) == "hires" else kind_of(p): _sampled(p.height, p.width)
     }
     if getattr(p, "enable_hr", False):
+        if getattr(p, "firstpass_image", None) is not None:  # an image of the gallery is upscaled
+            first = {}
         height = p.hr_upscale_to_y - getattr(p, "truncate_y", 0) * FACTOR
         width = p.hr_upscale_to_x - getattr(p, "truncate_x", 0) * FACTOR
         first["hires"] = _sampled(height, width)

@@ -33,7 +33,7 @@ def test_what_other_nodes_evaluate_besides_is_guided_alike(host):
     """As perturbed attention does: one more evaluation of cond after classifier-free guidance."""
 
     def perturbed(guider, x, sigma, options, combined, cond):
-        branch = [guider.conds[1]]
+        branch = [guider.conds["negative"]]
         (other,) = comfy.samplers.calc_cond_batch(guider.inner_model, branch, x, sigma, options)
         return combined + 2 * (cond - other)
 
@@ -108,6 +108,14 @@ def test_an_image_of_native_size_is_left_alone(host, caplog):
         out = host.sample(guided(host), SIGMAS, noise)
     assert torch.equal(out, host.sample(host.model, SIGMAS, noise))
     assert "not clearly above" in caplog.text
+
+
+def test_a_scale_that_leaves_nothing_to_guide_is_named(host, caplog):
+    noise = host.noise(8)
+    with caplog.at_level(logging.WARNING, logger="hires_guidance"):
+        out = host.sample(guided(host, scale=1), SIGMAS, noise)
+    assert torch.equal(out, host.sample(host.model, SIGMAS, noise))
+    assert "left out: at a scale of 1 the native evaluation is about as large" in caplog.text
 
 
 def test_the_size_that_sdxl_receives_is_the_evaluations(make_host):

@@ -1,4 +1,5 @@
 import latent_preview
+import nodes
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +7,7 @@ import torch.nn.functional as F
 from lib_hires.comfy.nodes import progressive_refinement
 
 RUN = {"seed": 5, "steps": 6, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
+RUN |= {"workflow": {"prompt": {"1": "of the page"}, "extra_pnginfo": None}}
 
 
 class Vae:
@@ -82,6 +84,29 @@ def test_an_interruption_is_the_hosts(host):
     host.model.model.net = interrupted
     with pytest.raises(Interrupted):
         refined(host)
+
+
+def test_finished_stages_of_an_interrupted_run_are_in_the_output_folder(host, caplog):
+    whole = host.model.model.net
+
+    def interrupted(x, sigma, branch):
+        if x.shape[-1] == 32:
+            raise Interrupted
+        return whole(x, sigma, branch)
+
+    host.model.model.net = interrupted
+    nodes.SAVED.clear()
+    with pytest.raises(Interrupted):
+        refined(host, factor=4, eta2="0.3, 0.3")
+    ((kind, name, shape, prompt),) = nodes.SAVED
+    assert (kind, shape, prompt) == ("output", (192, 192, 3), {"1": "of the page"})
+    assert name in caplog.text
+
+
+def test_a_finished_run_saves_nothing_by_itself(host):
+    nodes.SAVED.clear()
+    refined(host)
+    assert nodes.SAVED == []
 
 
 def test_a_stage_without_numbers_leaves_the_stage_before(host, caplog):

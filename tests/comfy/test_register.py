@@ -23,6 +23,7 @@ class Type:
 
 
 class Io:
+    Hidden = SimpleNamespace(prompt="prompt", extra_pnginfo="extra_pnginfo")
     Schema = staticmethod(lambda **parts: SimpleNamespace(**parts))
     NodeOutput = staticmethod(lambda *values: values)
     ComfyNode = type("ComfyNode", (), {})
@@ -40,9 +41,12 @@ def test_without_the_hosts_schema_the_classic_mappings_are_there():
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.id)
 def test_both_apis_have_the_same_inputs_and_outputs(node):
     old, new = classic(node), schema_node(node, Io()).define_schema()
-    required = old.INPUT_TYPES()["required"]
-    assert list(required) == [id for _, id, _ in new.inputs]
-    for (kind, options), (name, _, given) in zip(required.values(), new.inputs, strict=True):
+    types = old.INPUT_TYPES()
+    inputs = types["required"] | types["optional"]
+    assert list(inputs) == [id for _, id, _ in new.inputs]
+    assert list(types["optional"]) == [id for _, id, o in new.inputs if o.pop("optional", False)]
+    assert ("hidden" in types, old.OUTPUT_NODE) == (bool(new.hidden), new.is_output_node)
+    for (kind, options), (name, _, given) in zip(inputs.values(), new.inputs, strict=True):
         wanted = {**options, "options": kind} if isinstance(kind, list) else options
         assert given == wanted
         assert name.upper() == ("COMBO" if isinstance(kind, list) else kind)

@@ -40,6 +40,7 @@ def pipeline(model) -> StableDiffusionPipeline:
         {"ug": True},
         {"ug": True, "ug_shifted_start": False, "ug_eta": 0.6},
         {"ug": True, "ug_windows": "Hann"},
+        {"ug": True, "ug_windows": "attention"},
         {"ug": True, "pfsa": True, "pfsa_gamma": 0.1},
         {"ug": True, "refine": True, "refine_eta2": "0.5"},
     ],

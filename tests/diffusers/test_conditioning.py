@@ -44,10 +44,14 @@ def test_inpaintings_channels_shrink_along() -> None:
     image, mask = HINT, (HINT[:, :1] > 0.5).float()
     call = {"image": image, "mask_image": mask, "strength": 1.0}
     plain = tiny.latents(pipe, **call)
-    with inputs_of(pipe.unet, "") as seen:
+    seen = []
+    first = pipe.unet.conv_in.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with first:
         apply_hires_guidance(pipe, ug=True)
         guided = tiny.latents(pipe, **call)
-    assert {shape for shape, _ in seen} == {(2, 9, 16, 16), (2, 9, 8, 8)}
+    assert {tuple(x.shape) for x in seen} == {(2, 9, 16, 16), (2, 9, 8, 8)}
+    masks = [x[:, 4] for x in seen if x.shape[-1] == 8]
+    assert masks and all(set(mask.unique().tolist()) == {0.0, 1.0} for mask in masks)
     assert not torch.allclose(guided, plain, atol=1e-2)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 import pytest
 import tiny_pipelines as tiny
 import torch
@@ -44,6 +46,16 @@ def test_nothing_of_it_is_left(family: str) -> None:
     remove_hires_guidance(pipe)
     remove_hires_guidance(pipe)
     assert (dict(vars(pipe)), dict(vars(module))) == before
+
+
+@pytest.mark.parametrize("side", [8.0, [8, 8], (8.0, 8.0)])
+def test_a_native_size_is_read_as_tools_write_it(side: object) -> None:
+    pipe = tiny.unet_pipeline()
+    apply_hires_guidance(pipe, ug=True)
+    guided = tiny.latents(pipe)
+    pipe.unet.register_to_config(sample_size=side)
+    apply_hires_guidance(pipe, ug=True)
+    assert torch.equal(tiny.latents(pipe), guided)
 
 
 def test_an_unknown_setting_is_refused_with_its_message() -> None:
@@ -94,3 +106,31 @@ def test_a_model_in_half_precision_stays_so() -> None:
     apply_hires_guidance(pipe, ug=True)
     call = {name: value.bfloat16() for name, value in tiny.prompt(pipe).items()}
     assert tiny.latents(pipe, **call).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", ["sd1, eps", "flux"])
+def test_a_forgotten_callback_is_told_of_once(family: str, caplog) -> None:
+    pipe = FAMILIES[family]()
+    hires = apply_hires_guidance(pipe, pfsa=True, **NATIVE.get(family, {}))
+    for _ in range(2):
+        tiny.latents(pipe, callback_on_step_end=hires.on_step_end)
+    assert "callback_on_step_end" not in caplog.text
+    for _ in range(2):
+        tiny.latents(pipe)
+    assert caplog.text.count("Attentive Guidance does nothing: give the pipeline callback") == 1
+    apply_hires_guidance(pipe, ug=True, **NATIVE.get(family, {}))
+    tiny.latents(pipe)
+    assert caplog.text.count("Attentive Guidance") == 1
+
+
+def test_the_public_names_are_these() -> None:
+    import lib_hires.diffusers as side
+
+    names = ["HiresGuidance", "RefinedStage", "apply_hires_guidance", "refine"]
+    assert side.__all__ == [*names, "remove_hires_guidance"]
+    for name in side.__all__:
+        value = getattr(side, name)
+        assert value.__doc__
+        assert get_type_hints(
+            getattr(value, "__init__", value) if isinstance(value, type) else value
+        )

@@ -89,6 +89,14 @@ def test_sizes_are_logged_in_pixels(caplog: pytest.LogCaptureFixture) -> None:
     assert "16x16 is not clearly above the model's native 16x16" in caplog.text
 
 
+def test_a_scale_that_leaves_nothing_to_guide_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tiny.unet_pipeline()
+    apply_hires_guidance(pipe, ug=True, ug_scale=1)
+    with caplog.at_level(logging.INFO, "hires_guidance"):
+        tiny.latents(pipe, side=32)
+    assert "nothing to do: at a scale of 1 the native evaluation is about as" in caplog.text
+
+
 def test_windows_that_do_not_fit_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     pipe = controlnet_pipeline()
     apply_hires_guidance(pipe, ug=True, ug_windows="Hann")

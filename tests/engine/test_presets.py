@@ -144,6 +144,12 @@ def test_a_damaged_file_gives_a_message_and_stays_as_it_is(file, text):
     assert file.find(BUILT_IN[0].name) == BUILT_IN[0]
 
 
+def test_a_file_that_an_editor_has_saved_with_a_mark_is_read(file):
+    file.save("mine", MINE)
+    file.path.write_bytes(b"\xef\xbb\xbf" + file.path.read_bytes())
+    assert file.find("mine").settings() == MINE
+
+
 @pytest.mark.parametrize("values", [{"ug_teta": 1}, {"ug_theta": "much"}, {"ug_theta": None}])
 def test_a_preset_of_bad_values_gives_a_message(file, values):
     file.path.parent.mkdir()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from meta_device import OnDevice
 
-from lib_hires.resample import Reduction, area_matrix, area_means, bicubic
+from lib_hires.resample import Reduction, area_matrix, area_means, bicubic, shrunk
 
 
 @st.composite
@@ -62,7 +62,7 @@ def test_d_of_u_is_the_identity(shapes):
 def test_constants_and_means_are_kept(shapes):
     large, small = shapes
     reduction = Reduction.between(large, small)
-    for matrix in (reduction.reduce_rows, reduction.reduce_columns):
+    for matrix in (axis.reduce for axis in reduction.axes):
         torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix)))
         assert (matrix >= 0).all()
     one = torch.ones(1, 1, *large)
@@ -82,7 +82,7 @@ def test_u_d_is_an_orthogonal_projection(shapes):
     """U is the smallest right inverse: what it adds is orthogonal to what D cannot see."""
     large, small = shapes
     reduction = Reduction.between(large, small)
-    projection = reduction.upsample_rows @ reduction.reduce_rows
+    projection = reduction.axes[0].upsample @ reduction.axes[0].reduce
     torch.testing.assert_close(projection, projection.T, atol=1e-5, rtol=0)
     torch.testing.assert_close(projection @ projection, projection, atol=1e-5, rtol=0)
 
@@ -158,3 +158,14 @@ def test_area_means_make_nothing_on_the_cpu_but_once():
     area_means(x, (20, 12))
     with OnDevice():
         assert area_means(x, (20, 12)).shape == (1, 5, 20, 12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_an_inpainting_mask_stays_hard(dtype):
+    mask = (noise(2, 1, 16, 24) > 0).to(dtype)
+    part = torch.cat([mask, noise(2, 4, 16, 24).to(dtype)], 1)
+    small = shrunk(part, (7, 12))
+    assert small.dtype == dtype and small.shape == (2, 5, 7, 12)
+    assert set(small[:, 0].unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(small[:, 1:], area_means(part[:, 1:], (7, 12)).to(dtype))
+    assert torch.equal(shrunk(part[:, 1:], (7, 12)), small[:, 1:])

@@ -55,11 +55,13 @@ NAMES = [
     "refine_keep_stages",
     "refine_upsampler",
 ]
+CLIPS = ["ug_frames"]  # which the command line alone has
 
 
 def test_positional_order_is_pinned():
     assert [row.name for row in declarations()][: len(NAMES)] == NAMES
     assert len(declarations()) == len(NAMES), "append the new control to NAMES"
+    assert [row.name for row in declarations(clips=True)] == [*NAMES, *CLIPS]
 
 
 def test_a_later_control_has_the_last_position_whatever_its_group(monkeypatch):
@@ -68,7 +70,7 @@ def test_a_later_control_has_the_last_position_whatever_its_group(monkeypatch):
         fresh: float = control(0.5, "Fresh", "A new one.", minimum=0, maximum=1, since=99)
 
     monkeypatch.setitem(declared._GROUP_TYPES, "ug", Later)
-    assert [name for name, *_ in declared._rows()] == [*NAMES, "ug_fresh"]
+    assert [name for name, *_ in declared._rows()] == [*NAMES, *CLIPS, "ug_fresh"]
 
 
 def test_every_field_appears_on_every_surface():
@@ -77,8 +79,8 @@ def test_every_field_appears_on_every_surface():
         for group in (UpsampleGuidance, AttentiveGuidance, ProgressiveRefinement)
         for item in dataclasses.fields(group)
     ]
-    assert sorted(fields) == sorted(NAMES)
-    assert list(Settings().values()) == NAMES
+    assert sorted(fields) == sorted([*NAMES, *CLIPS])
+    assert list(Settings().values()) == [*NAMES, *CLIPS]
     rows = markdown_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == fields, "the table goes group by group"
     assert all(row.count("|") == 6 for row in rows)
@@ -216,6 +218,9 @@ def test_bad_choices(bad):
 
 
 def test_unknown_names_come_with_a_suggestion():
+    for name in ("UG", "ug-theta", "Ug Theta"):
+        with pytest.raises(SettingsError, match=r"did you mean ug(_theta)?\?"):
+            Settings.from_values({name: 1})
     with pytest.raises(SettingsError, match=r"ug_tetha: .*did you mean ug_theta\?"):
         Settings.from_values({"ug_tetha": 1})
     with pytest.raises(SettingsError, match=r"^zzz: there is no such setting$"):

@@ -132,8 +132,8 @@ def test_guidance_mends_a_large_model_that_is_wrong_about_the_coarse_part(shifte
     fine = (
         matrix
         - torch.kron(
-            gaussian.reduction.upsample_rows @ gaussian.reduction.reduce_rows,
-            gaussian.reduction.upsample_columns @ gaussian.reduction.reduce_columns,
+            gaussian.reduction.axes[0].upsample @ gaussian.reduction.axes[0].reduce,
+            gaussian.reduction.axes[1].upsample @ gaussian.reduction.axes[1].reduce,
         )
         @ matrix
     )

@@ -32,11 +32,12 @@ def noise(*shape, seed=0):
 
 def guided(predict, large, small, *, family=None, times=STEPS, prediction="denoised", **options):
     shrink, device = options.pop("shrink_cond", None), options.pop("device", "cpu")
+    batched = options.pop("batched", False)
     return UpsampleGuided(
         predict,
         UpsampleGuidance(**{**PLAIN, **options}),
         family=family or VarianceExploding(TABLE),
-        reduction=Reduction.between(large, small).to(device),
+        reduction=Reduction.between(large, small, batched=batched).to(device),
         times=times,
         prediction=prediction,
         shrink_cond=shrink,

@@ -1,33 +1,30 @@
 """Runs inside a real ComfyUI's Python, by test_comfyui.py: HOST ROOT EXCHANGE [CHECK ...].
 
-HOST: ComfyUI's folder. ROOT: this repository, loaded as the host loads a folder of custom_nodes.
-EXCHANGE: a folder with `given.safetensors` (cond, uncond, noise, sigmas of the standalone side) and
-`given.json`; `seen.json` and `image.safetensors` are written there. The model is the bundled one in
-the host's own network, because the host's loader knows the published sizes only.
+`image.safetensors` is written into EXCHANGE besides. The model is the bundled one in the host's own
+network, because the host's loader knows the published sizes only.
 """
 
-import json
-import logging
-import traceback
 from pathlib import Path
 
 from comfyui_host import (
-    CHOSEN,
     EXCHANGE,
     GIVEN,
     LARGE,
     NEGATIVE,
     POSITIVE,
     REDUCTION,
+    ROOT,
     SETTINGS,
     SIGMAS,
     SMALL,
     UNET,
     WEIGHTS,
+    check,
     guided,
     host_model,
     host_vae,
     interpolate_timesteps,
+    main,
     node,
     noise_of,
     run,
@@ -41,17 +38,11 @@ import comfy.model_detection
 import comfy.sample
 import comfy.samplers
 import comfy.sd
+import folder_paths
 import nodes
 import torch
 from comfy.model_base import ModelType
 from safetensors.torch import save_file
-
-CHECKS = {}
-
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
 
 
 def off_native(model, name="euler", positive=POSITIVE, small_positive=None, sigmas=SIGMAS):
@@ -81,8 +72,39 @@ def same_as_standalone():
         latent = sample(guided(model), sigmas, noise, "dpmpp_2m", cfg=SETTINGS["cfg"])
         images[name] = vae.decode(latent).contiguous()
         interpolate_timesteps(model)
+    images |= refined_as_standalone(vae)
     save_file(images, f"{EXCHANGE}/image.safetensors")
     return list(latent.shape)
+
+
+def refined_as_standalone(vae):
+    """The last image of each refinement that is given, from the standalone side's first latent."""
+    bundled = Path(ROOT, "lib_hires/standalone/bundled/upsamplers")
+    folder_paths.add_model_folder_path("hires-guidance", str(bundled))
+    images = {}
+    for name, settings in SETTINGS["refined"].items():
+        settings = {key.removeprefix("refine_"): value for key, value in settings.items()}
+        model = host_model()
+        first = model.model.process_latent_out(GIVEN[f"first {name}"])
+        if "upsampler" in settings:
+            upsampler = settings.pop("upsampler")
+            (model,) = node("HiResFeatureUpsampler", model=model, upsampler=upsampler)
+        _, made = node(
+            "HiResProgressiveRefinement",
+            model=model,
+            positive=POSITIVE,
+            negative=NEGATIVE,
+            vae=vae,
+            latent={"samples": first},
+            seed=SETTINGS["seed"],
+            cfg=SETTINGS["cfg"],
+            steps=6,
+            sampler_name="dpmpp_2m",
+            scheduler="karras",
+            **settings,
+        )
+        images[name] = made[-1].contiguous()
+    return images
 
 
 @check
@@ -183,7 +205,20 @@ def exact_with_patches():
         ),
         "PAG": off_native(run(pag, model=model, scale=2.0)[0]),
         "LoRA": off_native(with_lora(model)),
+        "a function in the slot": off_native(with_other_function(model)),
     }
+
+
+def with_other_function(model):
+    """As nodes that take the one slot for a function of their own instead of calc_cond_batch."""
+
+    def warmer(args):
+        parts = (args[name] for name in ("model", "conds", "input", "sigma", "model_options"))
+        return [1.05 * part for part in comfy.samplers.calc_cond_batch(*parts)]
+
+    made = model.clone()
+    made.set_model_sampler_calc_cond_batch_function(warmer)
+    return made
 
 
 def with_lora(model):
@@ -325,19 +360,6 @@ def refinement():
         assert torch.isfinite(latent["samples"]).all()
         seen[name] = [list(image.shape) for image in images]
     return seen
-
-
-def main():
-    logging.getLogger("hires_guidance").setLevel(logging.ERROR)
-    seen = {"version": __import__("comfyui_version").__version__}
-    seen["nodes"] = sorted(n for n in nodes.NODE_CLASS_MAPPINGS if n.startswith("HiRes"))
-    with torch.inference_mode():
-        for name in CHOSEN or CHECKS:
-            try:
-                seen[name] = CHECKS[name]()
-            except Exception:
-                seen[name] = traceback.format_exc()[-1500:]
-    Path(EXCHANGE, "seen.json").write_text(json.dumps(seen, indent=1))
 
 
 main()

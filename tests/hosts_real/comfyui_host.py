@@ -1,9 +1,17 @@
-"""A real ComfyUI inside its own Python, for comfyui_checks.py: HOST ROOT EXCHANGE, as there."""
+"""A real ComfyUI inside its own Python, for comfyui_checks.py and comfyui_models.py.
+
+Their arguments: HOST ROOT EXCHANGE [CHECK ...]. HOST: ComfyUI's folder. ROOT: this repository,
+loaded as the host loads a folder of custom_nodes. EXCHANGE: a folder with `given.safetensors`
+(cond, uncond, noise, sigmas of the standalone side) and `given.json`; `seen.json` is written there.
+"""
 
 import asyncio
 import json
+import logging
 import os
 import sys
+import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 HOST, ROOT, EXCHANGE, *CHOSEN = sys.argv[1:]
@@ -41,6 +49,43 @@ POSITIVE, NEGATIVE = ([[GIVEN[name], {}]] for name in ("cond", "uncond"))
 LARGE, SMALL = (64, 64), (32, 32)
 REDUCTION = Reduction.between(LARGE, SMALL)
 SIGMAS = torch.tensor([9.0, 3.0, 0.8, 0.0])
+CHECKS = {}
+
+
+def check(function):
+    """A function of a script, whose result goes into `seen.json` under its name."""
+    CHECKS[function.__name__] = function
+    return function
+
+
+def main():
+    """Make the chosen checks of the script, or all; a failed one gives its traceback."""
+    logging.getLogger("hires_guidance").setLevel(logging.ERROR)
+    seen = {"version": __import__("comfyui_version").__version__}
+    seen["nodes"] = sorted(n for n in nodes.NODE_CLASS_MAPPINGS if n.startswith("HiRes"))
+    with torch.inference_mode():
+        for name in CHOSEN or CHECKS:
+            try:
+                seen[name] = CHECKS[name]()
+            except Exception:
+                seen[name] = traceback.format_exc()[-1500:]
+    Path(EXCHANGE, "seen.json").write_text(json.dumps(seen, indent=1))
+
+
+@contextmanager
+def messages():
+    """A list that is filled with our warnings inside the scope."""
+    log, lines = logging.getLogger("hires_guidance"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 def node(name, **inputs):
@@ -58,8 +103,11 @@ def run(cls, **inputs):
     return getattr(cls(), cls.FUNCTION)(**inputs)
 
 
-def host_model(kind=ModelType.V_PREDICTION):
-    """The bundled network with the host's parametrisation of a kind."""
+def host_model(kind=ModelType.V_PREDICTION, weights=WEIGHTS):
+    """The bundled network with the host's parametrisation of a kind; weights: others of its shape.
+
+    It may have channels for inpainting.
+    """
 
     class Bundled(comfy.supported_models.SD15):
         unet_extra_config = {"num_heads": 3, "num_head_channels": -1}  # noqa: RUF012
@@ -67,10 +115,10 @@ def host_model(kind=ModelType.V_PREDICTION):
         def model_type(self, state_dict, prefix=""):
             return kind
 
-    config = Bundled(comfy.model_detection.detect_unet_config(WEIGHTS, UNET))
+    config = Bundled(comfy.model_detection.detect_unet_config(weights, UNET))
     config.set_inference_dtype(torch.float32, None)
-    model = config.get_model(WEIGHTS, UNET, device="cpu")
-    model.load_model_weights(dict(WEIGHTS), UNET)
+    model = config.get_model(weights, UNET, device="cpu")
+    model.load_model_weights(dict(weights), UNET)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 

@@ -12,7 +12,6 @@ import base64
 import io
 import json
 import os
-import shlex
 import shutil
 import socket
 import subprocess
@@ -27,20 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compatibility import partly, pytest_runtest_makereport
+from installations import AS_IT_IS, Installation
+
+__all__ = ["partly", "pytest_runtest_makereport"]
 
 ROOT = Path(__file__).parents[2]
 CONTROLNET, BUILT_IN = "sd-webui-controlnet", "sd_forge_controlnet"
 LOG = "log.txt"
 PLOT = "x/y/z plot"
-AS_IT_IS = shlex.split(
-    "--skip-prepare-environment --skip-python-version-check --skip-torch-cuda-test "
-    "--skip-version-check --no-download-sd-model --api"
-)
-FOR_THE_CPU = shlex.split(
-    "--use-cpu all --no-half --precision full --do-not-download-clip --opt-sdp-attention"
-)
-PATCHED_FOR_THE_CPU = ["--always-cpu", "--disable-xformers"]
-BACKENDS = "backend", "ldm_patched"  # the folders in which Forge and reForge have theirs
 TOKENIZERS = (  # and CLIP's tokenizer
     "backend/huggingface/runwayml/stable-diffusion-v1-5/tokenizer",
     "ldm_patched/modules/sd1_tokenizer",
@@ -62,6 +56,7 @@ SAVED_OPTIONS = {
     "sgm_noise_multiplier": False,
     "show_progress_type": "Approx cheap",  # the preview of SDXL's latents would want a download
     "skip_early_cond": 0.0,
+    "VERSION_UID": "PY313",  # without it Forge Neo waits for a key
 }
 
 
@@ -201,25 +196,6 @@ def _response(response: dict[str, Any]) -> Response:
     return Response(tuple(image.convert("RGB") for image in images), infos[0], encoded, infos)
 
 
-@dataclass(frozen=True)
-class Installation:
-    """A WebUI's folder and the Python that runs it, "" for that of the folder's own environment."""
-
-    folder: Path
-    python: str = ""
-
-    @classmethod
-    def named(cls, text: str) -> Installation:
-        """text: FOLDER or FOLDER=PYTHON."""
-        folder, _, python = text.partition("=")
-        return cls(Path(folder), python)
-
-    @property
-    def by_shape(self) -> bool:
-        """Forge and reForge load models of the usual shapes alone."""
-        return any((self.folder / backend).is_dir() for backend in BACKENDS)
-
-
 @pytest.fixture
 def any_shape(host: WebUI) -> None:
     """For tests with models of shapes that no published one has."""
@@ -320,16 +296,19 @@ def _running(installation: Installation, data: Path, model: Path) -> Iterator[in
     """Starts the WebUI in a data folder, gives its port, and ends it."""
     folder = installation.folder
     python = installation.python or str(folder / "venv/bin/python")
-    (data / "config.json").write_text(json.dumps(SAVED_OPTIONS))
+    saved = SAVED_OPTIONS | {"sd_model_checkpoint": model.name}
+    (data / "config.json").write_text(json.dumps(saved))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    places = {"--port": port, "--data-dir": data, "--ckpt": model}
+    places = {"--port": port, "--data-dir": data}
+    if installation.knows("--ckpt"):  # else the saved option names it
+        places["--ckpt"] = model
     places["--gradio-allowed-path"] = folder  # for Forge's own scripts, with such a data folder
-    on_cpu = PATCHED_FOR_THE_CPU if installation.by_shape else FOR_THE_CPU
-    command = [python, "launch.py", *AS_IT_IS, *on_cpu]
+    command = [python, "launch.py", *AS_IT_IS, *installation.for_the_cpu()]
     command += [str(part) for option in places.items() for part in option]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    offline["IGNORE_CMD_ARGS_ERRORS"] = "1"  # Forge Neo has no --no-download-sd-model
     with (data / LOG).open("w") as log:
         process = subprocess.Popen(
             command, cwd=folder, env=os.environ | offline, stdout=log, stderr=log
@@ -377,7 +356,7 @@ def _install_controlnet(webui: Path, data: Path, model: Path) -> str:
 
 def _wait_until_started(process: subprocess.Popen[bytes], log: Path) -> None:
     """Requests before this line of the log would end the WebUI."""
-    for _ in range(1200):
+    for _ in range(1800):
         if "Startup time:" in log.read_text():
             return
         if process.poll() is not None:

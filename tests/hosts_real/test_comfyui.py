@@ -1,16 +1,7 @@
-"""The nodes in a real ComfyUI.
-
-HIRES_COMFYUI: ComfyUI's folder, which is not written to. HIRES_COMFYUI_PYTHON: the Python that
-runs it.
-"""
-
-import json
-import os
-import subprocess
-from pathlib import Path
+"""The nodes in a real ComfyUI, with the bundled model."""
 
 import pytest
-from safetensors.torch import load_file, save_file
+from comfyui_process import NEEDED, checked
 
 from lib_hires.noise import draw, generators
 from lib_hires.settings import Settings
@@ -18,65 +9,69 @@ from lib_hires.standalone.models import load_model
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.request import Request
 
-ROOT = Path(__file__).parents[2]
-HOST, PYTHON = os.environ.get("HIRES_COMFYUI"), os.environ.get("HIRES_COMFYUI_PYTHON")
-
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not HOST or not PYTHON, reason="HIRES_COMFYUI and HIRES_COMFYUI_PYTHON name no ComfyUI"
-    ),
-]
+pytestmark = NEEDED
 ROUNDING = 2e-5  # of float32 over three steps, relative to the largest value
+REFINED = {
+    "refined": {"refine_eta2": "0.5"},
+    "pivot": {"refine_method": "Pivot"},
+    "features": {"refine_method": "Pivot", "refine_upsampler": "hires-demo-2x"},
+}
+"""Refinements to twice the sides, by the settings of our own side."""
 
 
 @pytest.fixture(scope="module")
 def standalone():
-    """A guided run of the bundled model by ourselves, and its image (1, 3, H, W) in [-1, 1]."""
+    """Our own images of the bundled model, (1, 3, H, W) in [-1, 1], and what they were made of.
+
+    "image": guided, between whole timesteps as everywhere on our side. The others have k-diffusion
+    round each noise level to the nearest whole timestep, as ComfyUI does.
+    """
+    model = load_model()
+    run = made(model, 512, {"ug": True}, rounded=False)
+    images = {"image": next(iter(run.generate())).images}
+    images["rounded"] = next(iter(made(model, 512, {"ug": True}).generate())).images
+    firsts = {}
+    for name, settings in REFINED.items():
+        first, *_, last = made(model, 256, {"refine": True, **settings}).generate()
+        firsts[f"first {name}"], images[name] = first.latent, last.images
+    return run, images, firsts
+
+
+def made(model, side, settings, rounded=True):
     request = Request(
-        prompt="a red circle", width=512, height=512, steps=6, sampler="DPM++ 2M", cfg=4.0, seed=7
+        prompt="a red circle", width=side, height=side, steps=6, sampler="DPM++ 2M", cfg=4.0, seed=7
     )
-    settings = Settings.from_values({"ug": True})
-    run = Run(load_model(), request, settings)
-    return run, next(iter(run.generate())).images
+    run = Run(model, request, Settings.from_values(settings))
+    run.denoiser.quantize = rounded  # k-diffusion's own rule
+    return run
 
 
 @pytest.fixture(scope="module")
 def seen(standalone, tmp_path_factory):
     """What comfyui_checks.py has seen in the host."""
-    run, _ = standalone
-    exchange = tmp_path_factory.mktemp("comfyui")
+    run, _, firsts = standalone
     conditioning = run.model.encode_prompts([run.request.prompt], [run.request.negative])
     tensors = {
         "cond": conditioning.cond,
         "uncond": conditioning.uncond,
         "noise": draw(generators(run.request.seeds), (4, 64, 64)),
         "sigmas": run.sigmas,
+        **firsts,
     }
-    save_file({k: v.contiguous() for k, v in tensors.items()}, exchange / "given.safetensors")
-    (exchange / "given.json").write_text(json.dumps({"cfg": run.request.cfg}))
-    script = Path(__file__).with_name("comfyui_checks.py")
-    done = subprocess.run(
-        [PYTHON, script, HOST, ROOT, exchange],
-        env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert (exchange / "seen.json").exists(), done.stderr[-4000:]
-    results = json.loads((exchange / "seen.json").read_text())
-    return results | {"files": load_file(exchange / "image.safetensors")}
+    given = {"cfg": run.request.cfg, "seed": run.request.seeds[0], "refined": REFINED}
+    exchange = tmp_path_factory.mktemp("comfyui")
+    return checked("comfyui_checks", exchange, tensors, given)
 
 
 def test_the_host_loads_the_nodes(seen):
     assert {"HiResUpsampleGuidance", "HiResProgressiveRefinement"} <= set(seen["nodes"])
 
 
-def test_an_image_is_the_standalone_sides(seen, standalone):
-    expected = standalone[1].movedim(1, -1) / 2 + 0.5  # (1, H, W, 3) in [0, 1]
-    off = (seen["files"]["image"] - expected).abs().max() * 255
+@pytest.mark.parametrize("name", ["rounded", "image", *REFINED])
+def test_an_image_is_the_standalone_sides(seen, standalone, name):
+    """The host as it is, but for "image", where it does not round noise levels to timesteps."""
+    expected = standalone[1][name].clamp(-1, 1).movedim(1, -1) / 2 + 0.5  # (1, H, W, 3) in [0, 1]
+    off = (seen["files"][name] - expected).abs().max() * 255
     assert off <= 1, f"{off} of 255"
 
 

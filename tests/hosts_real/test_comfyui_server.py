@@ -1,119 +1,30 @@
-"""A real ComfyUI's server with the repository in its custom_nodes, driven through its API.
+"""The nodes in a real ComfyUI's server, driven through its API.
 
-HIRES_COMFYUI and HIRES_COMFYUI_PYTHON as in test_comfyui.py. HIRES_COMFYUI_CHECKPOINT: a file that
-the host can load, of a small model of Stable Diffusion 1's kind; without it nothing is sampled.
+Without HIRES_COMFYUI_CHECKPOINT (comfyui_server.py) nothing is sampled.
 """
 
 import json
-import os
-import socket
-import subprocess
 import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 
 import pytest
+from comfyui_process import NEEDED, ROOT
+from comfyui_server import CHECKPOINT, serving, small
+from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-HOST, PYTHON = os.environ.get("HIRES_COMFYUI"), os.environ.get("HIRES_COMFYUI_PYTHON")
-CHECKPOINT = os.environ.get("HIRES_COMFYUI_CHECKPOINT")
 WORKFLOWS = ("2x", "refinement-2x", "refinement-4x")
-SLOWEST_START = 500  # seconds
-
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not HOST or not PYTHON, reason="HIRES_COMFYUI and HIRES_COMFYUI_PYTHON name no ComfyUI"
-    ),
-]
-
-
-class Server:
-    """A running ComfyUI and its data folder."""
-
-    def __init__(self, data, port):
-        self.data, self.port = data, port
-
-    @property
-    def log(self):
-        return (self.data / "log.txt").read_text()
-
-    def request(self, path, body=None):
-        """The answer as JSON; a refusal's too."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
-        try:
-            with urllib.request.urlopen(request, timeout=300) as response:
-                return json.loads(response.read() or "null")
-        except urllib.error.HTTPError as error:
-            with error:
-                return json.load(error)
-
-    def start(self, workflow):
-        """The number of a run that is begun."""
-        answer = self.request("/prompt", {"prompt": workflow})
-        assert "prompt_id" in answer, answer
-        return answer["prompt_id"]
-
-    def ended(self, number):
-        """What the host tells of a run when it has ended."""
-        while not (history := self.request(f"/history/{number}")):
-            time.sleep(0.5)
-        (result,) = history.values()
-        return result
-
-    def run(self, workflow):
-        """The images that a workflow saves."""
-        result = self.ended(self.start(workflow))
-        assert result["status"]["status_str"] == "success", self.log[-3000:]
-        return [image for out in result["outputs"].values() for image in out["images"]]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    data = tmp_path_factory.mktemp("comfyui")
-    (data / "custom_nodes").mkdir()
-    (data / "custom_nodes" / "hires-guidance").symlink_to(ROOT)
-    (data / "models" / "checkpoints").mkdir(parents=True)
-    if CHECKPOINT:
-        (data / "models" / "checkpoints" / "small.safetensors").symlink_to(CHECKPOINT)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [PYTHON, "main.py", "--cpu", "--disable-auto-launch", "--listen", "127.0.0.1"]
-    command += ["--port", str(port), "--base-directory", str(data)]
-    command += ["--database-url", f"sqlite:///{data}/comfyui.db"]
-    with (data / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=HOST, stdout=log, stderr=log)
-    started, server = time.monotonic(), Server(data, port)
-    try:
-        while "To see the GUI" not in server.log:
-            assert process.poll() is None, server.log[-3000:]
-            assert time.monotonic() - started < SLOWEST_START, server.log[-3000:]
-            time.sleep(0.5)
+    with serving(tmp_path_factory.mktemp("comfyui")) as server:
         yield server
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def small(name):
-    """An example workflow with the small model, at 64 pixels native and few steps."""
-    workflow = json.loads((ROOT / "docs" / "comfy" / f"{name}.json").read_text())
-    for part in workflow.values():
-        inputs = part["inputs"]
-        inputs |= {k: inputs[k] // 8 for k in ("width", "height") if k in inputs}
-        changes = {"ckpt_name": "small.safetensors", "steps": 4, "native": 64}
-        inputs |= {k: value for k, value in changes.items() if k in inputs}
-    return workflow
 
 
 def test_the_page_gets_our_nodes(server):
     info = server.request("/object_info")
     ours = {name: node for name, node in info.items() if name.startswith("HiRes")}
-    assert len(ours) >= 4
+    assert len(ours) >= 6
     assert {node["category"] for node in ours.values()} == {"hires"}
     kind, options = ours["HiResUpsampleGuidance"]["input"]["required"]["theta"]
     assert kind == "FLOAT"
@@ -143,14 +54,40 @@ def test_an_example_makes_its_images(server, name, images):
 
 
 @pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
-def test_an_interruption_in_a_stage_is_the_hosts_and_the_next_run_is_whole(server):
-    workflow, stage = small("refinement-2x"), "stage 1 at 128x128 in 12 steps"
-    workflow["7"]["inputs"] |= {"steps": 12, "eta2": "1", "seed": 2}
+def test_the_plan_is_shown_on_its_node_without_a_sampling(server):
+    workflow = {key: part for key, part in small("2x").items() if key in ("1", "4", "12")}
+    result = server.ended(server.start(workflow))
+    assert result["status"]["status_str"] == "success", server.log[-3000:]
+    (image,) = result["outputs"]["12"]["images"]
+    with Image.open(server.data / image["type"] / image["filename"]) as drawing:
+        assert drawing.size[0] > drawing.size[1] > 300
+
+
+@pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
+def test_an_interruption_keeps_finished_stages_and_the_next_run_is_whole(server):
+    workflow, stage = small("refinement-4x"), "stage 2 at 256x256 in 12 steps"
+    workflow["7"]["inputs"] |= {"steps": 12, "eta2": "0.1, 1", "seed": 2}
     number = server.start(workflow)
     while stage not in server.log:
         time.sleep(0.1)
     server.request("/interrupt", {})
     messages = [name for name, _ in server.ended(number)["status"]["messages"]]
     assert "execution_interrupted" in messages
-    workflow["7"]["inputs"] |= {"steps": 4, "eta2": "0.5", "seed": 3}
+    (kept,) = (server.data / "output").glob("hires-stage*.png")
+    with Image.open(kept) as image:
+        assert image.size[0] == image.size[1] and 64 < image.size[0] < 256
+        assert json.loads(image.info["prompt"])["7"]["inputs"]["seed"] == 2
+    workflow["7"]["inputs"] |= {"steps": 4, "eta2": "0.5", "seed": 3, "factor": 2.0}
     assert len(server.run(workflow)) == 1
+
+
+def test_the_page_offers_the_workflows(server):
+    """Each is of nodes that the host has, and in the page's form what docs/comfy has in the API's
+    (tests/comfy/test_workflows.py)."""
+    offered = server.request("/workflow_templates")
+    (ours,) = (names for folder, names in offered.items() if folder == "hires-guidance")
+    assert set(ours) == {*WORKFLOWS, "controlnet"}
+    nodes = server.request("/object_info")
+    for name in ours:
+        page = server.request(f"/api/workflow_templates/hires-guidance/{name}.json")
+        assert {node["type"] for node in page["nodes"]} <= set(nodes)

@@ -9,6 +9,7 @@ import urllib.error
 from contextlib import suppress
 
 import pytest
+from compatibility import shows
 from images_of_hosts import distance, encoded
 
 pytestmark = pytest.mark.host
@@ -30,6 +31,7 @@ def _sides(host) -> list[int]:
     return [size[0] for size, _ in host.evaluations()]
 
 
+@shows("an error: a message, and the next image bit for bit")
 @pytest.mark.parametrize("where", [2, 5, 11])
 def test_after_a_failure_the_next_image_is_as_ever(host, generate, where):
     settings = UG | PFSA | REFINE
@@ -42,12 +44,14 @@ def test_after_a_failure_the_next_image_is_as_ever(host, generate, where):
     assert generate(settings).pixels == whole
 
 
+@shows("an error: a message, and the next image bit for bit")
 def test_a_native_evaluation_that_fails_leaves_an_image_and_a_message(generate):
     image = generate(UG, fault=("raise small", 2))
     assert "without Upsample Guidance" in image.info
     assert image.sizes == [(64, 64)]
 
 
+@shows("interrupt and skip: the last finished stage")
 @pytest.mark.parametrize("what", ["raise", "interrupt", "skip"])
 def test_the_last_finished_stage_survives(generate, what):
     """4 steps of the first pass and 2 of each stage."""
@@ -60,14 +64,21 @@ def test_the_last_finished_stage_survives(generate, what):
     assert none.pixels == generate().pixels
 
 
+@shows("evaluation in windows")
 @pytest.mark.parametrize(
     "request_",
     [
         {},
         {"sampler_name": "DDIM", "batch_size": 2},
         {"sampler_name": "Heun", "prompt": "red AND a blue circle:0.5 AND grass"},
-        {"options": NATIVE["options"] | {"sd_model_checkpoint": "inpaint"}},
-        {"options": NATIVE["options"] | {"sd_model_checkpoint": "xl"}},
+        pytest.param(
+            {"options": NATIVE["options"] | {"sd_model_checkpoint": "inpaint"}},
+            marks=shows(model="SD 1.5 inpainting"),
+        ),
+        pytest.param(
+            {"options": NATIVE["options"] | {"sd_model_checkpoint": "xl"}},
+            marks=shows(model="SDXL"),
+        ),
     ],
     ids=str,
 )
@@ -85,6 +96,21 @@ def test_large_images_are_evaluated_in_windows(host, generate, request_):
     assert host.state() == before
 
 
+@shows("evaluation in windows")
+@pytest.mark.parametrize("request_", [{}, {"sampler_name": "DDIM", "batch_size": 2}], ids=str)
+def test_self_attention_alone_sees_windows(host, generate, request_):
+    """Every evaluation has the size that it has without; the next images are as they were."""
+    plain, whole, before = generate(**request_), generate(UG, **request_), host.state()
+    made = generate(UG | {"ug_windows": "attention"}, fault=("record", 0), **request_)
+    assert "note" not in made.info
+    assert set(_sides(host)) == {8, 4}
+    assert made.pixels[0] not in (plain.pixels[0], whole.pixels[0])
+    assert generate(UG | {"ug_windows": "attention"}, **request_).pixels == made.pixels
+    assert generate(**request_).pixels == plain.pixels
+    assert host.state() == before
+
+
+@shows("evaluation in windows")
 def test_windows_in_the_stages(host, generate):
     whole, made = generate(UG | REFINE), generate(UG | REFINE | {"ug_windows": "Hann"})
     assert "note" not in made.info
@@ -92,6 +118,7 @@ def test_windows_in_the_stages(host, generate):
     assert made.pixels != whole.pixels
 
 
+@shows("batches")
 def test_a_batch_gives_each_image_the_one_it_gives_alone(generate):
     settings = UG | PFSA | REFINE
     batch = generate(settings, batch_size=2, n_iter=2, sampler_name="Euler a")
@@ -100,6 +127,7 @@ def test_a_batch_gives_each_image_the_one_it_gives_alone(generate):
         assert distance(batch.images[-4:][place], alone) <= 2  # rounding
 
 
+@shows("img2img and inpainting")
 def test_img2img_and_inpainting(host, generate):
     from PIL import Image
 
@@ -125,6 +153,7 @@ def test_img2img_and_inpainting(host, generate):
     assert "was not refined" in generate(UG | REFINE, **request).info
 
 
+@shows("Hires. fix")
 def test_hires_fix_before_refinement(host, generate):
     plain, guided = generate(**HIRES), generate(UG, fault=("record", 0), **HIRES)
     assert plain.sizes == guided.sizes == [(96, 96)]
@@ -135,6 +164,7 @@ def test_hires_fix_before_refinement(host, generate):
     assert "note" not in guided.info + both.info
 
 
+@shows("AND, prompt edits, long prompts, CFG 1, NGMS, cadence, odd sizes")
 @pytest.mark.parametrize(
     "request_",
     [
@@ -159,6 +189,7 @@ def test_combination(generate, request_):
     assert generate(**request_).pixels == plain.pixels
 
 
+@shows("X/Y/Z plot")
 def test_the_plot_has_an_axis_for_every_control(host, generate):
     from lib_hires.settings import declarations
 
@@ -169,6 +200,7 @@ def test_the_plot_has_an_axis_for_every_control(host, generate):
         assert cell == generate(UG | {"ug_theta": theta}).pixels[0]
 
 
+@shows("PNG info")
 def test_png_info_makes_the_same_image(generate):
     first = generate({**UG, "ug_eta": 0.5, **PFSA, **REFINE})
     text = "a red circle on grass\nNegative prompt: blue\n" + first.info
@@ -176,12 +208,14 @@ def test_png_info_makes_the_same_image(generate):
     assert again.pixels == first.pixels
 
 
+@shows("API")
 def test_bad_values_are_refused_with_a_message(generate):
     image = generate({"ug_teta": 1})
     assert "did you mean ug_theta" in image.info
     assert image.pixels == generate().pixels
 
 
+@shows("the page: accordion and controls")
 def test_the_page_has_three_accordions_with_stable_ids(host):
     from lib_hires.settings import GROUPS, declarations
 
@@ -193,6 +227,7 @@ def test_the_page_has_three_accordions_with_stable_ids(host):
             assert (made["type"] == "accordion") == (row.name in GROUPS)
 
 
+@shows("API")
 def test_the_schema_has_every_control(host):
     from lib_hires.settings import declarations
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from compatibility import shows
 from images_of_hosts import distance, encoded
 
 pytestmark = pytest.mark.host
@@ -35,18 +36,27 @@ def flow_models(host):
     from tiny_flow_models import put_flow_models
 
     if not (Path(os.environ["HIRES_WEBUI"]) / "backend").is_dir():
-        pytest.skip("guidance knows flow models in Forge alone")
+        pytest.skip("guidance knows flow models in Forge and Forge Neo alone")
     put_flow_models(host.model)
     host.request("/sdapi/v1/refresh-checkpoints", {})
 
 
-@pytest.fixture(params=["flux", "sd3"])
+@pytest.fixture(
+    params=[
+        pytest.param("flux", marks=shows(model="Flux")),
+        pytest.param("sd3", marks=shows(model="SD 3")),
+    ]
+)
 def flow(flow_models, request):
     """A request for an image by a flow model."""
+    engines = Path(os.environ["HIRES_WEBUI"]) / "backend" / "diffusion_engine"
+    if request.param == "sd3" and not (engines / "sd35.py").is_file():
+        pytest.skip("the host has no SD 3")
     options = NATIVE["options"] | {"sd_model_checkpoint": request.param}
     return {"options": options, "cfg_scale": 1, "scheduler": "Simple"}
 
 
+@shows("refiner")
 def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(host, generate):
     plain = generate().pixels
     request = {"refiner_checkpoint": "other", "refiner_switch_at": 0.5}
@@ -61,6 +71,7 @@ def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(host
     assert generate().pixels == plain
 
 
+@shows("UG, refinement, a mask", model="SD 1.5 inpainting")
 def test_a_nine_channel_inpainting_model(host, generate):
     from PIL import Image
 
@@ -78,6 +89,7 @@ def test_a_nine_channel_inpainting_model(host, generate):
     assert generate().pixels == before.pixels
 
 
+@shows("LoRA")
 def test_a_lora_with_guidance_and_stages(generate):
     plain = generate(UG | REFINE)
     prompt = "a red circle on grass <lora:tiny:1>"
@@ -88,6 +100,7 @@ def test_a_lora_with_guidance_and_stages(generate):
     assert generate(UG | REFINE).pixels == plain.pixels
 
 
+@shows("ControlNet at every size")
 def test_controlnet_acts_at_every_size(host, generate):
     """With a unit, UG and the stages make other images than without it; nothing is left."""
     from PIL import Image
@@ -127,6 +140,7 @@ def test_controlnet_acts_at_every_size(host, generate):
     assert host.state() == before
 
 
+@shows("feature upsamplers: Euler, Heun, DPM++ 2M, DDIM, UniPC")
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M", "DDIM", "UniPC"])
 def test_a_feature_upsampler_changes_the_stage_alone(host, generate, sampler):
     """Untrained it changes no bit; its small image is evaluated once."""
@@ -144,6 +158,7 @@ def test_a_feature_upsampler_changes_the_stage_alone(host, generate, sampler):
     assert host.state() == before
 
 
+@shows("feature upsamplers: Euler, Heun, DPM++ 2M, DDIM, UniPC")
 @pytest.mark.parametrize(
     "request_",
     [{"cfg_scale": 1}, {"prompt": "red AND a blue circle:0.5 " + "on grass " * 40} | LARGER],
@@ -161,6 +176,7 @@ def test_every_row_has_the_features_of_its_own_image_and_prompt(generate, reques
         assert alone.pixels != generate(TWICE | UG, seed=1 + place, **request_).pixels
 
 
+@shows("an error: a message, and the next image bit for bit")
 def test_a_feature_upsampler_fails_with_a_sentence_and_the_next_image_is_as_ever(host, generate):
     plain, made = generate(TWICE).pixels, generate(MINE).pixels
     before = host.state()
@@ -171,12 +187,14 @@ def test_a_feature_upsampler_fails_with_a_sentence_and_the_next_image_is_as_ever
     assert generate(MINE).pixels == made
 
 
+@shows("feature upsamplers: Euler, Heun, DPM++ 2M, DDIM, UniPC")
 def test_a_feature_upsampler_of_another_model_is_left_out_with_a_message(generate):
     made = generate(TWICE | {"refine_upsampler": "for xl"})
     assert "the feature upsampler was left out. for xl was trained on tiny (sdxl" in made.info
     assert made.pixels == generate(TWICE).pixels
 
 
+@shows("UG, PFSA, refinement; its size conditioning", model="SDXL")
 def test_sdxl_receives_the_size_of_each_image(host, generate):
     before, plain = generate(), generate(**XL)
     made = generate(UG | REFINE, fault=("record", 0), **XL)
@@ -191,6 +209,32 @@ def test_sdxl_receives_the_size_of_each_image(host, generate):
     assert generate().pixels == before.pixels
 
 
+@shows("Hires. fix, img2img, inpainting, batches, windows, PNG info", model="SDXL")
+def test_sdxl_in_every_kind_of_run(host, generate):
+    from PIL import Image
+
+    before, start, state = generate(), generate(**XL), host.state()
+    hires = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "hr_second_pass_steps": 3}
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (24, 24, 50, 50))
+    request = {"kind": "img2img", "init_images": list(start.encoded), "denoising_strength": 0.7}
+    masked = {**request, "mask": encoded(mask), "mask_blur": 2}
+    for more in ({"denoising_strength": 0.6, **hires}, request, masked):
+        plain, made = generate(**XL, **more), generate(UG | PFSA, **XL, **more)
+        assert "note" not in made.info
+        assert made.pixels != plain.pixels
+    settings = UG | REFINE | {"ug_windows": "Hann"}
+    batch, alone = generate(settings, batch_size=2, **XL), generate(settings, seed=2, **XL)
+    assert distance(batch.images[-1], alone.images[0]) <= 2  # rounding
+    text = "a red circle on grass\nNegative prompt: blue\n" + alone.info
+    assert generate(infotext=text, styles=[], seed=2, **XL).pixels == alone.pixels
+    assert "note" not in batch.info + alone.info
+    assert generate(**XL).pixels == start.pixels
+    assert host.state() == state
+    assert generate().pixels == before.pixels
+
+
+@shows("UG: the coarse image is the native sampler's")
 def test_a_flow_models_coarse_image_walks_the_native_way(host, generate, flow):
     """tau, the small state and D[x0'] = x0_small, computed from the model's evaluations."""
     from torch.nn.functional import avg_pool2d
@@ -212,6 +256,7 @@ def test_a_flow_models_coarse_image_walks_the_native_way(host, generate, flow):
         assert_close(avg_pool2d(guided, 2), small["prediction"], rtol=1e-4, atol=1e-4)
 
 
+@shows("UG, PFSA, refinement, windows")
 def test_a_flow_model_with_everything(host, generate, flow):
     before, plain = generate(), generate(**flow)
     state = host.state()

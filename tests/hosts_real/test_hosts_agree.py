@@ -31,6 +31,7 @@ SETTINGS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "UG": (UG, "plain"),
     "PFSA": (UG | {"pfsa": True, "pfsa_gamma": 0.1}, "UG"),
     "windows": (UG | {"ug_windows": "Hann"}, "UG"),
+    "attention": (UG | {"ug_windows": "attention"}, "UG"),
     "refinement": (REFINE, "UG"),
     "upsampler": (REFINE | {"refine_upsampler": "mine"}, "refinement"),
 }

@@ -10,9 +10,9 @@
 | xl | SDXL's layout: received the image's size, its VAE draws a sample inside |
 | flux, sd3 | the layouts of Flux and Stable Diffusion 3, for Forge |
 
-Forge and reForge know a model by its shapes. For them the text encoder, the VAE and the U-Net's
-widths are those of Stable Diffusion 1.5, and the U-Net has fewer layers: `put_known_models`. xl,
-flux and sd3 are of shapes that they know with the extension small_shapes.py.
+Forge and reForge know a model by its shapes. For them the text encoder and the U-Net's widths are
+those of Stable Diffusion 1.5, and the U-Net has fewer layers: `put_known_models`. The VAE, xl, flux
+and sd3 are of shapes that they know with the extension small_shapes.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from small_shapes import XL_TEXT_LAYERS
+from small_shapes import VAE_CHANNELS, VAE_MULTIPLIERS, XL_TEXT_LAYERS
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
@@ -39,6 +39,7 @@ from lib_hires.feature_upsampler import (
     default_layers,
     layout_of,
 )
+from lib_hires.standalone.models.names import text_model_of
 from lib_hires.standalone.world import layout
 from lib_hires.standalone.world import model as demo_model
 from lib_hires.upsampler_file import write_upsampler
@@ -50,7 +51,7 @@ SD1_BLOCKS = {
 }  # fmt: skip
 SD15_SHAPE = {
     "UNET_CHANNELS": 320, "UNET_HEADS": 8, "CONTEXT": 768,
-    "VAE_CHANNELS": 128, "VAE_MULTIPLIERS": (1, 2, 4, 4), "VAE_BLOCKS": 2,
+    "VAE_CHANNELS": VAE_CHANNELS, "VAE_MULTIPLIERS": VAE_MULTIPLIERS, "VAE_BLOCKS": 2,
 }  # fmt: skip
 NUMBER_CHANNELS = 256  # SDXL's embedding of one number
 XL_CONTEXT, XL_POOLED = 2048, 1280  # of SDXL's text encoders
@@ -149,7 +150,8 @@ def _sd15_text_encoder() -> CLIPTextModel:
         hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
     )
     model = CLIPTextModel(config)
-    torch.nn.init.constant_(model.text_model.final_layer_norm.bias, 0.1)  # as in build_text_encoder
+    # As in build_text_encoder.
+    torch.nn.init.constant_(text_model_of(model).final_layer_norm.bias, 0.1)
     return model
 
 

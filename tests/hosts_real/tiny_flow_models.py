@@ -113,7 +113,7 @@ def _flux_transformer(width: int, received: int) -> dict[str, Tensor]:
     for name, (before, after) in layers.items():
         state |= linear(name, before, after)
     for name in norms:
-        state |= {f"{name}.{of}norm.scale": torch.ones(HEAD) for of in ("query", "key")}
+        state |= {f"{name}.{of}_norm.scale": torch.ones(HEAD) for of in ("query", "key")}
     return renamed(state, "", UNET)
 
 

@@ -13,6 +13,8 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
+from lib_hires.standalone.models.names import clip_name
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 VOCABULARY = ["!", *LETTERS, *(f"{c}</w>" for c in LETTERS), "re", "red</w>"]
 VOCABULARY += ["<|startoftext|>", "<|endoftext|>"]
@@ -250,13 +252,13 @@ def _vae_key(key: str) -> str:
 def _text_state(model: Any) -> dict[str, torch.Tensor]:
     first = model.encoders[0].model
     if model.family == "sd1":
-        return {f"cond_stage_model.transformer.{k}": v for k, v in _items(first)}
+        return {f"cond_stage_model.transformer.{clip_name(k)}": v for k, v in _items(first)}
     if model.family == "sd2":
         # OpenCLIP's last layer is there and not used.
         state = _open_clip(first, "cond_stage_model.model.")
         last = {k: v for k, v in state.items() if ".resblocks.1." in k}
         return state | {k.replace("s.1.", "s.2."): torch.randn_like(v) for k, v in last.items()}
-    state = {f"conditioner.embedders.0.transformer.{k}": v for k, v in _items(first)}
+    state = {f"conditioner.embedders.0.transformer.{clip_name(k)}": v for k, v in _items(first)}
     return state | _open_clip(model.encoders[1].model, "conditioner.embedders.1.model.")
 
 
@@ -274,7 +276,7 @@ _OPEN_CLIP_NAMES = {
 
 
 def _open_clip(text_model: Any, prefix: str) -> dict[str, torch.Tensor]:
-    weights = dict(_items(text_model))
+    weights = {clip_name(key): value for key, value in _items(text_model)}
     state = {}
     for key, value in weights.items():
         name = prefix + _renamed(key, _OPEN_CLIP_NAMES)
@@ -329,4 +331,24 @@ def write_clip(folder: Path) -> Path:
     size = {"height": 32, "width": 32}
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
     CLIPProcessor(images, CLIPTokenizer.from_pretrained(folder)).save_pretrained(folder)
+    return folder
+
+
+def write_pixels(folder: Path, *, channels: int = 3, **unet: Any) -> Path:
+    """A random `DDPMPipeline` of 16x16 pixels, as diffusers saves it."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    network = UNet2DModel(
+        sample_size=16,
+        in_channels=channels,
+        **{"out_channels": channels} | unet,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        norm_num_groups=4,
+    )
+    DDPMPipeline(network, DDPMScheduler()).save_pretrained(folder)
     return folder

@@ -1,19 +1,14 @@
-"""Upsample Guidance in Forge's evaluation of cond and uncond, on a stand-in for it.
-
-The stand-in does what `sampling_function` of Forge and `CFGDenoiser.forward` of reForge do around
-the model: the modifiers of the conditioning first, then both predictions, CFG, and the functions
-after it.
-"""
+"""Upsample Guidance in Forge's evaluation of cond and uncond, on a stand-in for it."""
 
 from __future__ import annotations
 
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from toy_forge import FLOW, SIGMAS, Model, Sampler, SdModel, conds, evaluated
 
 from lib_hires.noise import VarianceExploding
 from lib_hires.resample import Reduction
@@ -25,65 +20,7 @@ from lib_hires.webui.hosts.protocol import GuidedPass
 from lib_hires.webui.refining.refine import stages_of
 
 LARGE, SMALL = (8, 8), (4, 4)
-SIGMAS = torch.linspace(0.03, 14.6, 1000)
 PLAIN = UpsampleGuidance(enabled=True, eta=1, shifted_start=False, enlargement="nearest")
-
-
-class Cond:
-    """The host's wrapper of one part of a cond."""
-
-    def __init__(self, cond):
-        self.cond = cond
-
-
-class Model:
-    """Predicts an image from all that it receives; `predictor` has its noise levels."""
-
-    def __init__(self, sigmas=SIGMAS):
-        self.predictor = SimpleNamespace(sigmas=sigmas, prediction_type="epsilon")
-        self.evaluated = []
-
-    def apply_model(self, x, sigma, *, transformer_options, **cond):
-        self.evaluated.append((tuple(x.shape[-2:]), cond | transformer_options))
-        gain = cond["c_crossattn"] / (1 + sigma[:, None, None, None] ** 2)
-        return gain * x + x.mean((-2, -1), keepdim=True)
-
-
-class SdModel:
-    def __init__(self, model=None):
-        unet = SimpleNamespace(model=model or Model(), model_options={"kept": 1})
-        unet.load_device = "cpu"
-        self.forge_objects = SimpleNamespace(unet=unet)
-
-    @property
-    def options(self):
-        return self.forge_objects.unet.model_options
-
-    def denoise(self, x, sigma, cond, uncond, scale=3.0):
-        model, options = self.forge_objects.unet.model, self.options
-        arguments = model, x, sigma, uncond, cond, scale, options, 0
-        for modifier in options.get("conditioning_modifiers", []):
-            arguments = modifier(*arguments)
-        return evaluated(*arguments)
-
-
-def evaluated(model, x, sigma, uncond, cond, scale, options, seed):
-    positive, negative = (
-        model.apply_model(
-            x,
-            sigma,
-            **{name: part.cond for name, part in branch[0]["model_conds"].items()},
-            transformer_options={"cond_or_uncond": [place], "cond_indices": list(range(len(x)))},
-        )
-        for place, branch in enumerate((cond, uncond))
-    )
-    received = {
-        "denoised": negative + scale * (positive - negative), "cond": cond, "uncond": uncond,
-        "model": model, "model_options": options, "input": x, "sigma": sigma,
-    }  # fmt: skip
-    for function in options.get("sampler_post_cfg_function", []):
-        received["denoised"] = function(received)
-    return received["denoised"]
 
 
 @pytest.fixture(autouse=True)
@@ -95,30 +32,11 @@ def backend(monkeypatch):
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
-class Sampler:
-    def __init__(self, sd_model):
-        inner = SimpleNamespace(inner_model=sd_model, sigmas=SIGMAS)
-        self.model_wrap_cfg = SimpleNamespace(
-            inner_model=inner,
-            update_inner_model=lambda: None,
-            register_forward_pre_hook=lambda hook: nullcontext(),
-        )
-
-    def refine_with(self, sd_model):
-        self.model_wrap_cfg.inner_model.inner_model = sd_model
-        self.model_wrap_cfg.update_inner_model()
-
-
 def guiding(sampler, settings=PLAIN, messages=None):
     warn = [].append if messages is None else messages.append
     reduction = Reduction.between(LARGE, SMALL)
     guided = GuidedPass(LARGE, reduction, settings, [5.0, 2.0, 0.0], lambda native: None, warn)
     return hosts.guiding(sampler.model_wrap_cfg, guided)
-
-
-def conds(gain=0.5, **parts):
-    wrapped = {name: Cond(part) for name, part in parts.items()}
-    return [{"model_conds": {"c_crossattn": Cond(gain), **wrapped}, "control": "hint"}]
 
 
 X = torch.arange(64.0).view(1, 1, *LARGE).sin()
@@ -337,9 +255,6 @@ def test_sdxls_sizes_are_embedded_once_a_sampling():
         for _ in range(3):
             sd_model.denoise(X, SIGMA, conds(y=vector), conds(0.2, y=vector))
     assert embedded == [(32, 32)] * 2
-
-
-FLOW = torch.linspace(0.001, 1, 1000)
 
 
 def test_a_flow_models_native_evaluation_is_at_its_own_noise_level():

@@ -11,7 +11,7 @@ from torch import nn
 
 from lib_hires.attentive_guidance import gamma_at
 from lib_hires.settings import AttentiveGuidance
-from lib_hires.webui.hosts.noise import WholeTimesteps
+from lib_hires.webui.hosts.noise import WholeTimesteps, family_of
 from lib_hires.webui.sampling.attentive import mix_scaled_, mixing
 
 PFSA = AttentiveGuidance(enabled=True, gamma=0.3, eta1=0)
@@ -140,3 +140,27 @@ def test_a_half_precision_state_is_brought_to_scale_in_float32():
     for part in (state, expected):
         mix_scaled_(part, torch.tensor([500.0]), 0.3, PFSA, family)
     assert torch.equal(state, expected.half())
+
+
+def test_frames_are_mixed_each_by_itself():
+    """A state (b, c, T, h, w)."""
+    state = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    frames, family = [frame.clone() for frame in state.unbind(2)], WholeTimesteps(VP["abar"])
+    for part in (state, *frames):
+        mix_scaled_(part, torch.tensor([500.0]), 0.3, PFSA, family)
+    torch.testing.assert_close(state, torch.stack(frames, 2))
+
+
+def test_unipc_along_sigmas_is_mixed_from_the_state_that_it_holds():
+    """As in Forge Neo: it calls back before the first step, with states of variance 1."""
+    sampler = Sampler(Inner(**VE), "UniPC")
+    sampler.get_sigmas = lambda *_: VE["sigmas"]
+    family, time = family_of(sampler.model_wrap_cfg.inner_model)[0], torch.tensor([3.0])
+    state = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    scale = (1 + time**2) ** 0.5
+    expected = state * scale
+    with mixing(sampler, PFSA, lambda: None, print):
+        for _ in range(2):
+            sampler.take_step(state, time)
+    mix_scaled_(expected, time, gamma_at(1, Denoiser.steps, PFSA), PFSA, family)
+    torch.testing.assert_close(state, expected / scale)

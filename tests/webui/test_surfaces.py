@@ -80,6 +80,18 @@ def test_pasting_a_plain_text_switches_off(host):
     assert all(value is None for name, value in values.items() if name not in GROUPS)
 
 
+def test_null_stands_for_a_default_by_name_as_by_position(host):
+    given = {"ug": True, "ug_theta": None, "refine": None, "refine_upsampler": None}
+    made, plain = host.generate(given), host.generate({"ug": True})
+    assert made.images[0].equal(plain.images[0]) and made.parameters == plain.parameters
+    assert made.messages == []
+
+
+def test_names_that_are_no_text_are_refused_with_a_message(host):
+    made = host.generate(args=[{1: 2}])
+    assert "1: there is no such setting" in made.messages[0]
+
+
 @pytest.mark.parametrize("text", ["False", "maybe", "", "nan", "1e999", "[1, 2", "0.5; drop"])
 def test_readers_never_raise(host, text):
     for row in declarations():

@@ -149,6 +149,29 @@ def test_at_the_native_size_nothing_happens_with_a_message(host):
     assert "not clearly above the model's native 64x64" in made.messages[0]
 
 
+def test_a_scale_that_leaves_nothing_to_guide_is_named(host):
+    made = host.generate(UG | {"ug_scale": 1})
+    assert same(host.generate(), made)
+    assert "because at a scale of 1 the native evaluation is about as large" in made.messages[0]
+    assert "not clearly above" not in made.messages[0]
+
+
+def test_upscaling_an_image_of_the_gallery_is_a_second_pass_alone(host):
+    """The WebUI's button below the gallery: Hires. fix without its first pass."""
+    image = torch.rand(3, 128, 128, generator=torch.Generator().manual_seed(1))
+    request = {"enable_hr": True, "firstpass_image": image}
+
+    def generate(settings=None):
+        torch.manual_seed(0)  # the host encodes with torch's own generator
+        return host.generate(settings, **request)
+
+    plain, made = generate(), generate(UG)
+    assert made.messages == [] and not same(plain, made)
+    first = generate(UG | {"ug_passes": "first pass"})
+    assert same(plain, first)
+    assert 'the run has no pass that is "first pass"' in first.messages[0]
+
+
 def test_the_native_size_can_be_set(host):
     from modules import shared
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
@@ -44,7 +44,7 @@ class Controls:
         with gr.Row():
             request |= {
                 name: _component(name, kind, control, getattr(defaults, name), min_width=200)
-                for name, kind, control, _ in Request.rows()
+                for name, kind, control, _ in _request_rows()
                 if not _is_text(kind, control)
             }
         settings: dict[str, Any] = {}
@@ -53,7 +53,7 @@ class Controls:
             with gr.Accordion(title, open=False) as groups[group]:
                 rows = [row for row in _rows() if row.group == group]
                 settings |= {row.name: _setting(row) for row in rows}
-        order = [name for name, *_ in Request.rows()]
+        order = [name for name, *_ in _request_rows()]
         return cls({name: request[name] for name in order}, settings, groups)
 
     @property
@@ -81,7 +81,7 @@ class Controls:
 
         Raises SettingsError, also where a feature upsampler is not here.
         """
-        request = Request.from_values(about.get("request", {})).values()
+        request = asdict(Request.from_values(about.get("request", {})))
         settings = Settings.from_values(about.get("settings", {})).values()
         upsampler = find_upsampler(settings["refine_upsampler"])
         settings["refine_upsampler"] = NOTHING if upsampler is None else upsampler.name
@@ -112,6 +112,11 @@ class Controls:
             *(settings[name] for name in self.settings),
             *(gr.update(open=settings[group]) for group in self.groups),
         ]
+
+
+def _request_rows() -> list[tuple[str, type, Control, str]]:
+    """Those of images: the page makes no clips."""
+    return [row for row in Request.rows() if not row[2].clips]
 
 
 def _rows() -> list[Declaration]:

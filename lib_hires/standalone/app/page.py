@@ -181,7 +181,7 @@ class Page:
                 self._models.get(name)
                 yield self._plan(name, *values), message("")
             except ModelError as error:
-                yield gr.skip(), message(str(error))
+                yield self._plan(name, *values), message(str(error))
 
     def _use_preset(
         self, purpose: str, model: str, width: float | None, height: float | None

@@ -6,6 +6,7 @@ weights, no card. A multiplication and an addition count as two operations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,9 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib_hires.detail.neighbourhood import Neighbourhood
+from lib_hires.detail.processors import attention_in_windows
+from lib_hires.detail.unfinished import left_at
 from lib_hires.presets import TILE, WHOLE, preset_for
+from lib_hires.refinement import plan
 from lib_hires.run.plan import RunPlan, run_plan
-from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
+from lib_hires.run.schedules import Model, Sampler, Sampling, schedule_times, sigmas_of
 from lib_hires.settings import Plain, Settings
 from lib_hires.sizes import Size, shown
 from lib_hires.standalone.models.latent import Family
@@ -40,16 +45,23 @@ FRECAS = {2: ((1, 40), (2, 10)), 4: ((1, 30), (2, 5), (4, 15))}
 the authors' code (EnVision-Research/RectifiedHR, xtudbxk/FreCaS). The middle size of RectifiedHR at
 4x is taken as half-way between the sides."""
 
+STRENGTHS = {2: ("0.3", "0.25"), 4: ("0.2, 0.3", "0.1, 0.2", "0.1, 0.15", "0.2")}
+"""Denoising strengths of stages that are counted beside each other, the presets' own first."""
+
 
 @dataclass(frozen=True)
 class Counted:
-    """TFLOP of one family's networks. Sizes are (height, width) in pixels."""
+    """TFLOP of one family's networks. Sizes are (height, width) in pixels.
+
+    window: the native side in pixels, where self-attention sees neighbourhoods; 0: it sees all.
+    """
 
     family: Family
+    window: int = 0
 
     def evaluation(self, size: Size) -> float:
         """One evaluation of the U-Net on one image with CFG: cond and uncond."""
-        return _evaluation(self.family, size)
+        return _evaluation(self.family, size, self.window)
 
     def decode(self, size: Size) -> float:
         """Decoding one image, in tiles where the presets use them."""
@@ -74,7 +86,7 @@ def counted(call: Callable[[], object]) -> float:
 
 
 @lru_cache
-def _evaluation(family: Family, size: Size) -> float:
+def _evaluation(family: Family, size: Size, window: int) -> float:
     unet, _ = _networks(family)
     x = torch.empty(2, 4, size[0] // FACTOR, size[1] // FACTOR, device="meta")
     text = torch.empty(2, TOKENS, unet.config.cross_attention_dim, device="meta")
@@ -82,7 +94,10 @@ def _evaluation(family: Family, size: Size) -> float:
     if family == "sdxl":
         pooled, numbers = (torch.empty(2, width, device="meta") for width in (POOLED, SIZES))
         added = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": numbers}}
-    return counted(lambda: unet(x, torch.ones(2, device="meta"), text, **added))
+    native = window // FACTOR, window // FACTOR
+    windows = Neighbourhood((x.shape[-2], x.shape[-1]), native)
+    with attention_in_windows(unet, windows if window else None):
+        return counted(lambda: unet(x, torch.ones(2, device="meta"), text, **added))
 
 
 @lru_cache
@@ -109,12 +124,25 @@ class Work:
     encodes: Sequence[Size] = ()
 
     @classmethod
-    def of(cls, plan: RunPlan, pixel: bool) -> Work:
+    def of(cls, planned: RunPlan, pixel: bool) -> Work:
         """That of a planned run; every pass is decoded. pixel: stages are encoded, too."""
-        evaluations = [(p.size, p.evaluations - p.native_evaluations) for p in plan.passes]
-        evaluations += [(p.small, p.native_evaluations) for p in plan.passes if p.small]
-        sizes = [part.size for part in plan.passes]
+        evaluations = [(p.size, p.evaluations - p.native_evaluations) for p in planned.passes]
+        evaluations += [(p.small, p.native_evaluations) for p in planned.passes if p.small]
+        sizes = [part.size for part in planned.passes]
         return cls(evaluations, sizes, sizes[1:] if pixel else ())
+
+    @classmethod
+    def of_unfinished(cls, settings: Settings, sampling: Sampling, model: Model) -> Work:
+        """A run with stages that are left where the next one begins (`detail.unfinished`)."""
+        times, ug = schedule_times(sampling, model), settings.ug
+        stages = plan(settings.refine, sampling.first, multiple=model.multiple, factor=model.factor)
+        starts = [stage.times(times, lambda _: 0.0) for stage in stages]
+        levels = [start[0] for start in starts] + [0.0]
+        sizes = [sampling.first, *(stage.size for stage in stages)]
+        parts = zip(sizes, (times, *starts), levels, strict=True)
+        steps = [(size, len(left_at(part, level)) - 1) for size, part, level in parts]
+        native = sum(math.ceil(count / ug.cadence) for _, count in steps[1:]) if ug.enabled else 0
+        return cls([*steps, (model.native, native)], sizes, sizes[1:])
 
     @classmethod
     def of_stages(cls, native: int, stages: Sequence[tuple[float, int]]) -> Work:
@@ -139,6 +167,7 @@ class Way:
     name: str
     work: Work
     goal: Mapping[str, float] | None = None  # at most, by the row's column
+    windows: bool = False  # self-attention in windows
 
 
 def ways(family: Family, native: int, side: int) -> Iterator[Way]:
@@ -174,18 +203,54 @@ def ways(family: Family, native: int, side: int) -> Iterator[Way]:
         yield Way("frecas_published", Work.of_stages(native, FRECAS[int(scale)]))
 
 
+def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
+    """What would bring the presets and UG nearer to their goals, one change after another."""
+    model = Model(sigmas_of(scaled_linear()), (native, native), FACTOR, 64)
+    scale = side / native
+    if scale not in (2, 4):
+        return
+    sampler = Sampler(schedule="Karras")
+
+    def refined(unfinished: bool, **values: Plain) -> Work:
+        preset = preset_for(f"{scale:g}x, refinement with UG").values
+        settings = Settings.from_values({**preset, "refine_factor": scale, **values})
+        sampling = Sampling((native, native), STEPS, sampler)
+        if unfinished:
+            return Work.of_unfinished(settings, sampling, model)
+        return Work.of(run_plan(settings, sampling, model), True)
+
+    large = Sampling((side, side), STEPS, sampler)
+    for cadence in (1, 2, 3):
+        settings = Settings.from_values({"ug": True, "ug_cadence": cadence})
+        work = Work.of(run_plan(settings, large, model), True)
+        yield Way(f"ug_cadence_{cadence}, windows", work, windows=True)
+    name = f"preset_{scale:g}x"
+    for strengths in STRENGTHS[int(scale)]:
+        for unfinished in (False, True):
+            for windows in (False, True):
+                work = refined(unfinished, refine_eta2=strengths, ug_cadence=2)
+                parts = [name, strengths, "cadence 2"]
+                parts += ["unfinished"] * unfinished + ["windows"] * windows
+                yield Way(", ".join(parts), work, windows=windows)
+
+
 def flops_rows() -> Iterator[dict[str, Any]]:
     """Rows of one evaluation, decode and encode at every size, then of every way to each side."""
     for family, title, native, sides in FAMILIES:
-        networks = Counted(family)
+        networks, windowed = Counted(family), Counted(family, native)
         for side in (native, *sides):
             size = side, side
             for part in ("evaluation", "decode", "encode"):
                 tflop = getattr(networks, part)(size)
                 yield _row(part, title, side, tflop)
+            if side > native:
+                tflop = windowed.evaluation(size)
+                yield _row("evaluation, attention in windows", title, side, tflop)
         for side in sides:
-            found = list(ways(family, native, side))
-            cost = {way.name: way.work.tflop(networks) for way in found}
+            found = [*ways(family, native, side), *towards_goals(family, native, side)]
+            cost = {
+                way.name: way.work.tflop(windowed if way.windows else networks) for way in found
+            }
             for way in found:
                 row = _row(way.name, title, side, cost[way.name])
                 row["ratio_to_plain"] = cost[way.name] / cost["plain_20"]
@@ -199,7 +264,7 @@ def _row(name: str, model: str, side: int, tflop: float) -> dict[str, Any]:
 
 def flops_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The rows as text."""
-    columns = f"{'':26}{'TFLOP':>10}{'of plain':>10}{'of AP-LDM':>10}  goal"
+    columns = f"{'':52}{'TFLOP':>10}{'of plain':>10}{'of AP-LDM':>10}  goal"
     heading = None
     for row in rows:
         title = f"{row['model']}, {shown((row['side'], row['side']))}"
@@ -211,4 +276,4 @@ def flops_table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             for name in ("ratio_to_plain", "ratio_to_ap_ldm")
         )
         goal = ", ".join(f"{name} {most:g}" for name, most in row.get("goal", {}).items())
-        yield f"{row['name']:26}{row['tflop']:>10.2f}{ratios}  {goal}".rstrip()
+        yield f"{row['name']:52}{row['tflop']:>10.2f}{ratios}  {goal}".rstrip()

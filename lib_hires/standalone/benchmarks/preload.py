@@ -1,6 +1,5 @@
 """Imports all that generation needs: for the process from which those that generate are forked."""
 
-import diffusers.loaders.single_file_utils  # noqa: F401
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: F401
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer  # noqa: F401
 

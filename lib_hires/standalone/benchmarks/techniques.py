@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.presets import preset_for
 from lib_hires.settings import Plain, Settings, SettingsError, declarations, meant_hint
 from lib_hires.standalone.models.latent import LatentModel
@@ -33,16 +34,19 @@ class Technique:
     starts_large: bool = False
     lanczos: bool = False
     sampler: str = ""  # where it is not the request's own
+    steps: int = 0  # likewise
+    detail: Detail = NO_DETAIL
+    detail_4x: Detail | None = None  # where 4x wants another
 
     def request(self, base: Request, scale: int, model: LatentModel) -> Request:
-        """`base` with the first image's size and this technique's sampler."""
+        """`base` with the first image's size and this technique's sampler and steps."""
         times = scale if self.starts_large else 1
         width, height = model.native[1] * times, model.native[0] * times
         return replace(self.sampled(base), width=width, height=height)
 
     def sampled(self, base: Request) -> Request:
-        """`base` with this technique's sampler."""
-        return replace(base, sampler=self.sampler or base.sampler)
+        """`base` with this technique's sampler and steps."""
+        return replace(base, sampler=self.sampler or base.sampler, steps=self.steps or base.steps)
 
     def settings_at(self, scale: int) -> Settings:
         """The controls for a final image of `scale` times the native sides."""
@@ -50,6 +54,10 @@ class Technique:
         if values.get("refine"):
             values["refine_factor"] = scale
         return Settings.from_values(values)
+
+    def detail_at(self, scale: int) -> Detail:
+        """The techniques that are no controls."""
+        return self.detail if scale < 4 else self.detail_4x or self.detail
 
 
 NATIVE = Technique("native", "native size", {})
@@ -138,6 +146,46 @@ PUBLISHED = (
 )
 
 
+# Rebuilt on this engine from the authors' settings for SDXL: steps, CFG scales, and where stages
+# are left. Not RectifiedHR's middle scale (37) and size at 4x, nor FreCaS's reuse of attention.
+RECIPES = (
+    Technique(
+        "rectified_hr_recipe",
+        "RectifiedHR, rebuilt",
+        {"refine": True, "refine_eta2": "0.4"},  # 30 + 20 steps
+        {"refine": True, "refine_eta2": "0.2, 0.06"},  # 40 + 7 + 3
+        sampler="Euler",
+        steps=50,
+        detail=Detail(unfinished="same", cfg_low=30),
+        detail_4x=Detail(unfinished="same", cfg_low=50),
+    ),
+    Technique(
+        "frecas_recipe",
+        "FreCaS, rebuilt",
+        {"refine": True, "refine_eta2": "0.2"},  # 10 steps at 2x
+        {"refine": True, "refine_eta2": "0.4, 0.3"},  # 5 and 15 at the larger sizes
+        sampler="Euler",
+        steps=50,
+        detail=Detail(unfinished="matched", cfg_low=7.5, cfg_high=35),
+    ),
+)
+
+
+# Each alone, beside `ug_refine`.
+DETAILED = tuple(
+    replace(UG_REFINE, name=f"ug_refine_{name}", label=f"UG in refinement, {label}", detail=detail)
+    for name, label, detail in (
+        ("attention", "attention in windows", Detail(attention="windows")),
+        ("split", "split CFG", Detail(cfg_high=15)),
+        ("mixing", "mixed latents", Detail(mixing=True)),
+        ("sharper", "sharper question", Detail(sharper=0.1)),
+        ("sharpened", "sharpened", Detail(sharpen=1)),
+        ("unfinished", "unfinished", Detail(unfinished="same")),
+        ("matched", "unfinished, matched", Detail(unfinished="matched")),
+    )
+)
+
+
 def variant(technique: Technique, changes: Mapping[str, Plain]) -> Technique:
     """The same with other values of some settings, which stand in its name and label."""
     named = {name.partition("_")[2] or name: str(value) for name, value in changes.items()}
@@ -168,6 +216,12 @@ UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.setting
 # The large image in windows: by themselves (an eta of 0 guides no step), and held together.
 _APART = {"ug": True, "ug_eta": 0, "ug_shifted_start": False}
 IN_WINDOWS = (
+    Technique(
+        "ug_attention",
+        "UG, attention in windows",
+        {"ug": True, "ug_windows": "attention"},
+        starts_large=True,
+    ),
     Technique(
         "multidiffusion",
         "MultiDiffusion",
@@ -202,7 +256,7 @@ def every(scale: int) -> tuple[Technique, ...]:
     """All that there are at a scale, those with the bundled feature upsampler last."""
     upsampled = (with_upsampler(each, BUNDLED_2X) for each in FIT_FOR_UPSAMPLERS[scale])
     others = (*HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT, *IN_WINDOWS, *FEW_STEPS)
-    return (*STANDARD, *others, *upsampled)
+    return (*STANDARD, *others, *RECIPES, *DETAILED, *upsampled)
 
 
 def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, ...]:
@@ -213,7 +267,8 @@ def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, 
         first: dict[Hashable, Technique] = {}
         for each in known.values():
             start = each.starts_large, each.lanczos
-            first.setdefault((start, each.sampled(base), each.settings_at(scale)), each)
+            made = each.sampled(base), each.settings_at(scale), each.detail_at(scale)
+            first.setdefault((start, *made), each)
         return tuple(first.values())
     for name in names:
         if name not in known:
@@ -276,7 +331,7 @@ class Made:
 def make(technique: Technique, model: LatentModel, base: Request, scale: int) -> Made:
     """One batch at `scale` times the native size."""
     request, settings = technique.request(base, scale, model), technique.settings_at(scale)
-    run = Run(model, request, settings)
+    run = Run(model, request, settings, detail=technique.detail_at(scale))
     *_, last = run.generate()
     images = [to_pil(image) for image in last.images]
     if technique.lanczos:

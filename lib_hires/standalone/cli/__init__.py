@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options)
     except ValueError as error:  # SettingsError and ModelError are among them
         return complain(str(error))
+    except OSError as error:  # a name that is too long, a full disk
+        place = "" if error.filename is None else f"{error.filename}: "
+        return complain(f"{place}{error.strerror or error}")
     except KeyboardInterrupt:
         return complain("interrupted", 130)
 

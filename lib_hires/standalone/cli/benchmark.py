@@ -56,6 +56,9 @@ def add_benchmarks(commands: Any) -> None:
     flops.set_defaults(command=_benchmark_flops)
     pfsa = kinds.add_parser("pfsa", help="PFSA's time and memory beside the explicit form")
     pfsa.set_defaults(command=_benchmark_pfsa)
+    video = kinds.add_parser("video", help="clips of each technique, beside true ones")
+    _add_video_options(video)
+    video.set_defaults(command=_benchmark_video)
     papers = kinds.add_parser("papers", help="AP-LDM's own code beside ours, on one SDXL model")
     _add_papers_options(papers)
     papers.set_defaults(command=_benchmark_papers)
@@ -108,6 +111,18 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
     other.add_argument("--inception", metavar="FOLDER", type=Path, help=text)
     text = "folder, or name on the Hub of one that is downloaded, for the CLIP score"
     other.add_argument("--clip", metavar="MODEL", help=f"{text} (default: ViT-L/14 of OpenAI)")
+
+
+def _add_video_options(parser: argparse.ArgumentParser) -> None:
+    text = "motion module of the bundled model, or of --model"
+    parser.add_argument("--motion", type=Path, required=True, help=text)
+    parser.add_argument("--model", type=Path, help="another one that shows the bundled world")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmark/video"), help="folder (default: %(default)s)"
+    )
+    parser.add_argument("--clips", type=int, default=32, help="per technique (default: 32)")
+    parser.add_argument("--steps", type=int, default=20, help="(default: 20)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
 
 
 def _add_papers_options(parser: argparse.ArgumentParser) -> None:
@@ -258,6 +273,23 @@ def _benchmark_pfsa(options: argparse.Namespace) -> int:
     from lib_hires.standalone.benchmarks.speed.pfsa import pfsa_cost
 
     say(pfsa_cost())
+    return 0
+
+
+def _benchmark_video(options: argparse.Namespace) -> int:
+    from lib_hires.standalone.pipeline.outputs import writable_folder
+
+    out = writable_folder(options.out)
+    warn_slow(options.dtype, "cpu")
+    import torch
+
+    from lib_hires.standalone.benchmarks.video import video
+    from lib_hires.standalone.models import load_model
+    from lib_hires.standalone.models.motion import with_motion
+
+    image = load_model(options.model, dtype=getattr(torch, options.dtype))
+    model = with_motion(image, options.motion)
+    say(video(out, model, clips=options.clips, steps=options.steps))
     return 0
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.presets import PURPOSES, PresetError, preset_for
 from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, declarations
 from lib_hires.standalone.cli.options import (
@@ -34,19 +35,23 @@ def add_generate(commands: Any) -> None:
     parser.set_defaults(command=lambda options: run(resolve(options)))
     parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help="what to show")
     parser.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
+    text = "make clips with this motion module: a safetensors file or a diffusers folder"
+    parser.add_argument("--motion", type=Path, help=text)
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
     parser.add_argument("--from", dest="source", type=Path, help="repeat this image")
     text = f"settings for a purpose, which other options change: {'; '.join(PURPOSES)}"
     parser.add_argument("--preset", metavar="PURPOSE", help=text)
     text = "a prompt a line, or a .csv table with columns as the options; goes on where it stopped"
     parser.add_argument("--prompts", metavar="FILE", type=Path, help=text)
+    text = "a technique that is measured and no setting yet, such as sharper=0.1; again for others"
+    parser.add_argument("--detail", metavar="NAME=VALUE", action="append", default=[], help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: float32, or that of --from)")
     add_overrides(parser)
     image = parser.add_argument_group("Image")
     add_request_options(image, [name for name, *_ in Request.rows() if name != "prompt"])
     groups = {group: parser.add_argument_group(title) for group, title in GROUPS.items()}
-    for row in declarations():
+    for row in declarations(clips=True):
         if not row.control.webui_only:
             add_option(groups[row.group], row.name, row.kind, row.control, row.default)
 
@@ -64,8 +69,10 @@ class Job:
     device: str
     dtype: str
     overrides: Mapping[str, str | bool]  # of the model's prediction and schedule
+    motion: Path | None = None  # module, for clips
     prompts: Path | None = None  # for many images
     source: Source | None = None  # the image that is repeated
+    detail: Detail = NO_DETAIL
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def resolve(options: argparse.Namespace) -> Job:
     base = about.get("settings", {})
     if options.preset is not None:
         base = _preset_values(options.preset)
-    named = {row.name: given[row.name] for row in declarations() if row.name in given}
+    named = {row.name: given[row.name] for row in declarations(clips=True) if row.name in given}
     settings = Settings.from_values(base).updated(named)
     if "refine_upsampler" in named:
         from lib_hires.standalone.pipeline.upsamplers import find_upsampler
@@ -99,6 +106,8 @@ def resolve(options: argparse.Namespace) -> Job:
     if not options.prompts and not about and "prompt" not in wanted:
         raise SettingsError("prompt: expected one, or an image to repeat with --from")
     request = Request.from_values(about.get("request", {}) | wanted)
+    if about.get("motion") and options.motion is None:
+        raise SettingsError(f"--from: made with {about['motion']}; name its file with --motion")
     return Job(
         request=request,
         settings=settings,
@@ -109,9 +118,24 @@ def resolve(options: argparse.Namespace) -> Job:
         device=options.device,
         dtype=_dtype(options, about),
         overrides=_overrides(options, about),
+        motion=options.motion,
         prompts=options.prompts,
         source=_source(options, about, request, wanted) if about else None,
+        detail=_detail(options, about),
     )
+
+
+def _detail(options: argparse.Namespace, about: Mapping[str, Any]) -> Detail:
+    """That of the image of --from, changed by the options."""
+    if options.prompts and options.detail:
+        raise SettingsError("--detail: expected no --prompts beside it")
+    named = {}
+    for text in options.detail:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"--detail: expected NAME=VALUE, got {text!r}")
+        named[name] = value
+    return Detail.from_values({**about.get("detail", {}), **named})
 
 
 def _about(options: argparse.Namespace) -> dict[str, Any]:
@@ -180,7 +204,7 @@ def run(job: Job) -> int:
 
     from lib_hires.standalone.pipeline.generate import Run
 
-    return _save_stages(Run(model, request, settings), job)
+    return _save_stages(Run(model, request, settings, detail=job.detail), job)
 
 
 def _loaded(job: Job, device: str) -> LatentModel:
@@ -190,7 +214,12 @@ def _loaded(job: Job, device: str) -> LatentModel:
 
     overrides = Overrides(**job.overrides)  # type: ignore[arg-type]
     dtype = getattr(torch, job.dtype)
-    return load_model(job.model, device=device, dtype=dtype, overrides=overrides)
+    model = load_model(job.model, device=device, dtype=dtype, overrides=overrides)
+    if job.motion is None:
+        return model
+    from lib_hires.standalone.models.motion import with_motion
+
+    return with_motion(model, job.motion)
 
 
 def _generate_many(job: Job, prompts: Path) -> int:

@@ -62,11 +62,48 @@ def warn_slow(dtype: str, device: str) -> None:
         complain(message)
 
 
+class Console(io.TextIOBase):
+    """A stream that raises nothing when it is closed, full, absent or lacks a letter.
+
+    Progress bars, logging and argparse write to the streams themselves, so these are replaced: an
+    image must not be lost because its progress could not be shown.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        """stream: None as under pythonw, or where a shell has closed it."""
+        self._stream: Any = io.TextIOBase() if stream is None else stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding or "ascii"
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        with suppress(OSError, ValueError):
+            return bool(self._stream.isatty())
+        return False
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # the base class has a plain attribute
+        return self._stream.encoding or "utf-8"
+
+
 def let_print() -> None:
-    """Let the streams write what their encoding lacks as escapes: a path must not end a batch."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    """Make the process's streams such that writing cannot raise."""
+    for name in ("stdout", "stderr"):
+        if not isinstance(getattr(sys, name), Console):
+            setattr(sys, name, Console(getattr(sys, name)))
 
 
 def say(text: str) -> None:
@@ -86,13 +123,6 @@ def complain(message: str, code: int = 2) -> int:
 
 
 def _write(stream: TextIO | None, text: str) -> None:
-    """Write a line; a console that is closed, full or knows other letters raises nothing."""
-    if stream is None:  # as under pythonw
-        return
-    with suppress(OSError, ValueError):
-        try:
-            stream.write(text + "\n")
-        except UnicodeEncodeError:
-            encoding = stream.encoding or "ascii"
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        stream.flush()
+    console = Console(stream)
+    console.write(text + "\n")
+    console.flush()

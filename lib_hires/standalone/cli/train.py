@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.cli.options import add_option, names_in, say
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
 
-BUNDLED_STAGES = ("vae", "latents", "decoder", "model", "export", "judge")
-STUDENT_STAGES = ("few-steps", "turbo")
+if TYPE_CHECKING:
+    from lib_hires.standalone.training.vae import VaeConfig
+
+BUNDLED_STAGES = ("crops", "vae", "latents", "model", "export", "judge")
+STUDENT_STAGES = ("few-steps", "turbo", "motion")
 """The stages of `hires train-demo`: what makes the bundled model, and what is made of it."""
 
 
@@ -28,6 +33,13 @@ def add_trainings(commands: Any) -> None:
     train.add_argument(
         "--start-from", type=Path, help="folder of a trained model whose weights to go on from"
     )
+    train.add_argument(
+        "--vae",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="how the VAE is trained, by the names of VaeConfig, as steps=24000",
+    )
     train.add_argument("--model-minutes", type=float, help="how long the U-Net is trained")
     train.add_argument(
         "--few-steps-minutes", type=float, help="how long a model of few steps is distilled"
@@ -35,6 +47,8 @@ def add_trainings(commands: Any) -> None:
     train.add_argument(
         "--turbo-minutes", type=float, help="how long that model is trained against a critic"
     )
+    train.add_argument("--motion-minutes", type=float, help="how long a motion module is trained")
+    train.add_argument("--motion-clips", type=int, help="how many clips are drawn for it (2000)")
     train.set_defaults(command=_train_demo)
     train_upsampler = commands.add_parser("train-upsampler", help="train a feature upsampler")
     _add_train_upsampler_options(train_upsampler)
@@ -76,7 +90,8 @@ def _train_demo(options: argparse.Namespace) -> int:
         start_from(options.start_from, options.work)
     own = [stage for stage in stages if stage in STAGES]
     config = TrainingConfig(**_minutes(model_minutes=options.model_minutes))
-    train(options.out, stages=own, config=config, work=options.work)
+    vae = _vae_config(options.vae)
+    train(options.out, stages=own, config=config, vae=vae, work=options.work)
     if "judge" in stages:
         train_judge.train(options.out)
     if "few-steps" in stages:
@@ -85,10 +100,41 @@ def _train_demo(options: argparse.Namespace) -> int:
     if "turbo" in stages:
         turbo = train_turbo.TurboConfig(**_minutes(minutes=options.turbo_minutes))
         train_turbo.train(options.work, options.out, turbo)
+    if "motion" in stages:
+        _train_motion(options)
     return 0
 
 
-def _minutes(**given: float | None) -> dict[str, float]:
+def _vae_config(words: Sequence[str]) -> VaeConfig:
+    """A VaeConfig with what was given as NAME=VALUE. Raises SettingsError."""
+    from lib_hires.standalone.training.vae import VaeConfig
+
+    values: dict[str, Any] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in asdict(VaeConfig()):
+            raise SettingsError(f"--vae: expected a name of VaeConfig, got {name!r}")
+        kind = type(getattr(VaeConfig(), name))
+        try:
+            values[name] = kind(value)
+        except ValueError:
+            raise SettingsError(f"--vae {name}: expected {kind.__name__}, got {value!r}") from None
+    return VaeConfig(**values)
+
+
+def _train_motion(options: argparse.Namespace) -> None:
+    """For the model that lies in --out, where one was trained there; else for the bundled one."""
+    from lib_hires.standalone.models import load_model
+    from lib_hires.standalone.training import motion
+    from lib_hires.standalone.world.model import NAME
+
+    own = options.out / f"{NAME}.safetensors"
+    model = load_model(own if own.exists() else None)
+    given = _minutes(minutes=options.motion_minutes, clips=options.motion_clips)
+    say(str(motion.train(options.work, options.out, model, motion.MotionConfig(**given))))
+
+
+def _minutes(**given: float | None) -> dict[str, Any]:
     """What was given of them."""
     return {name: minutes for name, minutes in given.items() if minutes is not None}
 

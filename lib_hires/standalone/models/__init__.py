@@ -46,19 +46,33 @@ def load_model(
         ModelError: the model is missing, damaged, of an unknown kind, or lacks its tokenizer.
     """
     path = Path(bundled.MODEL if path is None else path)
-    if not path.exists():
+    try:
+        there, is_folder = path.exists(), path.is_dir()
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    if not there:
         raise ModelError(f"{path}: no such model; give a .safetensors file or a diffusers folder")
     device = usable(device)
-    load = load_folder if path.is_dir() else load_ldm_file
+    load = load_folder if is_folder else load_ldm_file
     try:
         return load(path, device, dtype, overrides)
     except ModelError:
         raise
     except Exception as error:
         if is_out_of_memory(error):
-            raise ModelError(f"{path}: out of memory while loading; try --dtype float16") from error
+            raise ModelError(
+                f"{path}: out of memory while loading{_smaller(dtype, device)}"
+            ) from error
         log.debug("%s", path, exc_info=True)
         raise ModelError(f"{path}: the model {reason(error)}; download it again") from error
+
+
+def _smaller(dtype: torch.dtype, device: torch.device) -> str:
+    """What would take less memory without being slow."""
+    half = torch.float16 if device.type != "cpu" else fast_dtype(device)
+    if dtype != torch.float32 or half == torch.float32:
+        return ""
+    return f"; try --dtype {str(half).removeprefix('torch.')}"
 
 
 def usable(device: str | torch.device) -> torch.device:

@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib_hires.standalone.models.configs import EPS, V
+from lib_hires.standalone.models.kinds import no_safetensors, part_of_folder
 from lib_hires.standalone.models.latent import ModelError, Prediction, reason
 from lib_hires.standalone.models.names import Place, Places
 
@@ -24,7 +26,6 @@ log = logging.getLogger("hires_guidance")
 
 Shapes = dict[str, list[int]]
 
-UNSAFE = {".ckpt", ".pt", ".pth", ".bin", ".pkl"}
 SCALES = ("scale_weight", "weight_scale")  # of weights in 8 bits, beside them
 _OTHERS = re.compile(r"(^|[._])ema[._]|^control_model\.")  # prefixes of what is not sampled with
 NAMED = 3  # tensors in a message, at most
@@ -37,11 +38,6 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.suffix.lower() in UNSAFE:
-            raise ModelError(
-                f"{path}: pickled checkpoints can run code when read and are refused; "
-                "convert it to .safetensors"
-            )
         self.path = path
         try:
             self._file = safe_open(path, framework="pt")
@@ -51,10 +47,7 @@ class Checkpoint:
             }
             self.metadata: Mapping[str, str] = self._file.metadata() or {}
         except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"{path}: not a safetensors file, or a damaged one ({str(error)[:120]}); "
-                "download or copy it again"
-            ) from error
+            raise ModelError(f"{path}: {_not_whole(path, error)}") from error
         self._used: set[str] = set()
 
     def tensor(self, name: str) -> Tensor:
@@ -92,6 +85,12 @@ class Checkpoint:
         if unused:
             few = ", ".join(unused[:NAMED])
             log.debug("%s: left out %d tensors, among them %s", self.path.name, len(unused), few)
+
+
+def _not_whole(path: Path, error: Exception) -> str:
+    unknown = f"not a safetensors file, or a damaged one ({str(error)[:120]})"
+    known = part_of_folder(path) or no_safetensors(path)
+    return known or f"{unknown}; download or copy it again"
 
 
 class Part:
@@ -135,7 +134,7 @@ class Part:
                 continue
             taken.add(place.name)
             weights[key] = self._fitted(place, like)
-        if exact and (more := self._of_known_form(taken)):
+        if exact and (more := of_known_form(self.names - taken, taken)):
             raise self._misfit(f"there is no place for {self.prefix}{more}")
         if missing:
             raise self._lacks(missing)
@@ -158,25 +157,30 @@ class Part:
             )
         return value.reshape(like.shape)
 
-    def _of_known_form(self, taken: set[str]) -> str | None:
-        """A name that was not taken and differs from one that was in its numbers alone."""
-        forms = {re.sub(r"\d+", "#", name) for name in taken}
-        more = (name for name in self.names - taken if re.sub(r"\d+", "#", name) in forms)
-        return min(more, default=None)
-
     def _misfit(self, reason: str) -> ModelError:
         path = self.checkpoint.path
         return ModelError(
             f"{path}: the {self.title} does not fit its configuration ({reason}); "
-            f"put the right {path.stem}.yaml and text encoder folder beside it"
+            f"put the right {path.stem.removesuffix('.vae')}.yaml and text encoder folder beside it"
         )
 
     def _lacks(self, names: Sequence[str]) -> ModelError:
-        few = ", ".join(self.prefix + name for name in names[:NAMED])
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        few = listed([self.prefix + name for name in names])
         return ModelError(
-            f"{self.checkpoint.path}: the {self.title} lacks {few}{more}; give a whole checkpoint"
+            f"{self.checkpoint.path}: the {self.title} lacks {few}; give a whole checkpoint"
         )
+
+
+def of_known_form(names: Iterable[str], known: Iterable[str]) -> str | None:
+    """The first of the names that differs from a known one in its numbers alone."""
+    forms = {re.sub(r"\d+", "#", name) for name in known}
+    return min((name for name in names if re.sub(r"\d+", "#", name) in forms), default=None)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of the names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _along_rows(scale: Tensor, value: Tensor) -> Tensor:
@@ -196,9 +200,6 @@ def _shown(shape: Sequence[int]) -> str:
 
 # --- marks ----------------------------------------------------------------------------------------
 
-_V = ("v", "v_pred", "v_prediction", "v-prediction", "vpred")
-_EPS = ("eps", "epsilon")
-
 
 def is_edm(checkpoint: Checkpoint) -> bool:
     """Whether the file marks itself as of EDM's kind, which is not supported."""
@@ -215,11 +216,12 @@ def marked_prediction(checkpoint: Checkpoint) -> Prediction | None:
     if _is_true(metadata.get("v_pred")) or _is_true(metadata.get("ss_v_parameterization")):
         return "v"
     for key in ("modelspec.prediction_type", "modelspec.predict_key", "prediction_type"):
-        if metadata.get(key) in _V:
+        if metadata.get(key) in V:
             return "v"
-        if metadata.get(key) in _EPS:
+        if metadata.get(key) in EPS:
             return "eps"
-    return None
+    architecture = metadata.get("modelspec.architecture", "").partition("/")[0]
+    return "v" if architecture.endswith("-v") else None  # stable-diffusion-v2-768-v
 
 
 def marked_zero_snr(checkpoint: Checkpoint) -> bool:

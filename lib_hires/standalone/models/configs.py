@@ -10,6 +10,9 @@ import yaml
 from lib_hires.standalone.models.latent import Family, ModelError, Prediction
 from lib_hires.standalone.models.values import Values
 
+V = ("v", "v_pred", "v_prediction", "v-prediction", "vpred")
+EPS = ("eps", "epsilon")
+"""How files spell what is predicted, in small letters."""
 SCALE = 0.18215  # of SD1's and SD2's latents
 XL_SCALE = 0.13025
 
@@ -94,14 +97,15 @@ class Original:
         """What the yaml states of the prediction; None where it states nothing."""
         kind = self.params.given("parameterization")
         if kind is not None:
-            if kind not in ("eps", "v"):
+            if str(kind).lower() not in V + EPS:
                 raise self.params.error("parameterization", "eps or v", kind)
-            return "v" if kind == "v" else "eps"
+            return "v" if str(kind).lower() in V else "eps"
         scaling = self.params.section("denoiser_config", "params", "scaling_config")
-        target = str(scaling.given("target") or "")
-        if target.endswith("VScaling"):
-            return "v"
-        return "eps" if target.endswith("EpsScaling") else None
+        target = str(scaling.given("target") or "").rpartition(".")[2]
+        scalings: dict[str, Prediction | None] = {"": None, "VScaling": "v", "EpsScaling": "eps"}
+        if target not in scalings:
+            raise scaling.error("target", "one of epsilon or v", target)
+        return scalings[target]
 
     def stated_zero_snr(self) -> bool:
         names = ("zero_snr", "zero_terminal_snr", "rescale_betas_zero_snr")
@@ -183,8 +187,8 @@ ADVICE = "give the yaml that the model was trained with"
 
 def _params(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        content = yaml.safe_load(file.read_bytes().decode("utf-8-sig", "replace"))
+    except (OSError, yaml.YAMLError, RecursionError) as error:
         raise ModelError(f"{file}: not readable as yaml; {ADVICE}") from error
     try:
         params = content["model"]["params"]

@@ -6,7 +6,9 @@ pixels, latents are in the model's scaled space, images are (b, 3, H, W) in [-1,
 
 from __future__ import annotations
 
+import codecs
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -19,7 +21,7 @@ from lib_hires.standalone.models.k_diffusion import import_k_diffusion
 
 log = logging.getLogger("hires_guidance")
 
-Family = Literal["sd1", "sd2", "sdxl"]
+Family = Literal["sd1", "sd2", "sdxl", "pixel"]
 Prediction = Literal["eps", "v"]
 
 
@@ -45,12 +47,24 @@ class Overrides:
 AS_STATED = Overrides()
 
 
+@dataclass(frozen=True)
+class Motion:
+    """What a model with a motion module knows of it."""
+
+    name: str
+    frames: int  # native, as it was trained
+    most: int  # for which it has positions
+
+
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """The embeddings of the prompts and the negative prompts, per image, in the model's dtype."""
+    """The embeddings of the prompts and the negative prompts, per image, in the model's dtype.
+
+    Of a model of pixels: class numbers (b,), and None where there is no negative class.
+    """
 
     cond: torch.Tensor  # (b, n, d)
-    uncond: torch.Tensor  # (b, n, d)
+    uncond: torch.Tensor | None  # (b, n, d)
     pooled_cond: torch.Tensor | None = None  # (b, p), SDXL only
     pooled_uncond: torch.Tensor | None = None  # (b, p), SDXL only
 
@@ -115,6 +129,7 @@ class LatentModel:
     # An empty negative prompt is all zeros for SDXL base, as it was trained.
     zero_empty_negative: bool = False
     overrides: Overrides = AS_STATED
+    motion: Motion | None = None  # of a U-Net that makes clips
 
     @property
     def latent_channels(self) -> int:
@@ -129,6 +144,9 @@ class LatentModel:
     def multiple(self) -> int:
         """Pixels of which a height and width must be a multiple for U-Net and VAE to take them."""
         return self.factor * 2 ** (len(self.unet.config.down_block_types) - 1)
+
+    def check_prompt(self, prompt: str, negative: str) -> None:
+        """Raises SettingsError for what the model does not know; a text encoder takes any text."""
 
     def encode_prompts(self, prompts: Sequence[str], negatives: Sequence[str]) -> Conditioning:
         """Text embeddings of as many prompts as negative prompts.
@@ -177,7 +195,10 @@ class LatentModel:
         pooled: torch.Tensor | None = None,
         size: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        """The U-Net's own output (eps or v) for the scaled input x at timesteps t (b,)."""
+        """The U-Net's own output (eps or v) for the scaled input x at timesteps t (b,).
+
+        x: (b, c, h, w); with a motion module clips, (b, c, f, h, w), whose frames it sees together.
+        """
         added = None
         if self.family == "sdxl":
             if pooled is None:
@@ -188,9 +209,10 @@ class LatentModel:
                 "text_embeds": pooled.to(self.dtype),
                 "time_ids": time_ids.expand(x.shape[0], -1),
             }
-        out = self.unet(
-            x.to(self.dtype), t, context.to(self.dtype), added_cond_kwargs=added, return_dict=False
-        )
+        context = context.to(self.dtype)
+        if x.ndim == 5:  # diffusers' pipelines repeat the prompts too
+            context = context.repeat_interleave(x.shape[2], dim=0)
+        out = self.unet(x.to(self.dtype), t, context, added_cond_kwargs=added, return_dict=False)
         return out[0].to(x.dtype)
 
     @cached_property
@@ -218,6 +240,20 @@ class LatentModel:
         z = (found if isinstance(found, torch.Tensor) else found.mode()).float()
         scale, shift = self._latent_scale(z)
         return (z - shift) * scale
+
+    def broken_weight(self) -> str | None:
+        """The name of a weight that is not a number, as in files whose merging went wrong.
+
+        In half precision infinite ones do not count: there a number of the file may be too large.
+        """
+        networks = {"U-Net": self.unet, "VAE": self.vae}
+        networks |= {f"text encoder {n}": e.model for n, e in enumerate(self.encoders, start=1)}
+        whole = self.dtype == torch.float32
+        for title, network in networks.items():
+            for name, weight in network.named_parameters():
+                if (~weight.isfinite() if whole else weight.isnan()).any():
+                    return f"{title}, {name}"
+        return None
 
     def _latent_scale(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift with latent = (z - shift)·scale, z being what the VAE sees."""
@@ -255,15 +291,9 @@ def assembled(
     """The parts in evaluation mode, on the device, in the dtype; sample_size in latent units."""
     # SDXL's VAE overflows in float16, as its configuration states; elsewhere the flag is a default.
     upcast = family == "sdxl" and dtype == torch.float16 and vae.config.force_upcast
-    scaling = getattr(vae.config, "scaling_factor", None)
-    if isinstance(scaling, bool) or not isinstance(scaling, (int, float)) or not scaling > 0:
-        raise ModelError(
-            f"{name}, vae/config.json: scaling_factor: expected a number above 0, got {scaling!r}"
-        )
+    _check_latents(name, vae)
     for part in (unet, vae, *(encoder.model for encoder in encoders)):
-        part.eval().requires_grad_(False)
-        part.to(device, torch.float32 if part is vae and upcast else dtype)
-        _align(part)
+        placed(part, device, torch.float32 if part is vae and upcast else dtype)
     vae.to(memory_format=torch.channels_last)  # its wide images decode 1.6 times faster on a CPU
     for encoder in encoders:
         if (highest := int(encoder.tokens([""]).max())) >= encoder.model.config.vocab_size:
@@ -277,8 +307,7 @@ def assembled(
         family=family,
         prediction=prediction,
         native=(sample_size[0] * factor, sample_size[1] * factor),
-        # A schedule that ends in pure noise has no finite sigma there; diffusers' Euler does this.
-        alphas_cumprod=alphas_cumprod.float().clamp(min=2.0**-24),
+        alphas_cumprod=with_finite_sigmas(alphas_cumprod),
         unet=unet,
         vae=vae,
         encoders=tuple(encoders),
@@ -289,13 +318,61 @@ def assembled(
     )
 
 
-def _align(network: torch.nn.Module) -> None:
+def _check_latents(name: str, vae: Any) -> None:
+    """Make a number of the VAE's scaling factor. Raises ModelError for what is no scale or shift
+    of its latents."""
+    config = vae.config
+
+    def numbers(key: str, count: int, given: Any) -> list[float]:
+        try:
+            values = [float(value) for value in given]
+            if len(values) != count or not all(map(math.isfinite, values)):
+                raise ValueError
+        except (TypeError, ValueError):
+            expected = "a number" if count == 1 else f"{count} numbers"
+            given = given[0] if count == 1 else given
+            raise _wrong_value(name, key, expected, given) from None
+        return values
+
+    scaling = getattr(config, "scaling_factor", None)
+    scale = [0.0] if isinstance(scaling, bool) else numbers("scaling_factor", 1, [scaling])
+    if scale[0] <= 0:
+        raise _wrong_value(name, "scaling_factor", "a number above 0", scaling)
+    vae.register_to_config(scaling_factor=scale[0])
+    numbers("shift_factor", 1, [getattr(config, "shift_factor", None) or 0])
+    for key in ("latents_mean", "latents_std"):
+        if given := getattr(config, key, None):
+            values = numbers(key, config.latent_channels, given)
+            if key == "latents_std" and min(values) <= 0:
+                raise _wrong_value(name, key, "numbers above 0", given)
+
+
+def _wrong_value(name: str, key: str, expected: str, given: Any) -> ModelError:
+    shown = str(given)[:80] if isinstance(given, (list, tuple)) else repr(given)
+    return ModelError(f"{name}, vae/config.json: {key}: expected {expected}, got {shown}")
+
+
+def with_finite_sigmas(alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """(T,), float32. A schedule that ends in pure noise has no finite sigma there; diffusers' Euler
+    does this."""
+    return alphas_cumprod.float().clamp(min=2.0**-24)
+
+
+def placed(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """The network, brought to where it is evaluated only, in its dtype."""
+    network.eval().requires_grad_(False)
+    torch.nn.Module.to(network, device, dtype)  # diffusers' own warns of every dtype
+    return aligned(network)
+
+
+def aligned(network: torch.nn.Module) -> torch.nn.Module:
     """Copy the weights that begin between two lines of the cache, as those mapped from a file may:
     with such ones kernels round otherwise, so that a file and a folder would not be sampled alike.
     """
     for weight in network.parameters():
         if weight.device.type == "cpu" and weight.data_ptr() % ALIGNED:
             weight.data = weight.data.clone()
+    return network
 
 
 def reason(error: Exception) -> str:
@@ -308,18 +385,35 @@ def reason(error: Exception) -> str:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, CLIPTokenizerFast
 
+    slow = all((folder / name).is_file() for name in TOKENIZER)
+    kind = CLIPTokenizer if slow else CLIPTokenizerFast  # which newer tools write alone
     try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever its files lead to
         raise ModelError(f"{folder}: the tokenizer {reason(error)}; copy it again") from error
 
 
+TOKENIZER = ("vocab.json", "merges.txt")
+"""The files of a CLIP tokenizer, where they are not in one tokenizer.json."""
+
+
 def check_tokenizer(folder: Path) -> None:
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder}: the tokenizer has no {name}; copy it there")
+    """Raises ModelError where a tokenizer is not whole."""
+    missing = [name for name in TOKENIZER if not (folder / name).is_file()]
+    if missing and not (folder / "tokenizer.json").is_file():
+        raise ModelError(f"{folder}: the tokenizer has no {missing[0]}; copy it there")
+    for file in folder.glob("*.json"):
+        check_no_bom(file)
+
+
+def check_no_bom(file: Path) -> None:
+    """Raises ModelError for JSON with a byte order mark, as some editors write it: diffusers and
+    transformers cannot read it."""
+    with file.open("rb") as opened:
+        if opened.read(3) == codecs.BOM_UTF8:
+            raise ModelError(f"{file}: begins with a byte order mark; save it as UTF-8 without one")
 
 
 def no_inpainting(path: Path) -> str:

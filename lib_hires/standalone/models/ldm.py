@@ -21,6 +21,7 @@ from lib_hires.standalone.models.checkpoint import (
     marked_zero_snr,
 )
 from lib_hires.standalone.models.configs import STANDARD_WIDTH, Original
+from lib_hires.standalone.models.kinds import part_of_folder, without_unet
 from lib_hires.standalone.models.latent import (
     Family,
     LatentModel,
@@ -37,6 +38,7 @@ from lib_hires.standalone.models.latent import (
 from lib_hires.standalone.models.names import (
     clip_places,
     open_clip_places,
+    text_model_of,
     unet_places,
     vae_places,
 )
@@ -45,7 +47,10 @@ log = logging.getLogger("hires_guidance")
 
 CLIP_VOCABULARY = "openai/clip-vit-large-patch14"  # SD1, SD2 and SDXL share it
 OPEN_CLIP_DEPTH = 24  # of SD2's text encoder, whose last layer is not used
-SECOND = ("embedders.1.", "text_encoder_2.", "clip_g.")  # in the prefix of SDXL's second encoder
+FIRST = ("cond_stage_model.", "embedders.0.", "text_encoder.", "clip_l.")
+SECOND = ("embedders.1.", "text_encoder_2.", "clip_g.")
+"""What prefixes of a first and of SDXL's second text encoder have in them, the usual one first."""
+UNCLIP_WIDTH = 1024  # of the context of an SD2 that receives an image's embedding, too
 
 
 @dataclass(frozen=True)
@@ -60,27 +65,14 @@ class Layout:
     @classmethod
     def of(cls, file: Checkpoint, yaml: Path) -> Layout:
         """Raises ModelError where a network is missing or of a kind that is not supported."""
-        unet = _unet(file)
-        starts = file.prefixes("encoder.conv_in.weight", "decoder.conv_in.weight")
-        if not starts:
-            raise ModelError(
-                f"{file.path}: has no VAE (first_stage_model); give a whole checkpoint"
-            )
-        vae = Part(file, _preferred(starts, "first_stage_model.", "vae."), "VAE")
-        encoders = _encoders(file)
-        if not encoders:
+        unet, vae, found = _unet(file), _vae(file), _encoders(file)
+        if not found:
             raise ModelError(f"{file.path}: has no CLIP text encoder; give a whole checkpoint")
-        if len(encoders) > 1:
-            return cls("sdxl", unet, vae, encoders)
+        context = _context_width(unet)
         if {"label_emb.0.0.weight", "add_embedding.linear_1.weight"} & unet.names:
-            if _is_open_clip(encoders[0]) and "embedders.1." not in encoders[0].prefix:
-                raise ModelError(
-                    f"{file.path}: an SDXL refiner is not supported; give an SDXL base model"
-                )
-            raise ModelError(
-                f"{file.path}: has only one of SDXL's two text encoders; give a whole checkpoint"
-            )
-        return cls(_family(encoders[0], yaml), unet, vae, encoders)
+            return cls("sdxl", unet, vae, _pair(found, context))
+        encoder = min(found, key=lambda part: (_width(part) != context, _rank(part, FIRST)))
+        return cls(_family(encoder, yaml, context), unet, vae, (encoder,))
 
 
 def load_ldm_file(
@@ -133,10 +125,7 @@ def _unet(file: Checkpoint) -> Part:
     ldm = file.prefixes("input_blocks.0.0.weight", "out.2.weight")
     diffusers = file.prefixes("time_embedding.linear_1.weight", "conv_in.weight", "conv_out.weight")
     if not ldm and not diffusers:
-        raise ModelError(
-            f"{file.path}: unknown architecture; give a whole SD1, SD2 or SDXL checkpoint in the "
-            "original (LDM) layout"
-        )
+        raise ModelError(f"{file.path}: {_no_unet(file)}")
     unet = Part(file, _preferred(ldm or diffusers, "model.diffusion_model.", "unet."), "U-Net")
     first, last = ("input_blocks.0.0.weight", "out.2.weight")
     if not ldm:
@@ -151,33 +140,108 @@ def _unet(file: Checkpoint) -> Part:
     return unet
 
 
+def _no_unet(file: Checkpoint) -> str:
+    kind = without_unet(file.shapes)
+    if kind is not None:
+        kind = f"holds {kind}; give a whole SD1, SD2 or SDXL checkpoint"
+    return (
+        part_of_folder(file.path)
+        or kind
+        or (
+            "unknown architecture; give a whole SD1, SD2 or SDXL checkpoint in the original (LDM) "
+            "layout"
+        )
+    )
+
+
 def _preferred(prefixes: list[str], *known: str) -> str:
     """The first known one of the prefixes that were found, or else the shortest."""
     return next((prefix for prefix in known if prefix in prefixes), prefixes[0])
 
 
-def _encoders(file: Checkpoint) -> tuple[Part, ...]:
-    """The CLIP text encoders, SDXL's second one last."""
+def _vae(file: Checkpoint) -> Part:
+    """That of a file `NAME.vae.safetensors` beside the checkpoint, as the WebUI takes it, or of
+    the checkpoint itself."""
+    beside = file.path.with_suffix(".vae.safetensors")
+    holder = Checkpoint(beside) if beside.is_file() else file
+    for pickled in map(file.path.with_suffix, (".vae.pt", ".vae.ckpt")):
+        if holder is file and pickled.is_file():
+            log.warning(
+                "%s: the VAE %s, which the WebUI would take, is pickled and not read; convert it "
+                "to %s",
+                file.path.name, pickled.name, beside.name,
+            )  # fmt: skip
+    starts = holder.prefixes("encoder.conv_in.weight", "decoder.conv_in.weight")
+    if not starts:
+        raise ModelError(
+            f"{holder.path}: "
+            + (
+                part_of_folder(file.path)
+                or "has no VAE (first_stage_model); give a whole checkpoint, or put "
+                f"{beside.name} beside it"
+            )
+        )
+    if holder is not file:
+        log.info("%s: its VAE is that of %s", file.path.name, beside.name)
+    return Part(holder, _preferred(starts, "first_stage_model.", "vae."), "VAE")
+
+
+def _encoders(file: Checkpoint) -> list[Part]:
+    """The CLIP text encoders, by their prefixes."""
     prefixes = {
         start.removesuffix("text_model.")
         for start in file.prefixes("embeddings.token_embedding.weight")
     }
     open_clip = file.prefixes("token_embedding.weight", "positional_embedding")
-    found = sorted(
-        {*prefixes, *open_clip}, key=lambda start: (any(s in start for s in SECOND), start)
-    )
-    return tuple(Part(file, start, "text encoder") for start in found[:2])
+    return [Part(file, start, "text encoder") for start in sorted({*prefixes, *open_clip})]
+
+
+def _pair(found: list[Part], context: int | None) -> tuple[Part, Part]:
+    """SDXL's two text encoders, whose widths add up to that of the U-Net's context.
+
+    A file may hold others, which tools have left in it. Raises ModelError.
+    """
+    named = [part for part in found if _rank(part, SECOND) < len(SECOND)]
+    seconds = named or [part for part in found if _is_open_clip(part)] or found[1:]
+    pairs = [(first, second) for second in seconds for first in found if first not in seconds]
+    if pairs:
+        return min(
+            pairs,
+            key=lambda pair: (
+                sum(map(_width, pair)) != context,
+                _rank(pair[1], SECOND),
+                _rank(pair[0], FIRST[1:]),
+            ),
+        )
+    path = found[0].checkpoint.path
+    if context == UNCLIP_WIDTH:
+        raise ModelError(f"{path}: an unCLIP model is not supported; give a text-to-image model")
+    if _is_open_clip(found[0]) and "embedders.1." not in found[0].prefix:
+        raise ModelError(f"{path}: an SDXL refiner is not supported; give an SDXL base model")
+    raise ModelError(f"{path}: has only one of SDXL's two text encoders; give a whole checkpoint")
+
+
+def _rank(part: Part, names: tuple[str, ...]) -> int:
+    """The place of the first of the names that is in a part's prefix; their number for none."""
+    places = (place for place, name in enumerate(names) if name in part.prefix)
+    return next(places, len(names))
+
+
+def _context_width(unet: Part) -> int | None:
+    """Channels of the text that a U-Net attends to; None for one that attends to none."""
+    keys = (name for name in sorted(unet.names) if name.endswith("attn2.to_k.weight"))
+    return next((unet.shape(name)[1] for name in keys), None)
 
 
 def _is_open_clip(part: Part) -> bool:
     return "positional_embedding" in part.names
 
 
-def _family(encoder: Part, yaml: Path) -> Family:
-    """SD1 or SD2, which have one text encoder."""
+def _family(encoder: Part, yaml: Path, context: int | None) -> Family:
+    """SD1 or SD2, which have one text encoder; context: channels of the standard models'."""
+    if context in (768, 1024):
+        return "sd1" if context == 768 else "sd2"
     if _is_open_clip(encoder) or encoder.prefix.startswith("cond_stage_model.model."):
-        return "sd2"
-    if _clip_width(encoder) == 1024:
         return "sd2"
     if yaml.is_file() and Original.of_file(yaml, "sd2").wants_open_clip:
         return "sd2"
@@ -189,8 +253,11 @@ def _clip_root(part: Part) -> str:
     return "text_model." if any(name.startswith("text_model.") for name in part.names) else ""
 
 
-def _clip_width(part: Part) -> int:
-    return part.shape(f"{_clip_root(part)}embeddings.token_embedding.weight")[1]
+def _width(part: Part) -> int:
+    """Channels of a text encoder; 0 for weights of another shape."""
+    name = "" if _is_open_clip(part) else f"{_clip_root(part)}embeddings."
+    shape = part.checkpoint.shapes.get(f"{part.prefix}{name}token_embedding.weight", [])
+    return shape[1] if len(shape) == 2 else 0
 
 
 def _original(layout: Layout, yaml: Path) -> Original:
@@ -221,8 +288,7 @@ def _stated_schedule(original: Original) -> Tensor:
     steps = params.whole("timesteps", schedule.STEPS)
     if not 0 < start <= end < 1:
         raise params.error("linear_end", "linear_start or more, both between 0 and 1", end)
-    if steps < 2:
-        raise params.error("timesteps", "at least 2", steps)
+    schedule.check_steps(params, "timesteps", steps)
     return schedule.scaled_linear(start, end, steps)
 
 
@@ -315,7 +381,7 @@ def _clip(
             config.num_hidden_layers -= skip
         places = clip_places
     model = part.filled(lambda: kind(config), places, exact=not skip)
-    embeddings = model.text_model.embeddings  # its position ids are not among the weights
+    embeddings = text_model_of(model).embeddings  # its position ids are not among the weights
     embeddings.position_ids = torch.arange(embeddings.position_ids.shape[-1])[None]
     return model
 
@@ -381,7 +447,7 @@ def _clip_folder(path: Path, original: Original) -> Path:
     """
     version = str(original.embedder.given("version") or CLIP_VOCABULARY)
     for folder in (path.parent / Path(version).name, Path(version)):
-        if (folder / "vocab.json").is_file():
+        if any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
             check_tokenizer(folder)
             return folder
     for repository in (version, CLIP_VOCABULARY):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Place:
 
 
 Places = Callable[[str], Iterator[Place]]
+
+TEXT_MODEL = "text_model."
 
 _UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
@@ -117,10 +120,23 @@ def _vae_name(key: str, levels: int) -> str:
     return key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
 
 
+def clip_name(key: str) -> str:
+    """A CLIP text model's weight as files call it: transformers 5 itself has `text_model.` only in
+    the models with a projection."""
+    known = key.startswith((TEXT_MODEL, "text_projection."))
+    return key if known else TEXT_MODEL + key
+
+
+def text_model_of(model: Any) -> Any:
+    """What of a CLIP text model has the embeddings and the final norm, in any transformers."""
+    return getattr(model, "text_model", model)
+
+
 def clip_places(key: str) -> Iterator[Place]:
     """Of a CLIP text model in transformers' naming, where `text_model.` may be left out."""
+    key = clip_name(key)
     yield Place(key)
-    yield Place(key.removeprefix("text_model."))
+    yield Place(key.removeprefix(TEXT_MODEL))
     if key == "text_projection.weight":
         yield Place("text_projection", transposed=True)
 
@@ -142,6 +158,7 @@ _OPEN_CLIP_LAYER = {
 
 def open_clip_places(key: str) -> Iterator[Place]:
     """Of OpenCLIP's (and the original CLIP's) naming, where q, k and v are rows of one tensor."""
+    key = clip_name(key)
     if key == "text_projection.weight":
         yield Place("text_projection", transposed=True)
         yield Place("text_projection.weight")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lib_hires.standalone.models.values import Values
 
+MOST_STEPS = 1_000_000  # of training; SD has 1000
 START, END, STEPS = 0.00085, 0.012, 1000  # of Stable Diffusion
 FOLDER_START, FOLDER_END = 0.0001, 0.02  # diffusers' own, where a folder gives none
 
@@ -48,8 +49,7 @@ def of_folder(scheduler: Values) -> Tensor:
     steps = scheduler.whole("num_train_timesteps", STEPS)
     start = scheduler.number("beta_start", FOLDER_START)
     end = scheduler.number("beta_end", FOLDER_END)
-    if steps < 2:
-        raise scheduler.error("num_train_timesteps", "at least 2", steps)
+    check_steps(scheduler, "num_train_timesteps", steps)
     for key, beta in (("beta_start", start), ("beta_end", end)):
         if not 0 < beta < 1:
             raise scheduler.error(key, "a number between 0 and 1", beta)
@@ -64,6 +64,12 @@ def of_folder(scheduler: Values) -> Tensor:
         return products(_cosine(steps))
     known = "linear, scaled_linear, sigmoid or squaredcos_cap_v2"
     raise scheduler.error("beta_schedule", known, name)
+
+
+def check_steps(config: Values, key: str, steps: int) -> None:
+    """Raises ModelError for a number of training steps that cannot be."""
+    if not 2 <= steps <= MOST_STEPS:
+        raise config.error(key, f"at least 2 and at most {MOST_STEPS}", steps)
 
 
 def _trained(scheduler: Values) -> Tensor:

@@ -17,7 +17,7 @@ from lib_hires.settings import SettingsError
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.lines import Line, Warn, read_lines
-from lib_hires.standalone.pipeline.outputs import read_about, save_stage, what_happened
+from lib_hires.standalone.pipeline.outputs import read_about, save_stage, suffix, what_happened
 
 __all__ = ["Line", "generate_lines", "processes", "read_lines"]
 
@@ -64,7 +64,10 @@ def _generated(run: Run, folder: Path) -> list[Path]:
     """
     text = json.dumps(run.about(), sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:HASH]
-    paths = {image: folder / f"{name}-{seed}.png" for image, seed in enumerate(run.request.seeds)}
+    paths = {
+        image: folder / f"{name}-{seed}{suffix(run)}"
+        for image, seed in enumerate(run.request.seeds)
+    }
     if all(map(_is_finished, paths.values())):
         return list(paths.values())
     stage = 0

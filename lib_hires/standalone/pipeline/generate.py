@@ -15,19 +15,27 @@ import torch
 from torch import Tensor
 
 from lib_hires.attentive_guidance import gamma_at, mix_into_state_
+from lib_hires.clips import as_clips, frame_by_frame
+from lib_hires.detail import NO_DETAIL, Detail
+from lib_hires.detail.neighbourhood import Neighbourhood
+from lib_hires.detail.processors import attention_in_windows
+from lib_hires.detail.sharpening import sharpened
+from lib_hires.detail.sharper import sharper
+from lib_hires.detail.unfinished import left_at, level_before
 from lib_hires.devices import allocated_peak, reset_allocated_peak
 from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
-from lib_hires.resample import Reduction
-from lib_hires.run.passes import guided_at, in_windows
+from lib_hires.resample import Reduction, bicubic
+from lib_hires.run.passes import attends_in_windows, clip_guided_at, in_windows
 from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
 from lib_hires.settings import AttentiveGuidance, Settings, SettingsError
-from lib_hires.sizes import Size, native_size, not_above, small_size, snap
+from lib_hires.sizes import Size, native_size, not_above, small_size, snap, why_unguided
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.pipeline.request import SAMPLERS, Request
+from lib_hires.standalone.models.motion import set_context
+from lib_hires.standalone.pipeline.request import SAMPLERS, Request, warn_of_syntax
 from lib_hires.standalone.pipeline.sampling import (
     ClassifierFreeGuidance,
     Denoiser,
@@ -35,10 +43,12 @@ from lib_hires.standalone.pipeline.sampling import (
     schedule_sigmas,
 )
 from lib_hires.standalone.pipeline.upsamplers import find_upsampler
+from lib_hires.standalone.pipeline.upscalers import load_upscaler
 from lib_hires.tiled_vae import vae_tiled
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 from lib_hires.upsampler_file import NamedUpsampler
 
+FPS = 8  # of the clips that motion modules are trained with
 OnStep = Callable[[int, int, int, Tensor], None]
 Gamma = Callable[[int, int, AttentiveGuidance], float]
 """gamma(steps done, steps in all, settings): the share of self-attention that is mixed in then."""
@@ -53,8 +63,8 @@ class FinishedStage:
 
     stage: int
     stages: int
-    latent: Tensor  # (b, c, h, w)
-    images: Tensor  # (b, 3, H, W) in [-1, 1], float32
+    latent: Tensor  # (b, c, h, w); clips (b, c, f, h, w)
+    images: Tensor  # (b, 3, H, W) in [-1, 1], float32; clips (b, 3, f, H, W)
     seconds: float  # since the run began
     model_evaluations: int  # calls of the model since the run began, small ones included
     native_evaluations: int  # those of them that Upsample Guidance made
@@ -77,6 +87,7 @@ class Run:
         stage_sizes: Sequence[Size] | None = None,
         gamma: Gamma | None = None,
         wrap: Wrap = lambda _, function: function,
+        detail: Detail = NO_DETAIL,
     ) -> None:
         """The options are for measurements.
 
@@ -84,10 +95,13 @@ class Run:
         in pixels, 0 for none, in the place of the settings', which are refinement's. stage_sizes:
         (height, width) in pixels of each stage, in the place of those planned. gamma: the schedule
         of Attentive Guidance, in the place of `gamma_at`. wrap: gets decoding and encoding, tiles
-        included, for example to time them.
+        included, for example to time them. detail: techniques that are no settings; the plan does
+        not know that stages are left unfinished.
         """
         request = request.drawn()
+        model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
+        self.frames, self.context = clip_length(request, model)
         self.first = first_size(request, settings, model)
         self.stages: tuple[Stage, ...] = ()
         if settings.refine.enabled:
@@ -98,10 +112,13 @@ class Run:
                 sized = zip(self.stages, stage_sizes, strict=True)
                 self.stages = tuple(replace(stage, size=size) for stage, size in sized)
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
-            raise SettingsError(_nothing_to_guide(settings, self.first, model.native))
+            raise SettingsError(_nothing_to_guide(settings, self.first, self.frames, model))
         if tile is None:
             tile = settings.refine.tile if settings.refine.enabled else 0
-        self._tile = tile
+        self._tile, self.detail = tile, detail
+        if self.frames > 1 and (changed := set(detail.changed()) - {"attention"}):
+            raise SettingsError(f"detail: {min(changed)}: expected none for clips")
+        self._upscaler = load_upscaler(detail.upscaler, model.device) if detail.upscaler else None
         self._gamma = gamma
         self._wrapped = {
             "decode": wrap("decode", self._decode),
@@ -122,6 +139,8 @@ class Run:
         upsampler = given or find_upsampler(self.settings.refine.upsampler)
         if upsampler is None:
             return None
+        if self.frames > 1:
+            raise SettingsError("refine_upsampler: expected none for clips")
         try:
             sizes = [self.first, *(stage.size for stage in self.stages)]
             windows = in_windows(self.settings, "stage")
@@ -134,16 +153,66 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The sampler's steps of the first image and of each stage."""
-        return [len(self.sigmas) - 1, *(len(self.stage_sigmas(stage)) - 1 for stage in self.stages)]
+        return [len(self.first_sigmas()) - 1] + [
+            len(self.stage_sigmas(stage)) - 1 for stage in self.stages
+        ]
+
+    def first_sigmas(self) -> Tensor:
+        """The schedule of the first image."""
+        sigmas, reduction = self.sigmas, self.reduction(self.first)
+        if reduction is not None and self.settings.ug.shifted_start:
+            sigmas = shifted_schedule(sigmas, reduction.noise_gain)
+        return self._left(sigmas, 0, self.first)
 
     def stage_sigmas(self, stage: Stage) -> Tensor:
         """The end of the schedule that a stage samples."""
+        return self._left(self._times(stage), stage.number, stage.size)
+
+    def _times(self, stage: Stage) -> Tensor:
         return torch.tensor(stage.times(self.sigmas.tolist(), self._sigma_at)).to(self.sigmas)
+
+    def _left(self, sigmas: Tensor, number: int, size: Size) -> Tensor:
+        """A stage's sigmas as far as it goes on, which is to the end in the last one."""
+        if self.detail.unfinished == "no" or number == len(self.stages):
+            return sigmas
+        after = self.stages[number]
+        matched = self.detail.unfinished == "matched"
+        level = level_before(float(self._times(after)[0]), size, after.size, matched)
+        return torch.tensor(left_at(sigmas.tolist(), level)).to(sigmas)
+
+    def windows(self, size: Size, stage: int = 0) -> Neighbourhood | None:
+        """What self-attention sees of an image of `size` pixels; None for all of it."""
+        model, wanted = self.model, attends_in_windows(self.settings, "stage" if stage else "text")
+        small = small_size(size, model.native, multiple=model.multiple)
+        if small is None or not (wanted or self.detail.attention == "windows"):
+            return None
+        return Neighbourhood(self.latent_size(size), self.latent_size(small))
+
+    def split(self, size: Size) -> tuple[float, float, Reduction] | None:
+        """CFG's two scales for an image of `size` pixels, and what parts them; None for one."""
+        detail, model = self.detail, self.model
+        small = small_size(size, model.native, multiple=model.multiple)
+        if small is None or not (detail.cfg_low or detail.cfg_high):
+            return None
+        low = detail.cfg_low or self.request.cfg
+        reduction = Reduction.between(self.latent_size(size), self.latent_size(small))
+        return low, detail.cfg_high or low, reduction.to(model.device)
+
+    def upscale(self, image: Tensor, size: Size) -> Tensor:
+        """An image (b, 3, h, w) enlarged to `size` before it is encoded."""
+        enlarge = self._upscaler or bicubic
+        return sharpened(enlarge(image, size), self.detail.sharpen)
+
+    def latent_size(self, size: Size) -> Size:
+        """Pixels to latent positions."""
+        return size[0] // self.model.factor, size[1] // self.model.factor
 
     def planned(self) -> RunPlan:
         """What `generate` will do, counted beforehand."""
         sampler = Sampler(SAMPLERS[self.request.sampler].evaluations)
-        sampling = Sampling(self.first, self.request.steps, sampler, self.request.schedule)
+        sampling = Sampling(
+            self.first, self.request.steps, sampler, self.request.schedule, frames=self.frames
+        )
         return run_plan(self.settings, sampling, plan_model(self.model))
 
     def about(self) -> dict[str, Any]:
@@ -154,7 +223,9 @@ class Run:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "request": self.request.values(),
             "settings": self.settings.changed(),
+            **({"motion": self.model.motion.name} if self.model.motion else {}),
             **self.model.overrides.values(),
+            **({"detail": changed} if (changed := self.detail.changed()) else {}),
         }
 
     @torch.no_grad()
@@ -189,6 +260,8 @@ class Run:
             denoise=generation.denoise_stage,
             factor=self.model.factor,
             colour_match=self.settings.refine.colour_match,
+            upscale=self.upscale if self.detail.upscaler or self.detail.sharpen else None,
+            mix=self.detail.mixing,
         )
         for stage in self.stages:
             with record.taking("stage", stage.size, stage.number):
@@ -201,17 +274,34 @@ class Run:
         return float(self.denoiser.t_to_sigma(torch.tensor(timestep)))
 
     def reduction(self, size: Size, stage: int = 0) -> Reduction | None:
-        """D and U with which an image of `size` pixels is guided; None where it is not."""
+        """D and U with which an image of `size` pixels is guided; None where it is not.
+
+        Those of a clip reduce its frames too.
+        """
         factor, model = self.model.factor, self.model
         latent = size[0] // factor, size[1] // factor
-        small = guided_at(
+        native = clip_guided_at(
             self.settings,
             "stage" if stage else "text",
             latent,
+            self.frames,
             native=(model.native[0] // factor, model.native[1] // factor),
+            native_frames=model.motion.frames if model.motion else 1,
             multiple=model.multiple // factor,
         )
-        return small and Reduction.between(latent, small, self.settings.ug.enlargement == "bicubic")
+        if native is None:
+            return None
+        frames, small = native
+        smooth = self.settings.ug.enlargement == "bicubic"
+        if model.motion is None:
+            return Reduction.between(latent, small, smooth)
+        return Reduction.between((self.frames, *latent), (frames, *small), smooth)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of a clip's file."""
+        reduction = self.reduction(self.first) if self.frames > 1 else None
+        return self.request.fps or FPS * (reduction.frames_to_one if reduction else 1)
 
     def gamma(self, done: int, steps: int) -> float:
         """The share of self-attention that is mixed in after `done` of `steps` steps."""
@@ -236,9 +326,17 @@ class Run:
 
     def _in_tiles(self, function: Callable[[Tensor], Tensor], x: Tensor, decode: bool) -> Tensor:
         model = self.model
-        return vae_tiled(
-            function, x, vae=model.vae, pixels=self._tile, factor=model.factor, decode=decode
+        if model.vae is None:
+            return function(x)
+        tiled = partial(
+            vae_tiled,
+            function,
+            vae=model.vae,
+            pixels=self._tile,
+            factor=model.factor,
+            decode=decode,
         )
+        return frame_by_frame(tiled)(x)
 
 
 class Generation:
@@ -247,10 +345,12 @@ class Generation:
     def __init__(self, run: Run, on_step: OnStep) -> None:
         self._run, self._on_step = run, on_step
         request = run.request
+        warn_of_syntax(request.prompt)
+        warn_of_syntax(request.negative)
         conditioning = run.model.encode_prompts(
             [request.prompt] * request.batch, [request.negative] * request.batch
         )
-        self._prompted: Callable[[Denoiser], Denoiser] = partial(
+        self._prompted: Callable[..., Denoiser] = partial(
             ClassifierFreeGuidance, conditioning=conditioning, scale=request.cfg
         )
         self._upsampler = None
@@ -259,15 +359,15 @@ class Generation:
             self._upsampler = weights.to(run.model.device, run.model.dtype)
 
     def first_image(self) -> Tensor:
-        """The latent (b, c, h, w) sampled from pure noise."""
+        """The latent (b, c, h, w), or of clips (b, c, f, h, w), sampled from pure noise."""
         run, factor = self._run, self._run.model.factor
-        sigmas, reduction = run.sigmas, run.reduction(run.first)
-        if reduction is not None and run.settings.ug.shifted_start:
-            sigmas = shifted_schedule(sigmas, reduction.noise_gain)
-        sources = generators(run.request.seeds)
+        if run.model.motion:
+            set_context(run.model.unet, run.context, run.frames)
+        sigmas, reduction = run.first_sigmas(), run.reduction(run.first)
+        sources = generators(run.request.seeds, frames=run.frames)
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
-        noise = draw(sources, shape).to(sigmas)
+        noise = self._drawn(sources, shape).to(sigmas)
         return self._sample(
             noise * sigmas[0], sources, sigmas, schedule=sigmas, reduction=reduction
         )
@@ -278,13 +378,19 @@ class Generation:
         before: the smaller latent, which the stage before finished.
         """
         run, sigmas = self._run, self._run.stage_sigmas(stage)
-        sources = generators(run.request.seeds, stage.number)
-        noisy = latent + sigmas[0] * draw(sources, tuple(latent.shape[1:])).to(latent)
+        sources = generators(run.request.seeds, stage.number, run.frames)
+        shape = latent.shape[1], latent.shape[-2], latent.shape[-1]
+        noisy = latent + sigmas[0] * self._drawn(sources, shape).to(latent)
         reduction = run.reduction(stage.size, stage.number)
         with self._upsampled(before, (latent.shape[-2], latent.shape[-1])):
             return self._sample(
                 noisy, sources, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
             )
+
+    def _drawn(self, sources: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:
+        """Each image's noise from its source, or each frame's."""
+        noise = draw(sources, shape)
+        return as_clips(noise, self._run.frames) if self._run.model.motion else noise
 
     def _upsampled(self, clean: Tensor, size: Size) -> AbstractContextManager[None]:
         """A scope in which the model has a clean latent's features in calls of latent `size`."""
@@ -308,13 +414,16 @@ class Generation:
         stage: int = 0,
     ) -> Tensor:
         """Sample one stage down `sigmas`, the end of the whole `schedule`."""
-        settings = self._run.settings
-        denoise: Denoiser = self._run.denoiser
-        record = self._run.record.current
+        run, settings = self._run, self._run.settings
+        size = run.stages[stage - 1].size if stage else run.first
+        as_it_is = self._in_context(run.denoiser)
+        denoise: Denoiser = sharper(as_it_is, run.detail.sharper, run.family)
+        record = run.record.current
         if reduction is not None:
             denoise = UpsampleGuided(
                 denoise,
                 settings.ug,
+                predict_native=as_it_is,
                 family=self._run.family,
                 reduction=reduction.to(x.device),
                 times=schedule.tolist(),
@@ -332,15 +441,16 @@ class Generation:
             record.finish_step()
             self._on_step(stage, step, steps, denoised)
 
-        return sample(
-            self._prompted(self._counted(denoise)),
-            x,
-            sigmas,
-            SAMPLERS[self._run.request.sampler],
-            sources=sources,
-            state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
-            on_step=after_step,
-        )
+        with attention_in_windows(run.model.unet, run.windows(size, stage)):
+            return sample(
+                self._prompted(self._counted(denoise), split=run.split(size)),
+                x,
+                sigmas,
+                SAMPLERS[run.request.sampler],
+                sources=sources,
+                state_hook=mix if settings.pfsa.enabled and stage == 0 else None,
+                on_step=after_step,
+            )
 
     def _counted(self, denoise: Denoiser) -> Denoiser:
         """`denoise`, reporting its evaluations to the record."""
@@ -351,21 +461,61 @@ class Generation:
 
         return evaluate
 
+    def _in_context(self, denoise: Denoiser) -> Denoiser:
+        """`denoise` with the motion module's context set for the frames of each evaluation."""
+        model, context = self._run.model, self._run.context
+        if context is None:
+            return denoise
 
-def _nothing_to_guide(settings: Settings, first: Size, native: Size) -> str:
+        def evaluate(x: Tensor, sigma: Tensor, **cond: Any) -> Tensor:
+            set_context(model.unet, context, x.shape[2])
+            return denoise(x, sigma, **cond)
+
+        return evaluate
+
+
+def _nothing_to_guide(settings: Settings, first: Size, frames: int, model: LatentModel) -> str:
     """Why Upsample Guidance has nothing to do in the first image."""
-    if settings.ug.scale and small_size(first, native) is not None:
+    native = model.native
+    if model.motion:
         return (
-            f"ug_scale: at {settings.ug.scale:g} the native evaluation is about as large as the "
-            "image, so there is nothing to guide; give more, or 0 to find it from the native size"
+            f"ug: {not_above(first, native)}, and {frames} frames are not clearly above the motion "
+            f"module's native {model.motion.frames}, or --ug-frames is 1; so there is nothing to "
+            "guide"
         )
-    return f"ug: {not_above(first, native)}, so there is nothing to guide"
+    reason = why_unguided(first, native, settings.ug.scale)
+    if reason != not_above(first, native):
+        return f"ug_scale: {reason}"
+    return f"ug: {reason}, so there is nothing to guide"
 
 
 def plan_model(model: LatentModel) -> Model:
     """What a plan must know of a model."""
     sigmas = sigmas_of(model.alphas_cumprod)
-    return Model(sigmas, model.native, model.factor, model.multiple, model.latent_channels)
+    frames = model.motion.frames if model.motion else 1
+    sizes = model.native, model.factor, model.multiple
+    return Model(sigmas, *sizes, model.latent_channels, native_frames=frames)
+
+
+def clip_length(request: Request, model: LatentModel) -> tuple[int, int | None]:
+    """A request's frames, and the context that its windows of them have; None for all at once.
+
+    An image has one frame. Raises SettingsError where the model makes no such clip.
+    """
+    motion = model.motion
+    if motion is None:
+        if request.frames > 1:
+            raise SettingsError("frames: a clip needs a motion module; name its file with --motion")
+        return 1, None
+    frames = request.frames or motion.frames
+    if frames == 1:
+        raise SettingsError("frames: expected at least 2 with a motion module, got 1")
+    if request.context > motion.most:
+        raise SettingsError(
+            f"context: {motion.name} has positions for {motion.most} frames, got {request.context}"
+        )
+    context = request.context or (motion.frames if frames > motion.most else 0)
+    return frames, context if 0 < context < frames else None
 
 
 def first_size(request: Request, settings: Settings, model: LatentModel | Model) -> Size:

@@ -6,6 +6,7 @@ fails hours later. `option` is the one that named the files; messages begin with
 
 from __future__ import annotations
 
+import codecs
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,15 +18,19 @@ from PIL import Image, ImageOps
 from lib_hires.settings import SettingsError
 from lib_hires.sizes import Size
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # in EXIF; from 5 on width and height are exchanged
 
 
 def images_in(folder: Path, option: str) -> list[Path]:
-    """The images of a folder by their names' endings. Raises SettingsError for no folder."""
+    """The images of a folder by their names' endings. Raises SettingsError for no folder.
+
+    Hidden files are left out: macOS writes a `._NAME` beside each file on other systems' disks.
+    """
     if not folder.is_dir():
         raise SettingsError(f"{option}: there is no folder {folder}")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    files = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in files if path.suffix.lower() in IMAGES)
 
 
 def image_size(path: Path, option: str) -> Size:
@@ -48,10 +53,16 @@ def read_image(path: Path, option: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of 8 bits; grey of 16 bits keeps its tones, which Pillow itself would clip at 255."""
+    """RGB of 8 bits, on white where it is transparent: what lies beneath was never seen.
+
+    Grey of 16 bits keeps its tones, which Pillow itself would clip at 255.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", None)):
         values = np.asarray(image).astype(np.float32) / 257
         image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
@@ -61,15 +72,24 @@ def read_caption(path: Path, option: str) -> str:
 
 
 def read_text(path: Path, option: str) -> str:
-    """The text of a file in UTF-8. Raises SettingsError for another encoding."""
+    """The text of a file in UTF-8, or in UTF-16 with its mark, lines ending in `\\n`.
+
+    Raises SettingsError for another encoding, and for what is no text.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{option}: {path} cannot be read ({error.strerror})") from None
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise SettingsError(
             f"{option}: {path} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8"
         ) from None
-    except OSError as error:
-        raise SettingsError(f"{option}: {path} cannot be read ({error.strerror})") from None
+    if "\0" in text:
+        raise SettingsError(f"{option}: {path} is not text (it has zeros); save it as UTF-8 text")
+    return text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 @contextmanager

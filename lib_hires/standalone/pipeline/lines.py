@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -19,13 +20,18 @@ from lib_hires.standalone.pipeline.request import (
     SAMPLERS,
     SCHEDULES,
     WEBUI_NAMES,
+    WEBUI_ONLY,
     Request,
     fitted,
     name_hint,
 )
 
-SEPARATORS = {"\t": "tabs", "|": "bars", ":": "colons"}
-"""Those of tables that are refused by name; commas and semicolons are read."""
+log = logging.getLogger("hires_guidance")
+
+SEPARATORS = (",", ";", "\t")
+OTHER_SEPARATORS = {"|": "bars", ":": "colons"}
+"""Those of tables that are read, and those that are refused by name."""
+OTHER_FORMATS = (".json", ".jsonl", ".ndjson", ".yaml", ".yml", ".xls", ".xlsx", ".ods")
 
 Warn = Callable[[str], object]
 
@@ -71,7 +77,7 @@ def read_lines(
 
 def _line(number: int, values: Any, request: Request, settings: Settings) -> Line:
     values = _options(values) if isinstance(values, str) else values
-    given = {name: text.strip() for name, text in values.items() if text.strip()}
+    given = _parted({name: text.strip() for name, text in values.items() if text.strip()})
     if "" in given:
         raise SettingsError("has more cells than there are columns; put quotes around commas")
     if "prompt" not in given:
@@ -90,6 +96,8 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, str] | str]]:
         raise SettingsError(f"{error}{alone}") from None
     if not text.strip():
         raise SettingsError(f"--prompts: {file} is empty")
+    if file.suffix.lower() in OTHER_FORMATS:
+        raise SettingsError(f"--prompts: expected a text or a .csv table, got {file.name}")
     if file.suffix.lower() in (".csv", ".tsv"):
         yield from ((n, row) for n, row in _table(text) if any(map(str.strip, row.values())))
     else:
@@ -104,7 +112,20 @@ def _prompts(text: str) -> Iterator[tuple[int, Mapping[str, str] | str]]:
         if line.strip().startswith("--"):
             yield number, line.strip()
         elif line.strip():
+            _warn_of_options(number, line)
             yield number, {"prompt": line}
+
+
+def _warn_of_options(number: int, line: str) -> None:
+    known = {*_known(), *WEBUI_NAMES, *WEBUI_ONLY}
+    names = re.findall(r"\s--([A-Za-z][\w-]*)", line)
+    left = [name for name in names if name.lower().replace("-", "_") in known]
+    if left:
+        log.warning(
+            "line %d: --%s stays in the prompt; a line of options begins with one, "
+            'as in --prompt "..." --%s',
+            number, left[0], left[0],
+        )  # fmt: skip
 
 
 def _options(line: str) -> dict[str, str]:
@@ -119,17 +140,18 @@ def _options(line: str) -> dict[str, str]:
     try:
         for word in words:
             if word.startswith("--"):
-                name = word[2:].replace("-", "_")
+                name, equals, value = word[2:].partition("=")
+                name = name.replace("-", "_").lower()
                 if name in values:
                     raise SettingsError(f"{word}: expected once")
-                values[name] = []
+                values[name] = [value] if equals else []
             else:
                 values[name].append(word)
     except ValueError as error:
         if isinstance(error, SettingsError):
             raise
         raise SettingsError("a quote is not closed") from None
-    return _parted(dict(_named(name, " ".join(words)) for name, words in values.items()))
+    return dict(_named(name, " ".join(words)) for name, words in values.items())
 
 
 def _parted(values: dict[str, str]) -> dict[str, str]:
@@ -143,7 +165,7 @@ def _parted(values: dict[str, str]) -> dict[str, str]:
 def _named(name: str, value: str) -> tuple[str, str]:
     """Our name and the value of an option; a switch has none, and `no_` before its name is off."""
     name = WEBUI_NAMES.get(name, name)
-    switches = {row.name for row in declarations() if row.kind is bool}
+    switches = {row.name for row in declarations(clips=True) if row.kind is bool}
     if name.removeprefix("no_") in switches and not value:
         return name.removeprefix("no_"), "off" if name.startswith("no_") else "on"
     known = _known()
@@ -154,7 +176,8 @@ def _named(name: str, value: str) -> tuple[str, str]:
 
 def _known() -> list[str]:
     known = [name for name, *_ in Request.rows()]
-    return known + [row.name for row in declarations() if not row.control.webui_only]
+    rows = declarations(clips=True)
+    return known + [row.name for row in rows if not row.control.webui_only]
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -162,16 +185,19 @@ def _known() -> list[str]:
 
 def _table(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
     """Rows by column; what stands behind the last column is under "". Raises SettingsError."""
-    first, _, rest = text.partition("\n")
-    marked = re.fullmatch(r'"?sep=(.)"?\s*', first)  # as spreadsheets write it
-    skipped = 1 if marked else 0
-    text = rest if marked else text
-    separator = marked[1] if marked and marked[1] in ",;" else _separator(text)
+    marked, skipped = None, 0
+    while text:
+        first, _, rest = text.partition("\n")
+        found = re.fullmatch(r'"?sep=(.)"?\s*', first)  # as spreadsheets write it
+        if not found and first.strip(" \t,;"):
+            break
+        marked, text, skipped = found or marked, rest, skipped + 1
+    separator = marked[1] if marked and marked[1] in SEPARATORS else _separator(text)
     table = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
     )
     try:
-        columns = _columns(next(table))
+        columns = _columns(next(table, []))
         _check_columns(columns)
         for cells in table:
             row = dict(zip_longest(columns, cells[: len(columns)], fillvalue=""))
@@ -181,23 +207,31 @@ def _table(text: str) -> Iterator[tuple[int, Mapping[str, str]]]:
 
 
 def _columns(cells: Sequence[str]) -> list[str]:
-    """Names of the columns; empty ones at the end, as spreadsheets leave them, do not count."""
-    columns = [name.strip().lower().replace("-", "_") for name in cells]
+    """Our names of the columns; empty ones at the end, as spreadsheets leave them, do not count."""
+    columns = [_column(name.strip()) for name in cells]
     while columns and not columns[-1]:
         columns.pop()
     return columns
 
 
+def _column(name: str) -> str:
+    """Our name, also for "CFG scale" and what else the WebUI calls it; an unknown one stays."""
+    plain = re.sub(r"[\s-]+", "_", name.lower())
+    plain = WEBUI_NAMES.get(plain, plain)
+    return plain if plain in _known() else name
+
+
 def _separator(text: str) -> str:
     """Of the header; SettingsError names one that is not read."""
     header = text.partition("\n")[0]
-    for separator in (",", ";"):
+    for separator in SEPARATORS:
         if "prompt" in _columns(next(csv.reader([header], delimiter=separator), [])):
             return separator
-    for separator, name in SEPARATORS.items():
+    for separator, name in OTHER_SEPARATORS.items():
         if separator in header and "prompt" in _columns(header.split(separator)):
             raise SettingsError(
-                f"--prompts: the columns are separated by {name}; expected commas or semicolons"
+                f"--prompts: the columns are separated by {name}; expected commas, semicolons or "
+                "tabs"
             )
     return ","
 

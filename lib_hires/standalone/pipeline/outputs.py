@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from lib_hires.standalone.pipeline.generate import FinishedStage, Run
 
 KEY = "hires-guidance"
+CLIP_SUFFIX = ".webp"
+DESCRIPTION = 0x010E  # EXIF's tag for text about an image
+QUALITY = 90  # of WebP; at 100 files are three times as large
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -40,13 +44,40 @@ def save(image: Image.Image, path: Path, about: dict[str, Any]) -> None:
         image.save(partial, format="PNG", pnginfo=text)
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """What `save` wrote. Raises SettingsError where there is no such file or nothing in it.
+def save_clip(frames: Tensor, path: Path, about: dict[str, Any], fps: float) -> None:
+    """Write frames (3, f, H, W) in [-1, 1] as an animated WebP that loops, `about` in its EXIF.
 
-    The text may lie anywhere that PNG allows, as other programs move it. Pixels are decoded only
-    to find it behind them, and without Pillow's limit for those.
+    Pillow's WebP and not MP4, for it needs no further package and browsers play it.
+    """
+    first, *others = (to_pil(frame) for frame in frames.unbind(1))
+    exif = Image.Exif()
+    exif[DESCRIPTION] = json.dumps({KEY: about})
+    with whole_file(path) as partial:
+        first.save(
+            partial, format="WEBP", save_all=True, append_images=others, quality=QUALITY, method=4,
+            duration=round(1000 / fps), loop=0, exif=exif,
+        )  # fmt: skip
+
+
+def _read_clip_about(path: Path) -> dict[str, Any]:
+    """What `save_clip` wrote. Raises KeyError or ValueError where it is no such file."""
+    with Image.open(path, formats=["WEBP"]) as image:
+        about = json.loads(image.getexif()[DESCRIPTION])[KEY]
+    if not isinstance(about, dict):
+        raise ValueError("no settings")
+    return about
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What `save` or `save_clip` wrote.
+
+    Raises SettingsError where there is no such file or nothing in it. In a PNG the text may lie
+    anywhere that PNG allows, as other programs move it; pixels are decoded only to find it behind
+    them, and without Pillow's limit for those.
     """
     try:
+        if path.suffix.lower() == CLIP_SUFFIX:
+            return _read_clip_about(path)
         with PngImagePlugin.PngImageFile(path) as image:
             if KEY not in image.info:
                 image.load()
@@ -56,7 +87,7 @@ def read_about(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise SettingsError(f"--from: there is no file {path}") from None
     except SyntaxError:  # as Pillow reports that it is none
-        raise SettingsError(f"--from: {path} is not a PNG image") from None
+        raise SettingsError(f"--from: {path} is not a PNG image, or a damaged one") from None
     except (KeyError, OSError, TypeError, ValueError, RecursionError, MemoryError, EOFError):
         pass
     raise SettingsError(f"--from: {path} holds no settings of ours")
@@ -91,11 +122,17 @@ def writable_folder(path: Path) -> Path:
 
 def next_number(folder: Path) -> int:
     """One more than the largest number with which a name like 00007-1.png in the folder starts."""
-    starts = (re.match(r"([0-9]{5,12})-", file.name) for file in folder.glob("*.png"))
+    files = (file for suffix in (".png", CLIP_SUFFIX) for file in folder.glob(f"*{suffix}"))
+    starts = (re.match(r"([0-9]{5,12})-", file.name) for file in files)
     return max((int(start[1]) for start in starts if start), default=0) + 1
 
 
 # --- the images of a run --------------------------------------------------------------------------
+
+
+def suffix(run: Run) -> str:
+    """Of the file of an image or of a clip."""
+    return CLIP_SUFFIX if run.frames > 1 else ".png"
 
 
 def free_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Path]:
@@ -108,7 +145,7 @@ def free_paths(run: Run, folder: Path, only: int | None = None) -> dict[int, Pat
     try:
         for image in range(run.request.batch) if only is None else [only]:
             while image not in paths:
-                path = folder / f"{number:05d}-{run.request.seeds[image]}.png"
+                path = folder / f"{number:05d}-{run.request.seeds[image]}{suffix(run)}"
                 with suppress(FileExistsError):
                     path.touch(exist_ok=False)
                     paths[image] = path
@@ -141,10 +178,21 @@ def _save_stage(run: Run, finished: FinishedStage, paths: Mapping[int, Path]) ->
     kept = run.settings.refine.keep_stages and finished.stage < finished.stages
     for image, path in paths.items():
         about = run.about() | {"stage": finished.stage, "stages": finished.stages, "image": image}
-        save(to_pil(finished.images[image]), path, about)
+        _save_one(run, finished.images[image], path, about)
         if kept:
-            own = path.with_name(f"{path.stem}-stage-{finished.stage}.png")
-            save(to_pil(finished.images[image]), own, about)
+            own = path.with_name(f"{path.stem}-stage-{finished.stage}{path.suffix}")
+            _save_one(run, finished.images[image], own, about)
+
+
+def _save_one(run: Run, image: Tensor, path: Path, about: dict[str, Any]) -> None:
+    """An image (3, H, W) or a clip (3, f, H, W), whose frames are written too where asked."""
+    if image.ndim == 3:
+        save(to_pil(image), path, about)
+        return
+    save_clip(image, path, about, run.fps)
+    if run.request.keep_frames:
+        for number, frame in enumerate(image.unbind(1), start=1):
+            save(to_pil(frame), path.with_name(f"{path.stem}-frame-{number:04d}.png"), about)
 
 
 def what_happened(error: BaseException, run: Run, stage: int) -> str:
@@ -156,11 +204,23 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
     if isinstance(error, OSError):
         return f"could not write the image of {where}: {error.strerror}"
     if isinstance(error, FloatingPointError):
-        return f"{error}: try --dtype float32"
+        return f"{error}: {_remedy(run)}"
     if is_out_of_memory(error):
         lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
+        if run.frames > 1:
+            at_once = run.context or run.frames
+            lower += f", --frames or --context (the motion module sees {at_once} frames at once)"
         return f"out of memory in {where}: {lower}, or lower --batch"
     raise error
+
+
+def _remedy(run: Run) -> str:
+    """What helps where values are not numbers."""
+    if name := run.model.broken_weight():
+        return f"the model's weights are damaged ({name}); download it again"
+    if run.model.dtype != torch.float32:
+        return "try --dtype float32"
+    return "lower --cfg, or try another --sampler"
 
 
 def folded(record: RunRecord) -> str:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import secrets
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 from lib_hires.presets import preset_for
 from lib_hires.settings import Declared, Settings, SettingsError, control, meant_hint
 from lib_hires.sizes import Size
+
+log = logging.getLogger("hires_guidance")
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,15 @@ WEBUI_NAMES = {
     "batch_size": "batch",
 }
 """What A1111's WebUI calls the controls of a request that have another name here."""
+
+WEBUI_ONLY = frozenset({
+    "do_not_save_grid", "do_not_save_samples", "n_iter", "outpath_grids", "outpath_samples",
+    "prompt_for_display", "restore_faces", "sd_model", "seed_resize_from_h", "seed_resize_from_w",
+    "styles", "subseed", "subseed_strength", "tiling",
+})  # fmt: skip
+"""Options of A1111's script of prompts that `hires` has nothing for."""
+
+_SYNTAX = re.compile(r"\([^()]+:\s*[\d.]+\s*\)|\bBREAK\b|<(lora|lyco|hypernet):[^<>]+>")
 
 SCHEDULES = ("Karras", "Exponential", "Uniform", "SGM Uniform")
 
@@ -86,6 +100,38 @@ class Request(Declared):
     batch: int = control(
         1, "Batch", "Images at once, their seeds counting up.", minimum=1, maximum=1000
     )
+    frames: int = control(
+        0,
+        "Frames",
+        "Of a clip, which needs --motion. 0: the motion module's native number, or an image.",
+        minimum=1,
+        maximum=1024,
+        automatic=True,
+        clips=True,
+    )
+    fps: float = control(
+        0.0,
+        "Frames a second",
+        "Of the clip's file. 0: 8, as motion modules are trained, or so many times as many as "
+        "frames share a native one.",
+        minimum=0.5,
+        maximum=120,
+        automatic=True,
+        clips=True,
+    )
+    context: int = control(
+        0,
+        "Context",
+        "Frames that the motion module sees at once, in overlapping windows of its attention "
+        "(FreeNoise). 0: all; the module's native number where it has no positions for all.",
+        minimum=2,
+        maximum=1024,
+        automatic=True,
+        clips=True,
+    )
+    keep_frames: bool = control(
+        False, "Keep frames", "Write each frame of a clip as a PNG too.", clips=True
+    )
 
     @property
     def seeds(self) -> list[int]:
@@ -105,13 +151,26 @@ class Request(Declared):
         return cls(**values)
 
     def values(self) -> dict[str, Any]:
-        """Plain values, as from_values takes them."""
-        return asdict(self)
+        """Plain values, as from_values takes them; those of clips only where they are given."""
+        given = asdict(self)
+        for _, _, declared, name in self.rows():
+            if declared.clips and given[name] == type(self).__dataclass_fields__[name].default:
+                del given[name]
+        return given
+
+
+@cache
+def warn_of_syntax(prompt: str) -> None:
+    """Warn, once for each prompt, of what the WebUI would act on and the text encoder reads."""
+    if found := _SYNTAX.search(prompt):
+        log.warning("%s is read as plain words; only the WebUI acts on it", found[0])
 
 
 def name_hint(name: str, known: Iterable[str]) -> str:
     """The end of a message that refuses a name: the one that may have been meant."""
     own = WEBUI_NAMES.get(name)
+    if name in WEBUI_ONLY:
+        return "; the WebUI has it, and hires does not"
     return f"; did you mean {own}?" if own else meant_hint(name, known)
 
 

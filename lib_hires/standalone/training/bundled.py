@@ -1,9 +1,9 @@
 """`hires train-demo`: draws scenes and trains the bundled model on them, resumable at any moment.
 
-Five stages, each of which can be run alone: `vae` (autoencoder), `latents` (scenes encoded once),
-`decoder` (the VAE's decoder, trained further for the encoder as it is), `model` (U-Net and text
-encoder) and `export` (files in the LDM layout). Once some latents are there, the next two stages
-can run side by side in two processes.
+Five stages, each of which can be run alone: `crops` (of drawn scenes), `vae` (autoencoder, in its
+last phase the decoder alone), `latents` (scenes encoded once), `model` (U-Net and text encoder) and
+`export` (files in the LDM layout). In processes of their own, `crops` may go on beside `vae`,
+`latents` beside the last phase of `vae`, and `model` beside both.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from lib_hires.standalone.models import load_model
-from lib_hires.standalone.training.autoencoder import load_vae, train_decoder, train_vae
+from lib_hires.standalone.training.autoencoder import load_vae
+from lib_hires.standalone.training.crops import Crops, draw_crops
 from lib_hires.standalone.training.diffusion import train_model, trained_model
 from lib_hires.standalone.training.latents import Latents, encode_scenes
 from lib_hires.standalone.training.loop import Panel, Progress, load, plot, save
 from lib_hires.standalone.training.stages import TrainingConfig
+from lib_hires.standalone.training.vae import VaeConfig, train_vae
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.layout import export, normalise_latents
 
-STAGES = ("vae", "latents", "decoder", "model", "export")
+STAGES = ("crops", "vae", "latents", "model", "export")
 BEFORE = "before.json"  # the record of the model that a work folder was started from
 
 
@@ -56,7 +58,7 @@ def export_model(work: Path, out: Path) -> None:
     unet, text = trained_model(work)
     normalise_latents(vae, data.mean.flatten(), data.deviation.flatten())
     export(out, vae=vae, unet=unet, text_encoder=text)
-    found = {name: load(work / f"{name}.pt") for name in ("vae", "decoder", "model")}
+    found = {name: load(work / f"{name}.pt") for name in ("vae", "model")}
     record = {"scenes_encoded": len(data.captions)}
     record |= {k: _record(state) for k, state in found.items() if state and "progress" in state}
     before = work / BEFORE
@@ -94,7 +96,7 @@ def _plot(path: Path, records: Sequence[dict[str, Any]]) -> None:
             {"": [(step, loss) for step, _, loss in record[name]["loss"]]},
         )
         for k, record in enumerate(records)
-        for name in ("vae", "decoder", "model")
+        for name in ("vae", "decoder", "model")  # the decoder had a stage of its own in 0.2
         if name in record
     ]
     plot(path, panels)
@@ -105,6 +107,7 @@ def train(
     *,
     stages: Sequence[str] = STAGES,
     config: TrainingConfig | None = None,
+    vae: VaeConfig | None = None,
     work: Path = Path("training"),
 ) -> None:
     """Run `stages` in order. Checkpoints, latents and samples go to `work`, the model to `out`.
@@ -117,12 +120,13 @@ def train(
     unknown = [s for s in stages if s not in STAGES]
     if unknown:
         raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {unknown[0]!r}")
-    if "vae" in stages and not (work / BEFORE).exists():
-        train_vae(work, config)
+    finished = (work / BEFORE).exists()  # the VAE of a model that the work began with
+    if "crops" in stages and not finished:
+        draw_crops(work / "crops", config.shards)
+    if "vae" in stages and not finished:
+        train_vae(work, Crops(work / "crops"), vae or VaeConfig(seed=config.seed))
     if "latents" in stages:
         encode_scenes(work, config)
-    if "decoder" in stages:
-        train_decoder(work, config)
     if "model" in stages:
         train_model(work, config)
     if "export" in stages:

@@ -1,15 +1,13 @@
-"""Crops of drawn scenes on disk, from which autoencoders are trained: drawn once, by any process.
+"""The stage `crops` of `hires train-demo`: crops of drawn scenes on disk, to train autoencoders on.
 
-    python -m lib_hires.standalone.training.crops FOLDER --shards 60
-
+They are drawn once, by any process, also while one trains on those that are there.
 Scenes are drawn at the native size and at 2x and 4x, in all views, so that detail of every scale
 is among them; a crop keeps its pixels.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +87,7 @@ class Crops:
         return taken
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--shards", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=11)
-    options = parser.parse_args(arguments)
-    for number in tqdm(range(options.shards), desc="crops", unit="file"):
-        draw_shard(options.folder, options.seed, number)
-
-
-if __name__ == "__main__":
-    main()
+def draw_crops(folder: Path, shards: int, seed: int = 11) -> None:
+    """Draw what is missing of so many shards."""
+    for number in tqdm(range(shards), desc="crops", unit="file"):
+        draw_shard(folder, seed, number)

@@ -33,14 +33,7 @@ class StageConfig:
 class TrainingConfig(StageConfig):
     """Everything that decides how the model comes out, beside the time given."""
 
-    vae_minutes: float = 20.0
-    vae_batch: int = 8
-    vae_crop: int = 96
-    vae_rate: float = 2e-3
-    vae_kl: float = 3e-5
-    vae_guided: float = 0.35  # the first part, in which latents are drawn to colours, fading
-    decoder_minutes: float = 30.0
-    decoder_rate: float = 7e-4
+    shards: int = 60  # of crops, 240 each, on which the VAE is trained
     scenes: int = 20_000
     model_minutes: float = 75.0
     model_batch: int = 16

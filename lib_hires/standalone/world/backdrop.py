@@ -83,7 +83,8 @@ def _sky(canvas: Canvas, scene: Scene, rows: int) -> Image.Image:
     sky = _column(_between(*SKY_COLOURS[scene.sky], y / scene.horizon), box)
     tile = _SKY_TILE / min(canvas.zoom, 1.0)  # the sky is too far away to shrink with distance
     a, e = (1 / (canvas.zoom * side * tile) for side in (canvas.width, canvas.height))
-    c = canvas.left / tile + scene.relief * 7.31
+    drift = 0.0 if name == "stars" else scene.drift
+    c = (canvas.left - drift) / tile + scene.relief * 7.31
     f = canvas.top / tile + scene.relief * 3.17
     planes = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
     under, over, glow = fill(terrain(name), planes, box, (a, 0, c, 0, e, f)).split()
@@ -152,6 +153,8 @@ def _ground(canvas: Canvas, scene: Scene, first: int) -> Image.Image:
     texels = np.sqrt(across * along) * TEXELS / (canvas.zoom * min(canvas.width, canvas.height))
     levels = np.array([texture.level_of(float(t)) for t in texels])
     v = -_ALONG / depth + scene.relief * 5.3
+    if scene.ground == "water":
+        v = v - scene.flow
     x = (np.arange(canvas.width) + 0.5) / (canvas.zoom * canvas.width) + canvas.left - 0.5
     packed = np.empty((len(y), canvas.width), np.uint32)
     for level in np.unique(levels):

@@ -121,7 +121,8 @@ class View:
 class Scene:
     """An image as numbers. `horizon`: its height in fractions from the top; `relief` in [0, 1)
     shapes the hills, the clouds and every other accident; `names_ground`: whether the caption
-    does; `view`: which window of it the image shows."""
+    does; `view`: which window of it the image shows. `drift` and `flow`: how far the clouds and a
+    water's waves have moved, in widths of the scene and in tiles of the waves."""
 
     subjects: tuple[Subject, ...]
     sky: str = "clear"
@@ -130,6 +131,8 @@ class Scene:
     relief: float = 0.5
     names_ground: bool = False
     view: View = View()
+    drift: float = 0.0
+    flow: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sky not in SKIES:

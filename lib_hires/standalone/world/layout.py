@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from lib_hires.files import whole_file
+from lib_hires.standalone.models.names import clip_name
 from lib_hires.standalone.world.model import (
     BETA_END,
     BETA_START,
@@ -160,7 +161,7 @@ def ldm_state(
         is_matrix = ".attn_1." in key and value.dim() == 2  # 1x1 convolutions in the original
         state[key] = value[:, :, None, None] if is_matrix else value
     for key, value in text_encoder.state_dict().items():
-        state[f"cond_stage_model.transformer.{key}"] = value
+        state[f"cond_stage_model.transformer.{clip_name(key)}"] = value
     state = {k: v.half().contiguous() for k, v in state.items() if not k.endswith("position_ids")}
     positions = "cond_stage_model.transformer.text_model.embeddings.position_ids"
     state[positions] = torch.arange(MAX_TOKENS)[None]

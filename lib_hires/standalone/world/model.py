@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from lib_hires.standalone.models.names import text_model_of
 from lib_hires.standalone.world.scenes import CLASSES, COLOURS, GROUNDS, SKIES
 
 log = logging.getLogger("hires_guidance")
@@ -171,7 +172,7 @@ def build_text_encoder() -> CLIPTextModel:
     )
     model = CLIPTextModel(config)
     # The WebUI's emphasis divides by the mean of the output, which a zero bias would make zero.
-    nn.init.constant_(model.text_model.final_layer_norm.bias, 0.1)
+    nn.init.constant_(text_model_of(model).final_layer_norm.bias, 0.1)
     return model
 
 

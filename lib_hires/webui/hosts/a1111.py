@@ -10,7 +10,9 @@ from typing import Any
 from modules import devices
 from torch import Tensor
 
+from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.sizes import Size
+from lib_hires.webui.hosts.attention import attention_in_windows
 from lib_hires.webui.hosts.conditioning import SizeEmbeddings, shrink_cond
 from lib_hires.webui.hosts.noise import family_of
 from lib_hires.webui.hosts.per_call import PlacedModel
@@ -32,8 +34,17 @@ def is_flow(sd_model: Any) -> bool:
     return bool(getattr(sd_model, "is_sd3", False))
 
 
+def has_frames(sd_model: Any) -> bool:
+    return False
+
+
 def reason_for_whole(sd_model: Any) -> str:
     """ControlNet, an extension here, is found with the run's scripts."""
+    return ""
+
+
+def reason_for_whole_attention(sd_model: Any) -> str:
+    """Each self-attention is called as it is, so none is in the way."""
     return ""
 
 
@@ -121,7 +132,11 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         technique="Upsample Guidance",
         warn=guided.warn,
     )
+    windows = None
+    if guided.settings.windows == "attention":
+        windows = Neighbourhood(guided.large, guided.native)
     with (
+        attention_in_windows(unet(inner.inner_model), windows),
         replaced(inner, "forward", model),
         denoiser.register_forward_pre_hook(lambda *_: model.begin_evaluation()),
     ):

@@ -7,10 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from lib_hires.resample import area_means
+from lib_hires import resample
 from lib_hires.sizes import Size
 from lib_hires.webui.hosts.protocol import FACTOR
 
@@ -81,14 +80,5 @@ def shrink_cond(
 
 
 def shrunk(part: Tensor, large: Size, small: Size) -> Tensor:
-    """An image beside the latent (b, c, *large), made (b, c, *small); another's size stays.
-
-    Area means; of an inpainting model's five channels the first is a mask and stays hard.
-    """
-    if tuple(part.shape[-2:]) != large:
-        return part
-    means = area_means(part, small).to(part.dtype)
-    if part.shape[1] != 5:
-        return means
-    mask = F.interpolate(part[:, :1].float(), size=small, mode="nearest-exact").to(part.dtype)
-    return torch.cat([mask, means[:, 1:]], dim=1)
+    """An image beside the latent (b, c, *large), made (b, c, *small); another's size stays."""
+    return resample.shrunk(part, small) if tuple(part.shape[-2:]) == large else part

@@ -1,4 +1,4 @@
-"""Forge and reForge, which evaluate cond and uncond in one function of a patcher's options."""
+"""Forge and its kin, which evaluate cond and uncond in one function of a patcher's options."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_hires.detail.neighbourhood import Neighbourhood
 from lib_hires.webui.hosts import noise
+from lib_hires.webui.hosts.attention import with_windows
 from lib_hires.webui.hosts.forge_conds import call_fitting, shrunk_conds, size_embeddings
 from lib_hires.webui.hosts.forge_evaluation import BEFORE, ApplyModel, GuidedEvaluation
-from lib_hires.webui.hosts.protocol import CONTROLNET_SEES_WHOLE, GuidedPass, ModelCalls
+from lib_hires.webui.hosts.protocol import (
+    CONTROLNET_SEES_WHOLE,
+    FACTOR,
+    GuidedPass,
+    ModelCalls,
+)
 from lib_hires.webui.patching import replaced
 
 
@@ -23,8 +30,11 @@ def is_host_of(sd_model: Any) -> bool:
 
 
 def is_supported(sd_model: Any) -> bool:
-    """False where no model is loaded yet, and for flow models of reForge."""
+    """False where no model is loaded yet, for flow models of reForge, and where a latent's position
+    is of more pixels than `FACTOR` a side, as in Flux 2."""
     if sd_model.forge_objects is None:
+        return False
+    if _pixels_per_position(sd_model.forge_objects.vae) != FACTOR:
         return False
     return hasattr(sd_model.forge_objects.unet.model, "predictor") or not is_flow(sd_model)
 
@@ -33,9 +43,21 @@ def is_flow(sd_model: Any) -> bool:
     return noise.is_flow(_sigmas(sd_model))
 
 
+def has_frames(sd_model: Any) -> bool:
+    """Forge Neo's name for them is that of the first one: Wan, Qwen-Image and Anima."""
+    return bool(getattr(sd_model, "is_wan", False))
+
+
+def _pixels_per_position(vae: Any) -> int:
+    ratio = getattr(vae, "downscale_ratio", FACTOR)
+    return int(ratio[-1] if isinstance(ratio, tuple) else ratio)
+
+
 def reason_for_whole(sd_model: Any) -> str:
     """Beside ControlNet's models, whatever goes by the self-attention of the whole image:
     reference units, StyleAlign, Self-Attention Guidance."""
+    if has_frames(sd_model):
+        return "this model's latents have a time axis"
     patcher = sd_model.forge_objects.unet
     if patcher.controlnet_linked_list is not None:
         return CONTROLNET_SEES_WHOLE
@@ -43,6 +65,16 @@ def reason_for_whole(sd_model: Any) -> str:
     replaced_parts = options.get("transformer_options", {}).get("patches_replace", {})
     if options.get(BEFORE) or "attn1" in replaced_parts:
         return "another extension acts on the attention of whole images"
+    return ""
+
+
+def reason_for_whole_attention(sd_model: Any) -> str:
+    """The model's kind, or another extension, whose attention stays."""
+    if not hasattr(unet(sd_model), "input_blocks"):
+        return "this model's attention is of another kind"
+    options = sd_model.forge_objects.unet.model_options
+    if options.get("transformer_options", {}).get("patches_replace", {}).get("attn1"):
+        return "another extension holds the attention's place"
     return ""
 
 
@@ -126,8 +158,11 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
         guided.warn,
         reaches_all=lambda: not getattr(denoiser, "need_last_noise_uncond", False),
     )
+    options = patcher.model_options
+    if guided.settings.windows == "attention":
+        options = with_windows(options, unet(model), Neighbourhood(guided.large, guided.native))
     with (
-        replaced(patcher, "model_options", evaluation.added_to(patcher.model_options)),
+        replaced(patcher, "model_options", evaluation.added_to(options)),
         _in_windows(denoiser, guided, evaluation),
     ):
         yield
@@ -136,7 +171,7 @@ def guiding_model(denoiser: Any, guided: GuidedPass) -> Iterator[None]:
 @contextmanager
 def _in_windows(denoiser: Any, guided: GuidedPass, evaluation: GuidedEvaluation) -> Iterator[None]:
     """Where the settings want it, the model's calls of the large image are made in windows."""
-    if guided.settings.windows == "off":
+    if not guided.settings.evaluates_windows:
         yield
         return
     calls = model_calls(denoiser)

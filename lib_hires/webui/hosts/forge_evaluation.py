@@ -105,7 +105,9 @@ class GuidedEvaluation:
         conds = {name: arguments[name] for name in ("cond", "uncond")}
         conds |= {"arguments": arguments, "evaluation": evaluation}
         try:
-            return self._guide.guide(denoised, evaluation.x, evaluation.sigma, conds)
+            x, sigma = evaluation.x, evaluation.sigma
+            guided = self._guide.guide(_without_frames(denoised), _without_frames(x), sigma, conds)
+            return guided.reshape(denoised.shape)
         except Exception as error:
             log.exception("Upsample Guidance failed")
             self._give_up(f"the native evaluation failed ({type(error).__name__}: {error})")
@@ -129,9 +131,9 @@ class GuidedEvaluation:
         others = [part for part in options.get(AFTER, []) if part != self.sampler_post_cfg]
         self.native = True
         try:
-            return _sampling_function()(
+            denoised = _sampling_function()(
                 arguments["model"],
-                x,
+                x.unflatten(1, evaluation.x.shape[1:-2]),
                 sigma,
                 uncond,
                 cond,
@@ -139,6 +141,7 @@ class GuidedEvaluation:
                 {**options, AFTER: others},
                 evaluation.seed,
             )
+            return _without_frames(denoised)
         finally:
             self.native = False
 
@@ -191,6 +194,12 @@ class ApplyModel:
     ) -> Tensor:
         cond["transformer_options"] = options_of(len(parts))
         return self._apply(parts, t, **self._fitting(cond, parts, t, self._large))
+
+
+def _without_frames(x: Tensor) -> Tensor:
+    """Latents (b, c, T, h, w) as (b, c·T, h, w), in which guidance knows each channel alone; others
+    are as they are."""
+    return x.flatten(1, -3)
 
 
 def _sampling_function() -> Callable[..., Tensor]:

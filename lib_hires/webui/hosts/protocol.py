@@ -107,8 +107,14 @@ class Host(Protocol):
     def is_flow(self, sd_model: Any) -> bool:
         """Whether it is a flow model, such as Stable Diffusion 3 and Flux."""
 
+    def has_frames(self, sd_model: Any) -> bool:
+        """Whether its latents are (b, c, T, h, w), as those of models that make videos too."""
+
     def reason_for_whole(self, sd_model: Any) -> str:
         """Why the present sampling cannot evaluate it in windows, "" where it can."""
+
+    def reason_for_whole_attention(self, sd_model: Any) -> str:
+        """Why its self-attention cannot see windows in the present sampling, "" where it can."""
 
     def unet(self, sd_model: Any) -> Any:
         """The U-Net, with its input, middle and output blocks."""

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from lib_hires.presets import BUILT_IN, PresetError, counterpart, offered
-from lib_hires.settings import SettingsError
+from lib_hires.settings import SettingsError, declarations
 from lib_hires.webui.page.plan_line import UNQUEUED, status
 from lib_hires.webui.page.planning import native_side
 from lib_hires.webui.page.tab import Tab
@@ -76,9 +76,9 @@ def apply(name: str, width: float | None, height: float | None) -> list[Any]:
         size = preset.first_size((int(height or 0), int(width or 0)))
         values = preset.settings().values()
     except PresetError as error:
-        unchanged = [gr.update()] * (2 + len(read_arguments([]).values()))
+        unchanged = [gr.update()] * (2 + len(declarations()))
         return [status(f"{error}."), *unchanged]
-    return ["", size[1], size[0], *values.values()]
+    return ["", size[1], size[0], *(values[row.name] for row in declarations())]
 
 
 def save(name: str, *arguments: object) -> tuple[Any, str]:

@@ -75,6 +75,8 @@ def reason_not_to_refine(run: HostRun) -> str:
     """Why the run's images must keep their size, "" where they need not."""
     if getattr(run.p, "image_mask", None) is not None:
         return "an inpainted image keeps the size of its mask"
+    if host_of(run.p.sd_model).has_frames(run.p.sd_model):
+        return "this model's latents have a time axis"
     return run.state.caller.reason_to_keep_size()
 
 

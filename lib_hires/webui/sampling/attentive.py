@@ -74,6 +74,7 @@ class Mixer:
     ) -> None:
         self._config, self._denoiser = sampler.config, sampler.model_wrap_cfg
         self._callback = sampler.callback_state
+        self._along_sigmas = hasattr(sampler, "get_sigmas")
         self._settings, self._on_mixed, self._warn = settings, on_mixed, warn
         self._family_once = lru_cache(maxsize=1)(family_of)
         self._time: Tensor | None = None  # (1,) of the last evaluation
@@ -88,19 +89,27 @@ class Mixer:
             self._mix(state, self._time, done)
 
     def callback_state(self, step: dict[str, Any]) -> None:
-        """In place of the sampler's own, where the state is known after a step alone."""
+        """In place of the sampler's own, where the state is known after a step alone.
+
+        UniPC along sigmas, as in Forge Neo, calls back before the first step too, and holds a state
+        of variance 1.
+        """
         assert self._time is not None
-        self._mix(step["x"], self._time, step["i"] + 1)
+        if self._along_sigmas:
+            held = (1 + self._time.float() ** 2) ** -0.5
+            self._mix(step["x"], self._time, step["i"], held)
+        else:
+            self._mix(step["x"], self._time, step["i"] + 1)
         self._callback(step)
 
-    def _mix(self, state: Tensor, time: Tensor, done: int) -> None:
+    def _mix(self, state: Tensor, time: Tensor, done: int, held: float | Tensor = 1) -> None:
         gamma = gamma_at(done, self._denoiser.steps, self._settings)
         finished = done >= self._denoiser.steps  # the last state is the finished image
-        if self._failed or gamma == 0 or finished:
+        if self._failed or gamma == 0 or done == 0 or finished:
             return
         try:
             family, _ = self._family_once(self._denoiser.inner_model)
-            mix_scaled_(state, time, gamma, self._settings, family)
+            mix_scaled_(state, time, gamma, self._settings, family, held=held)
         except Exception as error:
             self._failed = True
             warn_failed(self._warn, "Attentive Guidance", error)
@@ -121,13 +130,22 @@ def steps_done(config: Any, evaluations: int) -> int | None:
 
 
 def mix_scaled_(
-    state: Tensor, time: Tensor, gamma: float, settings: AttentiveGuidance, family: NoiseFamily
+    state: Tensor,
+    time: Tensor,
+    gamma: float,
+    settings: AttentiveGuidance,
+    family: NoiseFamily,
+    *,
+    held: float | Tensor = 1,
 ) -> None:
-    """Mix into a state of any family, in place; it is brought to VE's scale and back.
+    """Mix into a state of any family, in place; it is brought to VE's scale and back. Each frame of
+    a state (b, c, T, h, w) is mixed by itself.
 
-    time: (1,), for an index without dimensions would be read from the device.
+    time: (1,), for an index without dimensions would be read from the device. held: what `state`
+    is a multiple of the family's state by, (1,) or a number.
     """
     signal, noise = family.signal(time.float()), family.noise(time.float())
-    scaled = state.float() / signal
-    mix_into_state_(scaled, gamma, settings, noise / signal)
-    state.copy_(scaled * signal)
+    scaled = state.float() / (signal * held)
+    for frame in scaled.unbind(2) if scaled.ndim == 5 else [scaled]:
+        mix_into_state_(frame, gamma, settings, noise / signal)
+    state.copy_(scaled * (signal * held))

@@ -99,8 +99,12 @@ def _mix(sampler: Any, run: HostRun, settings: Settings) -> Iterator[None]:
 def _without_windows(sampler: Any, guidance: Guidance) -> Guidance:
     """The same where windows are not wanted or work here; else without, and a message."""
     sd_model = sampler.model_wrap_cfg.inner_model.inner_model
-    reason = reason_for_whole(sd_model, guidance.controlnet)
-    if guidance.settings.ug.windows == "off" or not reason:
+    wanted = guidance.settings.ug.windows
+    if wanted == "attention":
+        reason = host_of(sd_model).reason_for_whole_attention(sd_model)
+    else:
+        reason = reason_for_whole(sd_model, guidance.controlnet)
+    if wanted == "off" or not reason:
         return guidance
     warn = guidance.run.leaving_out("ug_windows")
     warn(f"the large image was evaluated at full size, because {reason}.")

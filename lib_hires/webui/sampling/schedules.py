@@ -16,10 +16,12 @@ from lib_hires.webui.hosts.noise import is_flow
 def whole_schedule(sampler: Any, made: Tensor) -> list[float]:
     """What the sampler has made for itself, decreasing, the final time included.
 
-    Sigmas end in 0. DDIM and PLMS stop at their lowest timestep; UniPC evaluates there too.
+    Sigmas end in 0. DDIM and PLMS stop at their lowest timestep; UniPC along timesteps evaluates
+    there too.
     """
     times: list[float] = sorted(made.tolist(), reverse=True)
-    return [*times, 0.0] if sampler.config.name == "UniPC" else times
+    along_sigmas = hasattr(sampler, "get_sigmas")
+    return [*times, 0.0] if sampler.config.name == "UniPC" and not along_sigmas else times
 
 
 def stage_times(sampler: Any, run: Any, stage: Stage) -> tuple[list[float], list[float]]:

@@ -25,7 +25,7 @@ def read_run(arguments: Sequence[object], p: Any = None) -> tuple[Settings, Name
     """What `read_arguments` gives, and the feature upsampler itself, read from its file."""
     values: Mapping[Any, object]
     if arguments and isinstance(arguments[0], Mapping):
-        values = arguments[0]
+        values = {str(name): value for name, value in arguments[0].items() if value is not None}
     else:
         rows = declarations()
         if len(arguments) > len(rows):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lib_hires.tiled_vae.norms import Moments, norms_take, whole_moments
-from lib_hires.tiled_vae.tiles import Tile, tiles_over
+from lib_hires.tiled_vae.norms import Moments, norms_take, sampled_moments, whole_moments
+from lib_hires.tiled_vae.tiles import Sample, Tile, tiles_over
 
 
 def norm_of(affine: bool = True) -> nn.GroupNorm:
@@ -105,6 +105,36 @@ def test_one_norm_takes_exactly_the_whole_image_s() -> None:
 def test_a_chain_of_norms_comes_much_nearer_than_the_small_image() -> None:
     network, x = Chain(6), uneven(1, 6, 48, 64)
     assert error_in_tiles(network, x, True) < error_in_tiles(network, x, False) / 5
+
+
+def test_a_sample_of_an_image_that_repeats_gives_every_norm_the_whole_s_moments() -> None:
+    network = Chain(6)
+    norms = [part for part in network.modules() if isinstance(part, nn.GroupNorm)]
+    x = uneven(1, 6, 2, 3).repeat(1, 1, 24, 24)  # a cell's own 6 positions hold whole periods
+    sample = Sample.over((48, 72), side=16, cell=8, margin=1)
+    assert len(sample) == 4
+    moments = sampled_moments(norms, sample, lambda: network(sample.read(x, 1)))
+    with norms_take(norms, lambda norm, _: moments[norm]):
+        torch.testing.assert_close(network(x[..., :7, :9]), network_whole(network, x)[..., :7, :9])
+
+
+def network_whole(network: nn.Module, x: Tensor) -> Tensor:
+    """The network without anything that its norms take, in float64."""
+    h = x.double()
+    for part in network.parts:
+        if isinstance(part, nn.GroupNorm):
+            groups = h.reshape(1, part.num_groups, -1)
+            h = (groups - groups.mean(-1, keepdim=True)) / (
+                groups.var(-1, correction=0, keepdim=True) + part.eps
+            ).sqrt()
+            h = h.reshape(x.shape)
+            h = h * part.weight.double()[:, None, None] + part.bias.double()[:, None, None]
+        elif isinstance(part, nn.Conv2d):
+            h = torch.einsum("oi,bihw->bohw", part.weight.double()[..., 0, 0], h)
+            h = h + part.bias.double()[:, None, None]
+        else:
+            h = h * h.sigmoid()
+    return h.to(x.dtype)
 
 
 def test_no_hook_stays_after_an_error() -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from toy_vaes import FACTOR, ToyVae, uneven
 
-from lib_hires.tiled_vae import vae_tiled
+from lib_hires.tiled_vae import HALO, vae_tiled
+from lib_hires.tiled_vae.tiles import tiles_over
 
 LAYOUTS = "ldm", "diffusers"
 SIDES = 40, 56  # of the latent
@@ -58,6 +59,30 @@ def test_norms_take_the_whole_image_s_moments(layout: str, decode: bool) -> None
         return float((in_tiles(of.half(decode), x, of, decode) - whole).abs().max())
 
     assert worst(vae) < worst(plain) / 10
+
+
+@both
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_a_sample_is_large_enough_it_takes_the_place_of_passes(
+    layout: str, decode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One image of a tile's size, and then each tile once, hardly further from the whole."""
+    vae, plain, x = ToyVae(layout), ToyVae("unknown"), random_input(decode)
+    half, given = vae.half(decode), []
+    whole = half(x)
+    monkeypatch.setattr("lib_hires.tiled_vae.CELLS", 1)
+
+    def counting(part: Tensor) -> Tensor:
+        given.append(max(part.shape[-2:]))
+        return half(part)
+
+    got = in_tiles(counting, x, vae, decode)
+    in_plain_tiles = in_tiles(plain.half(decode), x, plain, decode)
+    assert (got - whole).abs().mean() < (in_plain_tiles - whole).abs().mean() / 3
+    tile = PIXELS // FACTOR if decode else PIXELS
+    tiles = tiles_over(SIDES, PIXELS // FACTOR, HALO)
+    assert sum(side <= tile for side in given) == len(tiles) + 1  # and the middle, of the whole
+    assert len(given) == len(tiles) + 2
 
 
 @both

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lib_hires.tiled_vae.tiles import assembled, tiles_over
+from lib_hires.tiled_vae.tiles import Sample, assembled, tiles_over
 
 
 @st.composite
@@ -32,11 +32,13 @@ def test_every_position_is_owned_by_one_tile(covering):
 @settings(max_examples=80, deadline=None)
 @given(coverings())
 @example(((1, 4), 5, 2))  # an image shorter than both halos
-def test_a_tile_reads_its_side_and_the_halo_around_its_own(covering):
+def test_a_tile_reads_at_most_its_side_and_the_halo_around_its_own(covering):
     size, side, halo = covering
-    for tile in tiles_over(size, side, halo):
-        for span, length in zip((tile.rows, tile.columns), size, strict=True):
-            assert span.stop - span.start == min(side, length)
+    tiles = tiles_over(size, side, halo)
+    for tile in tiles:
+        for axis, (span, length) in enumerate(zip((tile.rows, tile.columns), size, strict=True)):
+            first = (tiles[0].rows, tiles[0].columns)[axis]
+            assert span.stop - span.start == first.stop - first.start <= min(side, length)
             assert span.start >= 0 and span.stop <= length
             assert span.first - span.start >= halo or span.first == 0
             assert span.stop - span.last >= halo or span.last == length
@@ -76,3 +78,40 @@ def test_the_dtype_stays(dtype):
     x = torch.randn(1, 2, 20, 20).to(dtype)
     tiles = tiles_over((20, 20), side=8, halo=1)
     assert torch.equal(assembled(tiles, lambda tile: tile.read(x, 1), (20, 20), 1), x)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(8, 60)] * 2), st.integers(8, 40), st.sampled_from([1, 3]))
+def test_a_sample_s_own_positions_are_those_in_the_middle_of_its_cells(size, side, scale):
+    sample = Sample.over(size, side, cell=8, margin=1)
+    whole = torch.arange(float(size[0] * size[1])).reshape(1, 1, *size)
+    whole = whole.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    read = sample.read(whole, scale)
+    assert max(read.shape[-2:]) <= side * scale
+    kept, expected = sample.own(read), []
+    for top in sample.rows:
+        cells = [(top + 1, left + 1) for left in sample.columns]
+        assert all(y - 1 >= 0 and y + 7 <= size[0] and x + 7 <= size[1] for y, x in cells)
+        expected.append(
+            torch.cat(
+                [
+                    whole[..., y * scale : (y + 6) * scale, x * scale : (x + 6) * scale]
+                    for y, x in cells
+                ],
+                dim=-1,
+            )
+        )
+    assert torch.equal(kept, torch.cat(expected, dim=-2))
+
+
+def test_a_sample_is_spread_evenly():
+    sample = Sample.over((64, 96), side=16, cell=8, margin=1)
+    assert sample.rows == (12, 44) and sample.columns == (20, 68)  # middles at 16, 48; 24, 72
+
+
+@pytest.mark.parametrize(("side", "most"), [(256, 1.11), (128, 1.2)])
+def test_tiles_read_little_more_than_the_whole(side, most):
+    """At 4096 pixels and factor 8, with tiles of up to 2048 and of 1024 pixels."""
+    tiles = tiles_over((512, 512), side, halo=6)
+    area = sum((t.rows.stop - t.rows.start) * (t.columns.stop - t.columns.start) for t in tiles)
+    assert area / 512**2 < most

@@ -102,6 +102,29 @@ def test_an_image_whose_feature_upsampler_is_not_here_is_refused(tmp_path: Path)
         assert words in html.unescape(message)
 
 
+def test_a_model_that_cannot_be_loaded_leaves_no_plan_of_another(tmp_path: Path) -> None:
+    import torch
+
+    from lib_hires.standalone.app.models import BUNDLED, Models
+    from lib_hires.standalone.app.page import Page
+    from lib_hires.standalone.app.queue import Line
+
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"<!DOCTYPE html>")
+    models = Models([tmp_path / "gone", broken], "cpu", torch.float32)
+    page = Page.__new__(Page)
+    page._models, page._line = models, Line()
+    for name, words in (
+        (str(broken), "a web page, not a model"),
+        (str(tmp_path / "gone"), "no su"),
+    ):
+        *_, (plan, message) = page._load(name)
+        assert words in html.unescape(message) and name in html.unescape(message)
+        assert "known once the model is loaded" in plan
+    *_, (plan, message) = page._load(BUNDLED)
+    assert "256x256" in plan and "not a model" not in message
+
+
 def test_a_nudged_slider_stays_automatic() -> None:
     import gradio
 

@@ -14,16 +14,21 @@ from lib_hires.presets import PURPOSES, preset_for
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.benchmarks.demo import CELL, LABEL, Row, contact_sheet, demo
 from lib_hires.standalone.benchmarks.techniques import (
+    DETAILED,
     NAIVE,
     NATIVE,
     NATIVE_PFSA,
+    RECIPES,
     TO_LARGE,
     UG,
+    UG_REFINE,
     chosen,
     every,
+    make,
     varied,
 )
 from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.outputs import read_about
 from lib_hires.standalone.pipeline.request import Request
 
@@ -87,7 +92,10 @@ def test_no_two_of_every_technique_make_the_same_images(sampler: str) -> None:
     for scale in (2, 4):
         base = Request(sampler=sampler)
         made = chosen(["every"], scale, base)
-        kinds = [(t.starts_large, t.lanczos, t.sampled(base), t.settings_at(scale)) for t in made]
+        kinds = [
+            (t.starts_large, t.lanczos, t.sampled(base), t.settings_at(scale), t.detail_at(scale))
+            for t in made
+        ]
         assert len(set(kinds)) == len(kinds)
         left_out = {each.name for each in every(scale)} - {each.name for each in made}
         assert left_out == (set() if sampler == "LCM" else {"ug_eta=0.6"})
@@ -98,6 +106,32 @@ def test_every_preset_is_a_row_of_its_own() -> None:
         scale = int(purpose[0])
         settings = preset_for(purpose).settings()
         assert settings in [technique.settings_at(scale) for technique in every(scale)]
+
+
+def test_the_recipes_take_the_steps_of_their_papers(tiny_model: LatentModel) -> None:
+    """RectifiedHR 30 + 20 and 40 + 7 + 3; FreCaS's last sizes 10, and 5 and 15."""
+    steps = {}
+    for scale in (2, 4):
+        for technique in RECIPES:
+            request = technique.request(Request(prompt="x"), scale, tiny_model)
+            settings, detail = technique.settings_at(scale), technique.detail_at(scale)
+            run = Run(tiny_model, request, settings, detail=detail)
+            steps[technique.name.partition("_")[0], scale] = run.steps
+    assert steps["rectified", 2] == [30, 20] and steps["rectified", 4] == [40, 7, 3]
+    assert steps["frecas", 2][1:] == [10] and steps["frecas", 4][2] == 15
+    assert 40 <= steps["frecas", 2][0] < 50 and 30 <= steps["frecas", 4][0] < 50
+
+
+def test_detail_of_a_technique_acts_in_its_images(tiny_model: LatentModel) -> None:
+    made = {
+        each.name: make(each, tiny_model, Request(prompt="x", steps=10), 2)
+        for each in (UG_REFINE, *DETAILED)
+    }
+    plain = np.asarray(made.pop("ug_refine").images[0])
+    assert len(made) == len(DETAILED)
+    for name, each in made.items():
+        assert each.about["detail"], name
+        assert not np.array_equal(np.asarray(each.images[0]), plain), name
 
 
 def test_techniques_can_be_sent_to_other_processes() -> None:

@@ -11,6 +11,7 @@ from lib_hires.standalone.benchmarks.flops import (
     Work,
     _networks,
     counted,
+    towards_goals,
     ways,
 )
 
@@ -18,6 +19,20 @@ from lib_hires.standalone.benchmarks.flops import (
 @pytest.mark.parametrize(("side", "tflop"), [(512, 1.61), (1024, 9.35), (2048, 84.4)])
 def test_an_evaluation_of_sd_15_costs_what_was_counted_by_hand(side: int, tflop: float) -> None:
     assert Counted("sd1").evaluation((side, side)) == pytest.approx(tflop, rel=0.005)
+
+
+@pytest.mark.parametrize(("side", "tflop"), [(512, 1.61), (1024, 6.4), (2048, 25.6)])
+def test_attention_in_windows_costs_as_much_as_the_area(side: int, tflop: float) -> None:
+    assert Counted("sd1", 512).evaluation((side, side)) == pytest.approx(tflop, rel=0.01)
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_tiles_cost_at_most_a_quarter_more_than_the_whole(
+    decode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_tiles = flops._vae.__wrapped__((4096, 4096), decode)
+    monkeypatch.setattr(flops, "WHOLE", 4096)
+    assert in_tiles < 1.25 * flops._vae.__wrapped__((4096, 4096), decode)
 
 
 @pytest.mark.slow
@@ -53,6 +68,18 @@ def test_ways_add_up_their_evaluations_decodes_and_encodes() -> None:
         40 * small + 10 * large + decode + networks.decode((512, 512))
         + networks.encode((1024, 1024))
     )  # fmt: skip
+
+
+def test_unfinished_stages_are_counted_as_they_run() -> None:
+    """20 steps of which the last 6 are made at 2x: 14 before them."""
+    ways = {way.name: way.work for way in towards_goals("sd1", 512, 1024)}
+    work = ways["preset_2x, 0.3, cadence 2, unfinished"]
+    assert list(work.evaluations) == [((512, 512), 14), ((1024, 1024), 6), ((512, 512), 3)]
+    work = ways["preset_2x, 0.3, cadence 2"]
+    counts: dict[tuple[int, int], int] = {}
+    for size, count in work.evaluations:
+        counts[size] = counts.get(size, 0) + count
+    assert counts == {(512, 512): 20 + 3, (1024, 1024): 6}
 
 
 def test_nothing_costs_nothing() -> None:

@@ -70,6 +70,13 @@ def test_bad_input_is_refused_with_a_message(hires, tmp_path, options, message) 
     assert list(tmp_path.glob("out/*.png")) == []
 
 
+def test_a_prompt_in_the_place_of_a_file_is_refused_with_a_message(hires) -> None:
+    """argparse takes --prompt for --prompts, and no file has so long a name."""
+    code, _, shown = hires("--prompt", "a red house " * 40)
+    assert code == 2 and shown.startswith("a red house")
+    assert "File name too long" in shown
+
+
 def test_a_prompt_or_an_image_is_needed(hires) -> None:
     assert hires()[::2] == (2, "prompt: expected one, or an image to repeat with --from")
 
@@ -233,7 +240,7 @@ def test_every_stage_is_kept_where_asked_for(hires) -> None:
         (KeyboardInterrupt(), 130, "interrupted in stage 1 (32x32); stage 0 is kept:"),
         (RuntimeError("CUDA out of memory. Tried"), 2, "out of memory in stage 1 (32x32): lower"),
         (RuntimeError("not enough GPU video memory"), 2, "out of memory in stage 1 (32x32): lower"),
-        (FloatingPointError("stage 1: not numbers"), 2, "stage 1: not numbers: try --dtype"),
+        (FloatingPointError("stage 1: not numbers"), 2, "stage 1: not numbers: lower --cfg"),
     ],
 )
 def test_the_last_finished_stage_survives(hires, monkeypatch, error, code, message) -> None:

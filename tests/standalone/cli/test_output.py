@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lib_hires.standalone.cli import main
-from lib_hires.standalone.cli.options import let_print, say
+from lib_hires.standalone.cli.options import Console, let_print, say
 from lib_hires.standalone.models import precision
 from lib_hires.standalone.pipeline.outputs import read_about, read_run
 
@@ -41,6 +41,32 @@ def test_a_closed_or_missing_console_raises_nothing(monkeypatch) -> None:
     for stream in (Gone(), closed, None):
         monkeypatch.setattr(sys, "stdout", stream)
         say("x")
+        let_print()
+        sys.stdout.write("x")
+        sys.stdout.flush()
+        assert sys.stdout.isatty() is False
+        let_print()
+        assert not isinstance(sys.stdout._stream, Console)  # one around another would do no harm
+
+
+@pytest.mark.parametrize("device", ["a pipe without a reader", "/dev/full"])
+def test_images_are_kept_whatever_becomes_of_the_console(
+    device: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Progress is written in the middle of sampling: `hires generate ... 2>&1 | head -1`."""
+    words = ["generate", "a red house", "--steps", "2", "--model", str(tiny_folder)]
+    words += ["--out", str(tmp_path)]
+    if device == "/dev/full":
+        gone = os.open(device, os.O_WRONLY)
+    else:
+        reader, gone = os.pipe()
+        os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "lib_hires.standalone.cli", *words], stdout=gone, stderr=gone
+    )
+    os.close(gone)
+    assert done.returncode == 0
+    assert len(list(tmp_path.glob("*.png"))) == 1
 
 
 @pytest.mark.slow

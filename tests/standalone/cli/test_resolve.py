@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lib_hires.detail import Detail
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.cli import _parser
 from lib_hires.standalone.cli.generate import Job, resolve
@@ -76,6 +77,24 @@ def test_what_cannot_stand_together_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(SettingsError, match=message):
             job(*words)
+
+
+def test_techniques_of_detail_are_named_and_repeated(tmp_path: Path) -> None:
+    assert job("x").detail == Detail()
+    assert job("x", "--detail", "sharper=0.1", "--detail", "mixing=on").detail == Detail(
+        sharper=0.1, mixing=True
+    )
+    image = made(tmp_path / "a.png", detail={"sharper": 0.1})
+    assert job("--from", image, "--detail", "sharpen=1").detail == Detail(sharper=0.1, sharpen=1)
+    for words, message in (
+        (["--detail", "sharpr=1"], "sharpr: .* did you mean sharpe"),
+        (["--detail", "mixing"], "--detail: expected NAME=VALUE, got 'mixing'"),
+        (["--detail", "sharper=2"], "sharper: expected a number from -0.5 to 0.5, got '2'"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            job("x", *words)
+    with pytest.raises(SettingsError, match="--detail: expected no --prompts beside it"):
+        job("--prompts", "a.txt", "--detail", "mixing=on")
 
 
 def test_nothing_heavy_is_imported_to_resolve() -> None:

@@ -113,6 +113,16 @@ def second_encoder_in(prefix: str) -> Change:
     return change
 
 
+def with_another_encoder(prefix: str) -> Change:
+    """Other weights of the first text encoder behind one more prefix, as merging tools leave it."""
+
+    def change(state: State, model: LatentModel) -> State:
+        own = model.encoders[0].model.state_dict()
+        return state | {prefix + key: torch.randn_like(value) for key, value in own.items()}
+
+    return change
+
+
 def everything_in(state: State, prefix: str) -> State:
     return {prefix + key: value for key, value in state.items()}
 
@@ -157,6 +167,13 @@ LAYOUTS: dict[str, tuple[str, Change]] = {
         "sdxl",
         renamed((f"{XL}0.", "te.clip_l."), (f"{XL}1.model.", "te.clip_g.")),
     ),
+    "another encoder left in SD1": ("sd1", with_another_encoder(f"{XL}1.model.")),
+    "another encoder left in SD2": ("sd2", with_another_encoder(f"{XL}0.transformer.")),
+    "another encoder left in SDXL": ("sdxl", with_another_encoder(CLIP)),
+    "SDXL's of other names": (
+        "sdxl",
+        renamed((f"{XL}0.transformer.", "z."), (f"{XL}1.model.", "a.")),
+    ),
     "a trainer's prefix": ("sd1", lambda state, _: everything_in(state, "state_dict.")),
     "a parallel trainer's prefix": ("sdxl", lambda state, _: everything_in(state, "module.")),
 }  # fmt: skip
@@ -196,6 +213,31 @@ def test_a_vae_without_quant_convs_is_one_in_which_they_change_nothing(written, 
     torch.testing.assert_close(there.decode(latent), gone.decode(latent))
     torch.testing.assert_close(there.encode(image), gone.encode(image))
     assert not torch.equal(gone.decode(latent), model.decode(latent))
+
+
+def test_a_vae_beside_the_file_is_taken(written, loaded, caplog) -> None:
+    def without_vae(state: State, _: LatentModel) -> State:
+        return {key: value for key, value in state.items() if not key.startswith(VAE)}
+
+    file = written("sd1", without_vae)
+    assert "has no VAE (first_stage_model); give a whole checkpoint, or put tiny.vae." in refusal(
+        file
+    )
+    own = loaded["sd1"].vae.state_dict()
+    other = {key: torch.randn(value.shape) for key, value in own.items()}
+    save_file(other, file.with_suffix(".vae.safetensors"))
+    for change in (without_vae, with_extra):  # as the WebUI does, also where the file has its own
+        with caplog.at_level(logging.INFO, logger="hires_guidance"):
+            found = load_model(written("sd1", change)).vae.state_dict()
+        assert all(torch.equal(found[key], other[key]) for key in other)
+    assert "tiny.safetensors: its VAE is that of tiny.vae.safetensors" in caplog.text
+    caplog.clear()
+    file.with_suffix(".vae.pt").write_bytes(b"\x80\x02")
+    load_model(file)
+    assert caplog.messages == []
+    file.with_suffix(".vae.safetensors").unlink()
+    assert_same(written("sd1", with_extra), loaded["sd1"])
+    assert "tiny.vae.pt, which the WebUI would take, is pickled and not read" in caplog.text
 
 
 def test_scaled_weights_of_8_bits_are_multiplied(written, loaded) -> None:

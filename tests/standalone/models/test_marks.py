@@ -54,6 +54,8 @@ def facts(path: Path, **overrides: Any) -> tuple[str, int]:
         ((), {"v_pred": "false", "ztsnr": "False"}, ("eps", 15)),
         ((), {"modelspec.prediction_type": "v"}, ("v", 15)),
         ((), {"modelspec.predict_key": "epsilon"}, ("eps", 15)),
+        ((), {"modelspec.architecture": "stable-diffusion-v2-768-v"}, ("v", 15)),
+        ((), {"modelspec.architecture": "stable-diffusion-v1"}, ("eps", 15)),
         ((), {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}, ("v", 4096)),
     ],
 )

@@ -13,7 +13,7 @@ import torch
 from model_checks import call, copy, edit_json, edit_yaml, noise, refusal
 
 from lib_hires.settings import Settings
-from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models import load_model, precision
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.request import Request
@@ -69,6 +69,11 @@ def test_values_with_a_meaning_are_used(file, values, native, changed, loaded) -
         ("unet/config.json", {"down_block_types": ["Nonsense"]}, "unet: its config.json or"),
         ("vae/config.json", {"scaling_factor": None}, "vae/config.json: scaling_factor: exp"),
         ("vae/config.json", {"scaling_factor": "x"}, "vae/config.json: scaling_factor: exp"),
+        ("vae/config.json", {"scaling_factor": float("inf")}, "vae/config.json: scaling_factor: e"),
+        ("vae/config.json", {"latents_mean": [1, 2]}, "latents_mean: expected 4 numbers, got [1, "),
+        ("vae/config.json", {"latents_std": [0, 1, 1, 1]}, "latents_std: expected numbers above 0"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class_embed_type: expected none"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 1e12}, "and at most 1000000"),
         ("vae/config.json", {"act_fn": "no such"}, "vae: its config.json or weights could not be"),
         ("text_encoder/config.json", {"hidden_act": "no such"}, "text_encoder: its config.json or"),
         ("text_encoder/config.json", {"num_hidden_layers": None}, "text_encoder: its config.json"),
@@ -116,6 +121,8 @@ def test_a_sigmoid_schedule_is_diffusers_own(changed) -> None:
         ({"image_size": 8.0}, (16, 16)),
         ({"scale_factor": "0.18215"}, (16, 16)),
         ({"timesteps": "1000", "linear_start": None}, (16, 16)),
+        ({"parameterization": "EPS"}, (16, 16)),
+        ({"parameterization": "epsilon"}, (16, 16)),
         ({"cond_stage_config": None}, None),
     ],
 )
@@ -140,6 +147,13 @@ def test_values_of_a_yaml_are_read_as_leniently(
         ({"scale_factor": [1]}, "tiny.yaml: scale_factor: expected a number"),
         ({"timesteps": 1}, "tiny.yaml: timesteps: expected at least 2"),
         ({"linear_end": "x"}, "tiny.yaml: linear_end: expected a number"),
+        (
+            {
+                "parameterization": None,
+                "denoiser_config": {"params": {"scaling_config": {"target": "a.EDMScaling"}}},
+            },
+            "denoiser_config.params.scaling_config.target: expected one of epsilon or v",
+        ),
         ({"first_stage_config": None}, "tiny.yaml: not an LDM configuration"),
     ],
 )
@@ -149,6 +163,28 @@ def test_values_of_a_yaml_are_named(
     file = tiny_models.write_ldm(tmp_path / "tiny.safetensors", loaded["sd1"])
     edit_yaml(file, **params)
     assert message in refusal(file)
+
+
+def test_a_yaml_of_another_encoding_is_read(loaded, tmp_path: Path) -> None:
+    """Its keys and values are ASCII; a comment need not be."""
+    file = tiny_models.write_ldm(tmp_path / "tiny.safetensors", loaded["sd1"])
+    yaml = file.with_suffix(".yaml")
+    yaml.write_bytes("# café\n".encode("latin-1") + yaml.read_bytes())
+    assert load_model(file).native == (16, 16)
+
+
+def test_running_out_of_memory_suggests_what_is_not_slow(folders, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("lib_hires.standalone.models.folder.schedule.of_folder", fail)
+    for words, dtype, advice in (
+        ({"avx2"}, torch.float32, "out of memory while loading"),
+        ({"avx512_bf16"}, torch.float32, "out of memory while loading; try --dtype bfloat16"),
+        ({"avx512_bf16"}, torch.bfloat16, "out of memory while loading"),
+    ):
+        monkeypatch.setattr(precision, "_processor", lambda words=words: frozenset(words))
+        assert refusal(folders["sd1"], dtype=dtype).endswith(advice)
 
 
 def test_the_networks_values_are_named(loaded: dict[str, LatentModel], tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_refuses_truncated_and_foreign_files(
         tiny_models.save_file(state, tmp_path / "part.safetensors")
         return tmp_path / "part.safetensors"
 
-    assert "unknown architecture" in refusal(without("model.diffusion_model."))
+    assert "holds a VAE, but no U-Net" in refusal(without("model.diffusion_model."))
     assert "has no VAE" in refusal(without("first_stage_model."))
     assert "has no CLIP text encoder" in refusal(without("cond_stage_model."))
     assert "put its part.yaml beside it" in refusal(without("nothing"))

@@ -214,7 +214,9 @@ def test_refuses_ug_where_there_is_nothing_to_guide(tiny_model: LatentModel) -> 
 
 
 def test_a_scale_that_leaves_nothing_to_guide_is_named(tiny_model: LatentModel) -> None:
-    with pytest.raises(SettingsError, match="^ug_scale: at 1 the native evaluation is about as"):
+    with pytest.raises(
+        SettingsError, match="^ug_scale: at a scale of 1 the native evaluation is about as"
+    ):
         Run(tiny_model, Request(**LARGE), Settings.from_values({"ug": True, "ug_scale": 1}))
 
 

@@ -71,6 +71,24 @@ def test_ordinary_images_are_read_as_pillow_reads_them(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(read_image(tmp_path / "x.png", "")), expected)
 
 
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    """Its colours, which no one has seen, are whatever a program left there."""
+    colours = noisy(2, 4)
+    alpha = Image.fromarray(np.array([[0, 255, 51, 255]] * 2, np.uint8))
+    for mode in ("RGBA", "LA"):
+        image = colours.convert(mode)
+        image.putalpha(alpha)
+        image.save(tmp_path / "x.png")
+        found = np.asarray(read_image(tmp_path / "x.png", ""), np.float64)
+        under = np.asarray(colours.convert(mode.removesuffix("A")).convert("RGB"), np.float64)
+        assert (found[:, 0] == 255).all()
+        assert np.array_equal(found[:, 1::2], under[:, 1::2])
+        assert np.abs(found[:, 2] - (0.2 * under[:, 2] + 0.8 * 255)).max() <= 1
+    palette = colours.quantize(8)
+    palette.save(tmp_path / "x.png", transparency=palette.getpixel((0, 0)))
+    assert read_image(tmp_path / "x.png", "").getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_a_turned_image_is_measured_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -83,17 +101,21 @@ def test_captions_are_utf_8_or_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("\ufeffa red höuse\n".encode())
     assert read_caption(path, "--data") == "a red höuse"
-    for encoding in ("cp1252", "utf-16"):
-        path.write_bytes("a red höuse".encode(encoding))
-        with pytest.raises(SettingsError, match=r"^--data: .*a.txt is not UTF-8 text \(byte \d"):
-            read_caption(path, "--data")
+    path.write_bytes("a red höuse\r\n".encode("utf-16"))  # with a mark, as editors write it
+    assert read_caption(path, "--data") == "a red höuse"
+    path.write_bytes("a red höuse".encode("cp1252"))
+    with pytest.raises(SettingsError, match=r"^--data: .*a.txt is not UTF-8 text \(byte 8\)"):
+        read_caption(path, "--data")
+    path.write_bytes("a red house".encode("utf-16-le"))
+    with pytest.raises(SettingsError, match=r"^--data: .*a.txt is not text"):
+        read_caption(path, "--data")
     with pytest.raises(SettingsError, match=r"none.txt cannot be read \(No such file"):
         read_caption(tmp_path / "none.txt", "--data")
 
 
 def test_images_are_found_by_their_endings(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "c.txt"):
+    for name in ("b.PNG", "a.jpg", "c.txt", "d.jfif", "._b.PNG", ".e.png"):
         (tmp_path / name).touch()
-    assert [path.name for path in images_in(tmp_path, "--data")] == ["a.jpg", "b.PNG"]
+    assert [path.name for path in images_in(tmp_path, "--data")] == ["a.jpg", "b.PNG", "d.jfif"]
     with pytest.raises(SettingsError, match="--data: there is no folder"):
         images_in(tmp_path / "none", "--data")

@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image, PngImagePlugin
 
-from lib_hires.settings import SettingsError
-from lib_hires.standalone.pipeline.outputs import KEY, next_number, read_about, read_run, save
+from lib_hires.settings import Settings, SettingsError
+from lib_hires.standalone.models import load_model
+from lib_hires.standalone.pipeline.generate import Run
+from lib_hires.standalone.pipeline.outputs import (
+    KEY,
+    next_number,
+    read_about,
+    read_run,
+    save,
+    what_happened,
+)
+from lib_hires.standalone.pipeline.request import Request
 
 RUN: dict[str, Any] = {"model": "ours", "request": {}, "settings": {}}
 
@@ -93,3 +104,31 @@ def test_numbers_go_on_beyond_five_digits(tmp_path: Path) -> None:
     for name in ("99999-1.png", "100000-2-stage-0.png", "0123456789abcdef-3.png"):
         (tmp_path / name).touch()
     assert next_number(tmp_path) == 100001
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "stated"),
+    [
+        ("unet", "conv_in.weight", "U-Net, conv_in.weight"),
+        ("vae", "decoder.conv_out.bias", "VAE, decoder.conv_out.bias"),
+    ],
+)
+def test_damaged_weights_are_named(part: str, name: str, stated: str, tiny_folder: Path) -> None:
+    """As in files whose merging went wrong: nothing but the image shows it."""
+    model = load_model(tiny_folder)
+    run = Run(model, Request(prompt="x", steps=1), Settings())
+    weight = dict(getattr(model, part).named_parameters())[name]
+    weight.data.flatten()[0] = float("nan")
+    with pytest.raises(FloatingPointError) as caught:
+        list(run.generate())
+    message = what_happened(caught.value, run, 0)
+    assert message.endswith(f": the model's weights are damaged ({stated}); download it again")
+
+
+def test_what_a_dtype_cannot_hold_is_no_damage(tiny_folder: Path) -> None:
+    model = load_model(tiny_folder, dtype=torch.float16)
+    model.unet.conv_in.weight.data.flatten()[0] = float("inf")
+    run = Run(model, Request(prompt="x", steps=1), Settings())
+    assert what_happened(FloatingPointError("a"), run, 0) == "a: try --dtype float32"
+    whole = Run(load_model(tiny_folder), Request(prompt="x", steps=1), Settings())
+    assert what_happened(FloatingPointError("a"), whole, 0).startswith("a: lower --cfg")

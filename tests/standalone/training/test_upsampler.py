@@ -276,7 +276,7 @@ def test_images_are_cropped_around_the_middle_and_reduced(tmp_path: Path) -> Non
     wide = np.zeros((40, 120, 3), np.uint8)
     wide[:, 40:80] = 255
     Image.fromarray(wide).save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text(" a red house\n")
+    (tmp_path / "a.caption").write_text(" a red house\n")
     folder = ImageFolder(tmp_path, (32, 32))
     large, small = folder.pair(0, (40, 40), (20, 20))
     assert (large.size, small.size) == ((40, 40), (20, 20))

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from lib_hires.standalone.training.autoencoder import load_vae
 from lib_hires.standalone.training.crops import SIDE, Crops
-from lib_hires.standalone.training.vae import VaeConfig, VaeTraining, averaged_vae
+from lib_hires.standalone.training.loop import Progress
+from lib_hires.standalone.training.vae import VaeConfig, VaeTraining
 from lib_hires.standalone.training.vae_losses import (
     Critic,
     Perceptual,
@@ -30,7 +32,7 @@ def crops(tmp_path):
 def run(work, crops, **options):
     work.mkdir(exist_ok=True)
     training = VaeTraining(work, crops, VaeConfig(**(SMALL | options)))
-    training.run()
+    training.loop.run()
     return training
 
 
@@ -104,12 +106,22 @@ def test_balance_makes_two_gradients_equally_long_at_the_last_weights():
     assert float(lengths[0]) == pytest.approx(float(lengths[1]), rel=1e-3)
 
 
+def test_rates_warm_up_from_the_first_step_of_each_part_and_fall_to_zero(tmp_path, crops):
+    options = {"steps": 100, "plain_steps": 40, "critic_lead": 10, "warmup_steps": 10}
+    training = VaeTraining(tmp_path, crops, VaeConfig(**(SMALL | options), decay_share=0.5))
+    found = {at: training.rates(Progress(at)) for at in (0, 9, 30, 39, 50, 75, 100)}
+    assert found[0] == pytest.approx([0.1, 0]) and found[9] == pytest.approx([1, 0])
+    assert found[30] == pytest.approx([1, 0.1]) and found[39] == pytest.approx([1, 1])
+    assert found[50] == pytest.approx([1, 1]) and found[75] == pytest.approx([0.5, 0.5])
+    assert found[100] == [0, 0]
+
+
 # --- runs -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_resumed_run_ends_where_one_without_a_stop_does(tmp_path, crops):
-    options = {"plain_steps": 2, "critic_lead": 1, "ema_from": 1, "warmup_steps": 1}
+    options = {"plain_steps": 2, "critic_lead": 1, "warmup_steps": 1}
     whole = run(tmp_path / "whole", crops, steps=4, decay_share=0.01, **options)
     run(tmp_path / "parts", crops, steps=3, decay_share=0.01, **options)
     resumed = run(tmp_path / "parts", crops, steps=4, decay_share=0.01, **options)
@@ -117,20 +129,25 @@ def test_a_resumed_run_ends_where_one_without_a_stop_does(tmp_path, crops):
         torch.testing.assert_close(
             weights(getattr(resumed, name)), weights(getattr(whole, name)), atol=0, rtol=0
         )
-    lines = (tmp_path / "parts" / "log.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["step", "1", "2", "3", "4"]
+    curve = resumed.loop.progress.losses
+    assert [step for step, *_ in curve] == [1, 2, 3, 4]
+    assert ["critic" in losses for *_, losses in curve] == [False, True, True, True]
+    assert ["score" in losses for *_, losses in curve] == [False, False, True, True]
+    assert [losses for *_, losses in curve] == [losses for *_, losses in whole.loop.progress.losses]
+    rows = (tmp_path / "parts" / "vae" / "detail.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["3", "4"]  # where a run ended
 
 
 @pytest.mark.slow
 def test_the_encoder_is_the_averaged_one_and_stays_once_the_decoder_is_trained_alone(
     tmp_path, crops
 ):
-    options = {"plain_steps": 9, "ema_from": 0, "warmup_steps": 1, "ema": 0.5}
+    options = {"plain_steps": 9, "warmup_steps": 1, "ema": 0.5}
     first = run(tmp_path, crops, steps=2, encoder_steps=9, **options)
     encoder, decoder = (weights(getattr(first.average.module, n)) for n in ("encoder", "decoder"))
     assert not torch.equal(encoder, weights(first.vae.encoder))
     later = run(tmp_path, crops, steps=4, encoder_steps=2, **options)
-    for vae in (later.vae, later.average.module, averaged_vae(tmp_path)):
+    for vae in (later.vae, later.average.module, load_vae(tmp_path)):
         torch.testing.assert_close(weights(vae.encoder), encoder, atol=1e-6, rtol=1e-5)
     assert not torch.equal(weights(later.average.module.decoder), decoder)
 
@@ -140,7 +157,6 @@ def test_a_run_learns(tmp_path, crops):
     """On grey crops alone it must come near them."""
     crops._shards = {name: shard * 0 + 200 for name, shard in crops._shards.items()}
     options = {"plain_steps": 99, "latent_noise": 0.0, "rate": 1e-3, "warmup_steps": 1}
-    run(tmp_path, crops, steps=25, **options)
-    rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
-    values = [float(row[rows[0].index("values")]) for row in rows[1:]]
+    training = run(tmp_path, crops, steps=25, **options)
+    values = [losses["values"] for *_, losses in training.loop.progress.losses]
     assert np.mean(values[-5:]) < 0.5 * values[0]

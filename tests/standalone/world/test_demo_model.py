@@ -13,17 +13,12 @@ import pytest
 import torch
 import yaml
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import (
-    convert_ldm_unet_checkpoint,
-    convert_ldm_vae_checkpoint,
-    create_unet_diffusers_config_from_ldm,
-    create_vae_diffusers_config_from_ldm,
-)
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTextModel
 
 from lib_hires.standalone.bundled import FOLDER
+from lib_hires.standalone.models.names import clip_name
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.layout import export, normalise_latents
 from lib_hires.standalone.world.scenes import random_scene
@@ -50,14 +45,12 @@ def exported(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(exported: Path) -> tuple[AutoencoderKL, UNet2DConditionModel]:
-    """VAE and U-Net through diffusers' own conversion, as its single-file loader does it."""
-    state = load_file(exported)
-    config = yaml.safe_load(exported.with_suffix(".yaml").read_text(encoding="utf-8"))
-    unet_config = create_unet_diffusers_config_from_ldm(config, state)
-    vae_config = create_vae_diffusers_config_from_ldm(config, state)
-    unet, vae = UNet2DConditionModel(**unet_config), AutoencoderKL(**vae_config)
-    unet.load_state_dict(convert_ldm_unet_checkpoint(dict(state), unet_config))
-    vae.load_state_dict(convert_ldm_vae_checkpoint(dict(state), vae_config))
+    """VAE and U-Net as diffusers' own single-file loader reads them."""
+    yaml_file = str(exported.with_suffix(".yaml"))
+    vae, unet = (
+        kind.from_single_file(str(exported), original_config=yaml_file, torch_dtype=torch.float32)
+        for kind in (AutoencoderKL, UNet2DConditionModel)
+    )
     return vae.eval(), unet.eval()
 
 
@@ -98,7 +91,9 @@ def test_the_text_encoder_keeps_its_names_and_weights(parts: Parts, exported: Pa
     state = load_file(exported)
     for key, value in parts[2].state_dict().items():
         if not key.endswith("position_ids"):
-            assert torch.equal(state[f"cond_stage_model.transformer.{key}"], value.half())
+            assert torch.equal(
+                state[f"cond_stage_model.transformer.{clip_name(key)}"], value.half()
+            )
 
 
 def test_the_yaml_says_v_and_the_native_size(exported: Path) -> None:

@@ -113,7 +113,8 @@ def check(subject: Subject, plan: Sequence[Sample]) -> tuple[int, int]:
         technique, scale = sample.technique, sample.scale
         request = technique.request(subject.request(sample.seed), scale, model)
         try:
-            Run(model, request, technique.settings_at(scale))
+            detail = technique.detail_at(scale)
+            Run(model, request, technique.settings_at(scale), detail=detail)
         except SettingsError as error:
             raise SettingsError(f"--techniques: {technique.name} at {scale}x: {error}") from None
     return model.native
@@ -134,6 +135,8 @@ def claim(out: Path, subject: Subject, plan: Sequence[Sample]) -> None:
             "request": technique.sampled(subject.sampling).values(),
             **note,
         }
+        if detail := technique.detail_at(sample.scale).changed():
+            made["detail"] = detail
         path = sample.path(out).with_name("made.json")
         if path in notes:
             raise SettingsError(f"--techniques: {technique.name} is there twice")

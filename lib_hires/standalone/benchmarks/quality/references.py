@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +26,8 @@ from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.benchmarks.quality.generation import Subject
 from lib_hires.standalone.benchmarks.quality.measures import Mark, Names
 from lib_hires.standalone.models import usable
+from lib_hires.standalone.models.checkpoint import listed
+from lib_hires.standalone.models.latent import reason
 from lib_hires.standalone.pipeline.batch import read_lines
 from lib_hires.standalone.pipeline.images import image_size, images_in, read_image
 from lib_hires.standalone.pipeline.request import Request
@@ -213,10 +216,19 @@ def load_clip(name: str, device: str | torch.device = "cpu") -> Clip:
 
     try:
         processor = CLIPProcessor.from_pretrained(name, local_files_only=True, use_fast=True)
-        model = CLIPModel.from_pretrained(name, local_files_only=True)
+        model, info = CLIPModel.from_pretrained(
+            name, local_files_only=True, output_loading_info=True
+        )
     except (OSError, ValueError):
         raise WeightsMissing(
             f"The CLIP score is left out: {name} is not on this machine; get it with hf download "
             f"{name} or name a folder with --clip"
         ) from None
+    except (SafetensorError, RuntimeError) as error:
+        raise WeightsMissing(f"The CLIP score is left out: {name} {reason(error)}") from None
+    if missing := sorted(info["missing_keys"]):  # transformers fills them with random numbers
+        raise WeightsMissing(
+            f"The CLIP score is left out: {name} lacks {listed(missing)}; name a folder of a whole "
+            "CLIP, text and vision, with --clip"
+        )
     return Clip(model.to(device).eval(), processor)

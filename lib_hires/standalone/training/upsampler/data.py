@@ -35,6 +35,7 @@ from lib_hires.standalone.world.scenes import random_scene
 log = logging.getLogger("hires_guidance")
 
 OPTION = "--data"  # which names the folder in messages
+CAPTIONS = (".txt", ".caption")  # endings, the first that is there being read
 
 
 # --- images -------------------------------------------------------------------------------------
@@ -124,10 +125,12 @@ class ImageFolder:
 
 
 def _caption(path: Path) -> str:
-    text = path.with_suffix(".txt")
-    if not text.is_file():
-        raise SettingsError(f"{OPTION}: {path} has no caption; write it into {text.name}")
-    return read_caption(text, OPTION)
+    for ending in CAPTIONS:
+        text = path.with_suffix(ending)
+        if text.is_file():
+            return read_caption(text, OPTION)
+    name = path.with_suffix(CAPTIONS[0]).name
+    raise SettingsError(f"{OPTION}: {path} has no caption; write it into {name}")
 
 
 # --- examples -------------------------------------------------------------------------------------

@@ -15,6 +15,10 @@ class BaseModel:
         self.latent_format = type("Format", (), {})
         self.calls = []  # (latent's shape, sigma, conds) of each evaluation
 
+    def process_latent_in(self, latent):
+        """From the VAE's scale to the network's."""
+        return latent * 0.5
+
     def encode_adm(self, **arguments):
         return None
 

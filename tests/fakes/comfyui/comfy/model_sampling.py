@@ -21,14 +21,21 @@ def training_sigmas(steps=1000):
     return ((1 - products) / products).sqrt().float()
 
 
-class Discrete(V_PREDICTION):
+class Table:
     def __init__(self):
         self.sigmas = training_sigmas()
 
+    def timestep(self, sigma):
+        """The nearest one of the table, as the host has it."""
+        return (sigma.log()[:, None] - self.sigmas.log()).abs().argmin(dim=1)
 
-class DiscreteEPS(EPS):
-    def __init__(self):
-        self.sigmas = training_sigmas()
+
+class Discrete(Table, V_PREDICTION):
+    pass
+
+
+class DiscreteEPS(Table, EPS):
+    pass
 
 
 class FlowSampling(CONST):

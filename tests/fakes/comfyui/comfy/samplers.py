@@ -81,8 +81,20 @@ def calc_cond_batch(model, conds, x, sigma, options):
 def _calc_cond_batch(model, conds, x, sigma, options):
     model.calls.append((tuple(x.shape), float(sigma[0]), conds))
     return [
-        torch.zeros_like(x) if branch is None else model.net(x, sigma, branch) for branch in conds
+        torch.zeros_like(x) if branch is None else _evaluated(model, branch, x, sigma, options)
+        for branch in conds
     ]
+
+
+def _evaluated(model, branch, x, sigma, options):
+    """One branch in one call, with what patches of the network receive."""
+    model.state = {
+        **options.get("transformer_options", {}),
+        "uuids": [branch[0]["uuid"]],
+        "sigmas": sigma,
+        "original_shape": list(x.shape),
+    }
+    return model.net(x, sigma, branch)
 
 
 class Guider:
@@ -95,24 +107,23 @@ class Guider:
             kind: {key: list(part) for key, part in by_key.items()}
             for kind, by_key in model.wrappers.items()
         }
-        self.conds, self.cfg = conds, cfg
+        self.conds, self.cfg = dict(zip(("positive", "negative"), conds, strict=True)), cfg
 
     def fitted(self, noise):
-        made = []
-        for branch in self.conds:
+        for name, branch in self.conds.items():
             parts = [dict(cond) for _, cond in branch]
             for part in parts:
                 part["model_conds"] = self.inner_model.extra_conds(part, noise)
                 part["uuid"] = uuid.uuid4()
-            made.append(parts)
-        self.conds = made
+            self.conds[name] = parts
 
     def evaluate(self, x, sigma, options):
         predict = wrapped(WrappersMP.PREDICT_NOISE, self.predict_noise, self.model_options)
         return predict(x, sigma, options)
 
     def predict_noise(self, x, sigma, options):
-        cond, uncond = calc_cond_batch(self.inner_model, self.conds, x, sigma, options)
+        conds = list(self.conds.values())
+        cond, uncond = calc_cond_batch(self.inner_model, conds, x, sigma, options)
         combined = uncond + self.cfg * (cond - uncond)
         for function in options.get("sampler_post_cfg_function", []):
             combined = function(self, x, sigma, options, combined, cond)

@@ -94,6 +94,7 @@ class StableDiffusionProcessing:
 
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_scale = 2.0
+    firstpass_image = None
     truncate_x = truncate_y = 0
 
     def calculate_target_resolution(self):
@@ -107,9 +108,12 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     def sample(self, c, uc):
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
         x = self.rng.next()
-        self.scripts.call("process_before_every_sampling", self, x=x, noise=x, c=c, uc=uc)
-        image_cond = self.txt2img_image_conditioning(x)
-        samples = self.sampler.sample(self, x, c, uc, image_conditioning=image_cond)
+        if self.firstpass_image is not None and self.enable_hr:
+            samples = images_tensor_to_samples(self.firstpass_image[None])
+        else:
+            self.scripts.call("process_before_every_sampling", self, x=x, noise=x, c=c, uc=uc)
+            image_cond = self.txt2img_image_conditioning(x)
+            samples = self.sampler.sample(self, x, c, uc, image_conditioning=image_cond)
         if not self.enable_hr or shared.state.interrupted:
             return samples
         self.is_hr_pass = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import tiny_models
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.benchmarks.memory import peak_memory
@@ -191,7 +193,13 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     generated = {path: path.stat().st_mtime_ns for path in inputs.glob("out/pictures/*/*.png")}
     networks = ["--inception", str(weights), "--clip", str(weights / "clip")]
     code, output = hires(*networks)
-    assert (code, "left out" in output, len(generated)) == (0, False, 4)
+    assert (code, "--inception" in output, "--clip" in output, len(generated)) == (
+        0,
+        False,
+        False,
+        4,
+    )
+    assert "Distances of real features are left out: images of " in output
     assert all(path.stat().st_mtime_ns == when for path, when in generated.items())
     native, guided = json.loads((inputs / "out" / "report.json").read_text())
     assert (native["technique"], guided["technique"], guided["n"]) == ("native", "ug", 2)
@@ -326,6 +334,18 @@ def test_broken_weights_are_refused(tmp_path: Path) -> None:
         load_inception(tmp_path)
     with pytest.raises(WeightsMissing, match="--clip"):
         load_clip(str(tmp_path))
+
+
+def test_a_clip_that_is_not_whole_is_named_and_not_random(weights: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(weights / "clip", tmp_path / "clip"))
+    file = folder / "model.safetensors"
+    state = {k: v for k, v in load_file(file).items() if not k.startswith("vision_model")}
+    save_file(state, file, {"format": "pt"})
+    with pytest.raises(WeightsMissing, match="lacks vision_model.* more; name a folder"):
+        load_clip(str(folder))
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(WeightsMissing, match="The CLIP score is left out: .* could not be read"):
+        load_clip(str(folder))
 
 
 # --- measures and memory ----------------------------------------------------------------

@@ -1,0 +1,109 @@
+"""Layouts of clips, their noise, and refinement and mixing frame by frame."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lib_hires.attentive_guidance import mix_into_state_, pfsa
+from lib_hires.clips import as_clips, as_frames, frame_by_frame
+from lib_hires.noise import draw, generators
+from lib_hires.refinement import match_channels, plan, refine
+from lib_hires.settings import AttentiveGuidance, ProgressiveRefinement
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_clips_frames_lie_one_after_another_in_the_batch():
+    clips = noise(2, 3, 5, 4, 6)
+    frames = as_frames(clips)
+    for clip in range(2):
+        for frame in range(5):
+            assert torch.equal(frames[5 * clip + frame], clips[clip, :, frame])
+    assert torch.equal(as_clips(frames, 5), clips)
+    image = noise(2, 3, 4, 6)
+    assert as_frames(image) is image
+
+
+def test_a_function_of_images_meets_one_frame_of_each_clip_at_a_time():
+    seen = []
+
+    def double(x):
+        seen.append(tuple(x.shape))
+        return F.interpolate(x, scale_factor=2)
+
+    clips = noise(2, 3, 4, 5, 6)
+    doubled = frame_by_frame(double)(clips)
+    assert seen == [(2, 3, 5, 6)] * 4
+    assert torch.equal(doubled, as_clips(F.interpolate(as_frames(clips), scale_factor=2), 4))
+    image = noise(2, 3, 5, 6)
+    assert torch.equal(frame_by_frame(double)(image), double(image))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_a_frames_noise_depends_on_its_seed_and_number_alone(stage):
+    def drawn(seeds, frames):
+        return as_clips(draw(generators(seeds, stage, frames), (2, 4, 4)), frames)
+
+    clips = drawn([7, 8], 6)
+    torch.testing.assert_close(drawn([8], 6)[0], clips[1], rtol=0, atol=0)
+    torch.testing.assert_close(drawn([7], 3)[0], clips[0, :, :3], rtol=0, atol=0)
+    image = draw(generators([7], stage), (2, 4, 4))
+    assert torch.equal(image[0], clips[0, :, 0]), "the first frame has the image's"
+    rows = as_frames(torch.cat([clips, drawn([9, 10, 11], 6)])).flatten(1)
+    alike = torch.corrcoef(rows) - torch.eye(len(rows))
+    assert alike.abs().max() < 0.75, "no two frames of neighbouring seeds share their noise"
+
+
+@pytest.mark.parametrize("method", ["AP-LDM", "Pivot"])
+@pytest.mark.parametrize("enlargement", ["pixel", "latent"])
+def test_a_refined_clip_is_its_frames_refined(method, enlargement):
+    """With a denoiser that treats frames alike, each frame is what it is alone."""
+
+    def decode(latent):
+        return F.interpolate(latent[:, :3], scale_factor=4).tanh()
+
+    def encode(image):
+        return F.avg_pool2d(image, 4)
+
+    settings = ProgressiveRefinement(
+        enabled=True, method=method, enlargement=enlargement, factor=3, eta2=(0.4, 0.2)
+    )
+    stages = plan(settings, (16, 24), multiple=8, factor=4)
+    clip = noise(1, 3, 5, 4, 6)
+
+    def refined(latent, decode, encode):
+        results = refine(
+            latent, stages, decode=decode, encode=encode,
+            denoise=lambda x, stage, before: x * (1 + stage.number / 9), factor=4,
+        )  # fmt: skip
+        return [result.latent for result in results]
+
+    clips = refined(clip, frame_by_frame(decode), frame_by_frame(encode))
+    alone = [refined(clip[:, :, frame], decode, encode) for frame in range(5)]
+    assert clips[-1].shape == (1, 3, 5, 12, 18)
+    for stage, result in enumerate(clips):
+        for frame in range(5):
+            torch.testing.assert_close(result[:, :, frame], alone[frame][stage])
+
+
+def test_channels_are_matched_over_the_clip_and_not_frame_by_frame():
+    clip, reference = 3 * noise(2, 4, 5, 8, 8) + 1, noise(2, 4, 5, 4, 4, seed=1)
+    clip[:, :, 2] += 4  # a flash that is the clip's own
+    matched = match_channels(clip, reference)
+    axes = (2, 3, 4)
+    torch.testing.assert_close(matched.mean(axes), reference.mean(axes), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(matched.std(axes), reference.std(axes), atol=1e-5, rtol=1e-5)
+    assert (matched[:, :, 2].mean() - matched[:, :, 1].mean()) > 0.5
+
+
+def test_attention_mixes_each_frame_with_itself():
+    clip = noise(2, 4, 3, 6, 6)
+    for frame in range(3):
+        torch.testing.assert_close(pfsa(clip)[:, :, frame], pfsa(clip[:, :, frame]))
+    state = clip.clone()
+    mix_into_state_(state, 0.2, AttentiveGuidance(enabled=True), 1.5)
+    torch.testing.assert_close(state, 0.2 * pfsa(clip) + 0.8 * clip)

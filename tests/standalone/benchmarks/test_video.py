@@ -1,0 +1,105 @@
+"""The measures of clips on drawn ones whose truth is known, and the whole on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny_motion import write_adapter
+
+from lib_hires.settings import SettingsError
+from lib_hires.standalone.benchmarks import video as benchmark
+from lib_hires.standalone.benchmarks.video import CASES, between, measures, video
+from lib_hires.standalone.benchmarks.video.measures import jitter, residual, seen, steadiness
+from lib_hires.standalone.models.motion import with_motion
+from lib_hires.standalone.world.flat import draw
+from lib_hires.standalone.world.judge import load_judge, to_tensor
+from lib_hires.standalone.world.motion import Motion, moments
+from lib_hires.standalone.world.scenes import Scene, Subject
+
+
+def flat_clip(motion, frames=6, side=128, kind="house"):
+    """(3, f, side, side) in the drawings that the bundled judge knows."""
+    scene = Scene((Subject(kind, "red", 0.5, 0.6, 0.5),))
+    stills = moments(scene, motion, frames)
+    return torch.cat([to_tensor(draw(still, side, side)) for still in stills]).transpose(0, 1)
+
+
+def test_a_true_clip_shows_its_object_on_its_path():
+    judge = load_judge()
+    found = seen(flat_clip(Motion(across=0.3)), judge, "house", "red")
+    assert found.one_object.all() and found.right_class.all() and found.right_colour.all()
+    expected = 0.5 + 0.3 * ((np.arange(6) + 0.5) / 6 - 0.5)
+    assert np.abs(found.centre[:, 0] - expected).max() < 0.05
+    assert np.ptp(found.centre[:, 1]) < 0.03
+    assert not seen(flat_clip(Motion()), judge, "boat", "blue").right_class.any()
+
+
+def test_jitter_is_of_uneven_motion_alone():
+    even = np.stack([np.linspace(0, 1, 9), np.linspace(1, 0, 9)], 1)
+    assert jitter(even) == pytest.approx(0)
+    uneven = even.copy()
+    uneven[4] += 0.1
+    assert jitter(uneven) > 0.05
+
+
+def test_what_moves_as_a_whole_leaves_little_residual():
+    source = torch.rand(3, 300, 300, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    smooth = torch.nn.functional.avg_pool2d(source, 5, 1, 2)
+    before, moved = smooth[:, 20:276, 20:276], smooth[:, 24:280, 16:272]
+    assert residual(before, before) == 0
+    assert residual(before, moved) < 0.35 * (before - moved).abs().mean()
+    other = smooth.flip(-1)[:, 20:276, 20:276]
+    assert residual(before, other) > 2 * residual(before, moved)
+
+
+def test_steadiness_falls_where_frames_are_of_different_clips():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=12)
+    same = one + 0.01 * rng.normal(size=(8, 12))
+    assert steadiness(same) > 0.99 > steadiness(rng.normal(size=(8, 12)))
+
+
+def test_short_clips_hold_what_changes():
+    still = np.ones((8, 3))
+    assert np.array_equal(measures.short_clips(still), [[1, 1, 1] + [0] * 6] * 2)
+    ramp = np.arange(8.0)[:, None] * np.ones(3)
+    assert np.array_equal(measures.short_clips(ramp)[1], [4, 4, 4, 3, 3, 3, 1, 1, 1])
+
+
+def test_interpolation_is_linear_in_time():
+    clip = torch.arange(4.0)[None, :, None, None].expand(3, -1, 2, 2)
+    doubled = between(clip, 8)
+    expected = torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+    torch.testing.assert_close(doubled[1, :, 0, 1], expected)
+
+
+@pytest.mark.slow
+def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
+    model = with_motion(tiny_model, write_adapter(tmp_path / "motion"))
+    out = tmp_path / "out"
+    text = video(out, model, clips=2, steps=2)
+    rows = json.loads((out / "report.json").read_text())
+    assert len(rows) == len(CASES) + 4, "and a row of true clips for each size and rate"
+    assert {(row["sides"], row["times"]) for row in rows} == {(1, 1), (2, 1), (1, 2), (2, 2)}
+    assert text.count("\n") == len(rows) + 2
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    assert len(made) == 2 * (len(CASES) + 2 * 4)
+    video(out, model, clips=2, steps=2)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == made
+    by_name = {(row["technique"], row["sides"], row["times"]): row for row in rows}
+    assert by_name["UG", 2, 2]["evaluations"] == 3 and by_name["plain", 2, 2]["evaluations"] == 2
+    assert (out / "samples.png").exists() and (out / "UG-2x-2t" / "20000.webp").exists()
+
+
+def test_what_cannot_be_measured(tiny_model, tmp_path):
+    with pytest.raises(SettingsError, match="--motion"):
+        video(tmp_path, tiny_model, clips=4)
+    moving = with_motion(tiny_model, write_adapter(tmp_path / "motion"))
+    with pytest.raises(SettingsError, match="at least 2"):
+        video(tmp_path, moving, clips=1)
+    assert benchmark.clip_of(3) == benchmark.clip_of(3)
+    assert replace(CASES[0], sides=2).folder == "plain-2x-1t"

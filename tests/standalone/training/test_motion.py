@@ -1,0 +1,126 @@
+"""The motion module's training: the image model stays, the module learns, and comes into a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib_hires.settings import Settings
+from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.motion import with_adapter, with_motion
+from lib_hires.standalone.pipeline.generate import Run
+from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.training import motion
+from lib_hires.standalone.training.motion import MotionConfig, encode_clips, loss, train
+
+CONFIG = MotionConfig(clips=3, frames=4, batch=2, minutes=0.005, warmup_steps=2, decay_share=0.1)
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model, tmp_path_factory):
+    work, out = (tmp_path_factory.mktemp(name) for name in ("work", "out"))
+    return train(work, out, tiny_model, CONFIG), work
+
+
+def clip(model, frames=4):
+    (stage,) = Run(model, Request("red", steps=3, frames=frames), Settings()).generate()
+    return stage.images
+
+
+def test_a_module_that_has_learned_nothing_makes_so_many_images(tiny_model):
+    model = with_adapter(tiny_model, motion.new_adapter(tiny_model), "new", 4)
+    (image,) = Run(tiny_model, Request("red", steps=3), Settings()).generate()
+    torch.testing.assert_close(clip(model)[:, :, 0], image.images, atol=1e-3, rtol=1e-3)
+
+
+def test_the_file_is_the_module_that_was_trained(trained, tiny_model):
+    path, work = trained
+    model = with_motion(tiny_model, path)
+    assert (model.motion.frames, model.motion.most) == (4, 32)
+    state = torch.load(work / "motion.pt", weights_only=True)
+    learned = state["modules"]["ema_motion"]
+    own = dict(model.unet.named_parameters())
+    for name, value in learned.items():
+        if "pos_embed" not in name:
+            module, _, rest = name.partition(".")
+            weight = own[f"{module.replace('-', '.')}.{rest}"]
+            torch.testing.assert_close(weight, value.half().float())
+    moved = [value.any() for name, value in learned.items() if name.endswith("proj_out.weight")]
+    assert all(moved) and len(moved) == 4, "two down, two up"
+    for name, weight in own.items():
+        if "up_blocks" in name and "motion_modules.1.proj_out" in name:
+            assert not weight.any(), "what is not in the file changes nothing"
+
+
+def test_the_image_model_is_frozen(trained, tiny_model, tiny_folder):
+    fresh = load_model(tiny_folder).unet.state_dict()
+    for name, weight in tiny_model.unet.state_dict().items():
+        assert torch.equal(weight, fresh[name]), name
+    path, _ = trained
+    moving = with_motion(tiny_model, path).unet.state_dict()
+    shared = {name for name in fresh if name in moving}
+    assert len(shared) == len(fresh)
+    assert all(torch.equal(moving[name], fresh[name]) for name in shared)
+
+
+def test_the_record_and_the_samples(trained, tiny_model):
+    path, work = trained
+    record = json.loads((path.parent / "motion-training.json").read_text())
+    assert record["clips"] == 3 and record["steps"] >= 1 and record["model"] == tiny_model.name
+    assert list((work / "samples").glob("motion-*.webp"))
+    assert clip(with_motion(tiny_model, path), frames=8).isfinite().all()
+
+
+def test_training_goes_on_where_it_stopped(trained, tiny_model):
+    path, work = trained
+    before = torch.load(work / "motion.pt", weights_only=True)["progress"]["step"]
+    weights = load_file(path)
+    train(work, path.parent, tiny_model, replace(CONFIG, minutes=0.0))
+    again = load_file(path)
+    assert all(torch.equal(again[name], weight) for name, weight in weights.items())
+    train(work, path.parent, tiny_model, replace(CONFIG, minutes=0.03))
+    assert torch.load(work / "motion.pt", weights_only=True)["progress"]["step"] > before
+
+
+@pytest.mark.slow
+def test_the_module_learns_what_only_neighbouring_frames_can_tell(tiny_model):
+    """Clips whose frames are all alike: the noise of one is known from the others."""
+    torch.manual_seed(0)
+    model = with_adapter(tiny_model, motion.new_adapter(tiny_model), "new", 4)
+    modules = motion.trained_modules(model.unet).values()
+    weights = [weight.requires_grad_(True) for module in modules for weight in module.parameters()]
+    x0 = torch.randn(1, 4, 1, 8, 8).expand(2, -1, 6, -1, -1)
+    context = motion.Contexts(model)(["red", "red"])
+    optimizer = torch.optim.Adam(weights, 3e-3)
+    losses = []
+    for _ in range(40):
+        losses.append(loss(model, x0, context))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    first, last = (torch.stack(some).mean().item() for some in (losses[:8], losses[-8:]))
+    assert last < 0.8 * first
+
+
+def test_clips_depend_on_the_seed_alone_and_are_drawn_once(tiny_model, tmp_path):
+    one = encode_clips(tmp_path / "one", tiny_model, replace(CONFIG, clips=2))
+    again = encode_clips(tmp_path / "two", tiny_model, replace(CONFIG, clips=2))
+    assert torch.equal(one._latents, again._latents) and one._captions == again._captions
+    assert one._latents.shape == (2, 4, 4, 8, 8)
+    assert not torch.equal(one._latents[0, 0], one._latents[0, 3]), "it moves"
+    (file,) = (tmp_path / "one").iterdir()
+    before = file.stat().st_mtime_ns
+    encode_clips(tmp_path / "one", tiny_model, replace(CONFIG, clips=2))
+    assert file.stat().st_mtime_ns == before
+
+
+def test_the_file_for_the_bundled_model_stays_below_3_mb(tmp_path):
+    model = load_model()
+    adapter = motion.new_adapter(model)
+    path = tmp_path / "motion.safetensors"
+    motion.write_motion(path, adapter, 16, list(motion.trained_modules(adapter)))
+    assert path.stat().st_size < 3e6

@@ -53,8 +53,8 @@ class VaeConfig:
     rate: float = 3e-3
     decoder_rate: float = 2e-4  # of the decoder in the second phase
     critic_rate: float = 2e-4
-    plain_steps: int = 20_000  # the first phase
-    steps: int = 24_000
+    plain_steps: int = 8_200  # the first phase
+    steps: int = 11_200
     warmup_steps: int = 100
     decay_share: float = 0.25  # the last part of each phase, in which the rates fall to zero
     perceptual: float = 0.5

@@ -21,6 +21,8 @@ def reason_for_whole_attention(options: Mapping[str, Any], unet: Any) -> str:
     else's attention."""
     if not hasattr(unet, "input_blocks"):
         return "this model's attention is of another kind"
+    if not any(hasattr(block, SLOT) for block in unet.modules()):
+        return "this model has no self-attention"
     if options.get("transformer_options", {}).get("patches_replace", {}).get(SLOT):
         return "another extension holds the attention's place"
     return ""

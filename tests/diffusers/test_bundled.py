@@ -16,7 +16,7 @@ from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.request import Request
 
-PROMPT, STEPS, CFG, SEED = "a red house", 4, 3.0, 5
+PROMPT, STEPS, CFG, SEED = "a red house", 3, 3.0, 5
 
 
 @pytest.fixture

@@ -231,7 +231,13 @@ def installation() -> Installation:
 @pytest.fixture(scope="session")
 def host(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     """The WebUI, whichever it is."""
-    from tiny_checkpoints import put_known_models, put_lora, put_models, put_upsamplers
+    from tiny_checkpoints import (
+        put_known_models,
+        put_lora,
+        put_models,
+        put_upsamplers,
+        put_upscaler,
+    )
 
     data = tmp_path_factory.mktemp("webui")
     _install_extension(data / "extensions")
@@ -239,6 +245,7 @@ def host(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -
     put = put_known_models if known else put_models
     model = put(data / "models" / "Stable-diffusion")
     put_lora(model, data / "models" / "Lora" / "tiny.safetensors")
+    put_upscaler(data / "models" / "ESRGAN" / "tiny-4x.pth")
     put_upsamplers(data / "models" / "hires-guidance", known=known)
     controlled = _install_controlnet(installation.folder, data, model)
     _install_animatediff(data)

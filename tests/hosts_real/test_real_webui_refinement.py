@@ -104,6 +104,21 @@ def test_stages_start_from_the_hosts_upscaler(webui):
     assert gone.pixels == plain.pixels and "HiRes upscaler" not in gone.info
 
 
+@shows("refinement from the WebUI's own upscalers")
+def test_stages_start_from_a_learned_upscaler(webui):
+    """A tiny ESRGAN of random weights, from the WebUI's folder of them."""
+    bicubic = webui.generate(REFINE, **SMALL)
+    lanczos, made = (
+        webui.generate(REFINE, options={"hires_guidance_upscaler": name}, **SMALL)
+        for name in ("Lanczos", "tiny-4x")
+    )
+    assert made.sizes == bicubic.sizes and "note" not in made.info
+    assert "HiRes upscaler: tiny-4x" in made.info
+    alike, other = (mean_distance(each.images[0], bicubic.images[0]) for each in (lanczos, made))
+    assert other > 3 * alike > 0, (other, alike)
+    assert webui.generate(REFINE, **SMALL).pixels == bicubic.pixels
+
+
 @pytest.mark.parametrize("sampler", ["Euler", "DDIM", "PLMS", "UniPC"])
 def test_a_stage_takes_its_share_of_the_steps(webui, sampler):
     """0.5 of 10 steps: DDIM and PLMS take one step less of the host than is asked for, and PLMS

@@ -28,6 +28,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from small_shapes import VAE_CHANNELS, VAE_MULTIPLIERS, XL_TEXT_LAYERS
+from tiny_upscaler import tiny_weights
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
@@ -154,6 +155,15 @@ def put_upsamplers(folder: Path, *, known: bool) -> None:
     put_upsampler(folder / "mine.safetensors", shape)
     put_upsampler(folder / "untrained.safetensors", shape, trained=False)
     put_upsampler(folder / "for xl.safetensors", shape, family="sdxl")
+
+
+def put_upscaler(file: Path) -> None:
+    """An ESRGAN of random weights that enlarges images 4 times.
+
+    In torch's format of before 1.6: A1111 refuses what today's torch puts into its archives.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"params_ema": tiny_weights()}, file, _use_new_zipfile_serialization=False)
 
 
 def put_upsampler(

@@ -56,6 +56,10 @@ class Block(nn.Module):
         return self.attn2(x, context=text) + x
 
 
+class WithoutAttention(nn.Module):
+    input_blocks = output_blocks = ()
+
+
 class UNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -151,17 +155,18 @@ def test_what_others_give_beside_the_image_is_theirs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "blocks", "reason"),
+    ("options", "kind", "reason"),
     [
-        ({}, True, ""),
-        ({"transformer_options": {"patches_replace": {"attn2": {("input", 1): print}}}}, True, ""),
-        ({"transformer_options": {"patches_replace": {"attn1": {("input", 1): print}}}}, True,
+        ({}, UNet, ""),
+        ({"transformer_options": {"patches_replace": {"attn2": {("input", 1): print}}}}, UNet, ""),
+        ({"transformer_options": {"patches_replace": {"attn1": {("input", 1): print}}}}, UNet,
          "another extension holds the attention's place"),
-        ({}, False, "this model's attention is of another kind"),
+        ({}, nn.Identity, "this model's attention is of another kind"),
+        ({}, WithoutAttention, "this model has no self-attention"),
     ],
 )  # fmt: skip
-def test_the_slot_is_left_to_who_holds_it(options, blocks, reason) -> None:
-    diffusion_model = UNet() if blocks else nn.Identity()
+def test_the_slot_is_left_to_who_holds_it(options, kind, reason) -> None:
+    diffusion_model = kind()
     patcher = SimpleNamespace(
         model_options=options, model=SimpleNamespace(diffusion_model=diffusion_model)
     )

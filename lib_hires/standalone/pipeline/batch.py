@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from accelerate import PartialState
@@ -88,5 +89,12 @@ def _is_finished(path: Path) -> bool:
         about = read_about(path)
     except SettingsError:
         return False
-    ends = path.suffix != ".png" or path.read_bytes().endswith(PNG_END)
-    return ends and bool(about.get("stage") == about.get("stages"))
+    return _has_its_end(path) and bool(about.get("stage") == about.get("stages"))
+
+
+def _has_its_end(path: Path) -> bool:
+    if path.suffix != ".png":
+        return True
+    with path.open("rb") as file:
+        file.seek(-len(PNG_END), os.SEEK_END)
+        return file.read() == PNG_END

@@ -168,6 +168,8 @@ def _named(name: str, value: str) -> tuple[str, str]:
     switches = {row.name for row in declarations(clips=True) if row.kind is bool}
     if name.removeprefix("no_") in switches and not value:
         return name.removeprefix("no_"), "off" if name.startswith("no_") else "on"
+    if name == "lora":
+        raise SettingsError("lora: give --lora to the command; it acts on all lines")
     known = _known()
     if name not in known:
         raise SettingsError(f"{name}: there is no such setting{name_hint(name, known)}")

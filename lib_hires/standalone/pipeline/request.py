@@ -191,17 +191,25 @@ def warn_of_syntax(prompt: str) -> None:
 
 
 def weighted_file(text: str) -> tuple[Path, float | None]:
-    """The parts of FILE[:WEIGHT]; None where no weight is given. Raises SettingsError."""
+    """The parts of FILE[:WEIGHT]; None where no weight is given. Raises SettingsError.
+
+    The path is a whole one where the given one ends in no name: `.` is the folder's own name.
+    """
     name, colon, number = text.rpartition(":")
     if not colon or Path(text).exists() or re.search(r"[\\/]", number):  # a drive is no file
-        return Path(text), None
+        return _named_file(text), None
     try:
         weight = float(number)
         if not math.isfinite(weight):
             raise ValueError
     except ValueError:
         raise SettingsError(f"--lora: expected FILE:WEIGHT, a number, got {text!r}") from None
-    return Path(name), weight
+    return _named_file(name), weight
+
+
+def _named_file(text: str) -> Path:
+    path = Path(text)
+    return path if path.stem.strip(".") else path.resolve()
 
 
 def name_hint(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_motion import write_adapter
 
-from lib_hires.settings import SettingsError
+from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.benchmarks import video as benchmark
 from lib_hires.standalone.benchmarks.video import CASES, interpolation, measures, video
 from lib_hires.standalone.benchmarks.video.measures import jitter, residual, seen, steadiness
@@ -120,6 +120,8 @@ def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     out = tmp_path / "out"
     kinds = {(case.name, case.sides, case.times): case for case in CASES}
     assert len(kinds) == len(CASES)
+    for case in CASES:
+        Settings.from_values(case.settings)  # raises for what is no setting
     some = (
         ("plain", 2, 2),
         ("UG", 2, 2),

@@ -142,6 +142,14 @@ def test_a_file_and_its_weight(text: str, wanted: tuple[str, float | None]) -> N
     assert (str(file), weight) == wanted
 
 
+@pytest.mark.parametrize("text", [".", "./", "..:0.5", "x/.."])
+def test_a_folder_without_a_name_of_its_own_gets_it(text: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "outer" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "outer")
+    file, _ = weighted_file(text)
+    assert file == Path(text.partition(":")[0]).resolve() and file.stem
+
+
 @pytest.mark.parametrize("text", ["a.safetensors:much", "a.safetensors:nan", "a:"])
 def test_a_weight_that_is_no_number(text: str) -> None:
     with pytest.raises(SettingsError, match="--lora: expected FILE:WEIGHT"):

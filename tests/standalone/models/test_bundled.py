@@ -40,7 +40,7 @@ def test_the_coarse_image_walks_the_native_way(
     """theta = 1, eta = 1: D of the large run is the native run from D[x_T] on sigmas/m."""
     denoiser = model.denoiser()
     prompts = model.encode_prompts(["a red house under a clear sky"], [""])
-    reduction = Reduction.between((32, 32), (16, 16))
+    reduction = Reduction.between((16, 16), (8, 8))
     sigmas = schedule_sigmas(denoiser, "Karras", 6)
     if shifted_start:
         sigmas = shifted_schedule(sigmas, reduction.noise_gain)
@@ -55,7 +55,7 @@ def test_the_coarse_image_walks_the_native_way(
     def native(x: torch.Tensor, sigma: torch.Tensor, **cond: torch.Tensor) -> torch.Tensor:
         return denoiser(x, sigma.clamp(denoiser.sigma_min, denoiser.sigma_max), **cond)
 
-    start = draw(generators([0]), (4, 32, 32)) * sigmas[0]
+    start = draw(generators([0]), (4, 16, 16)) * sigmas[0]
     ends = [
         sample(
             ClassifierFreeGuidance(denoise, prompts, 4.0), x, schedule, SAMPLERS[name], sources=[]

@@ -108,14 +108,19 @@ def test_peft_s_own_files_state_their_alpha(models, tmp_path):
     torch.testing.assert_close(
         predict(with_loras(model, [(file, 1)])), wanted, atol=2e-5, rtol=2e-5
     )
-    (folder / "adapter_config.json").write_text(json.dumps({"use_rslora": True}))
+    config = folder / "adapter_config.json"
+    hashes = [with_loras(model, [(folder, 1)]).loras[0].sha256]
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 2 * ALPHA}))
+    hashes.append(with_loras(model, [(folder, 1)]).loras[0].sha256)
+    assert hashes[0] != hashes[1]  # another alpha is another LoRA
+    config.write_text(json.dumps({"use_rslora": True}))
     with pytest.raises(ModelError, match="use_rslora is not supported"):
         with_loras(model, [(folder, 1)])
     for text, message in ((b"\xff{", "is not JSON"), (b'{"lora_alpha": true}', "got True")):
-        (folder / "adapter_config.json").write_bytes(text)
+        config.write_bytes(text)
         with pytest.raises(ModelError, match=message):
             with_loras(model, [(folder, 1)])
-    (folder / "adapter_config.json").unlink()
+    config.unlink()
     with pytest.raises(ModelError, match=r"adapter_config\.json beside it"):
         with_loras(model, [(folder, 1)])
 

@@ -143,6 +143,7 @@ def test_the_webuis_syntax_is_warned_of_once(caplog) -> None:
         ("--seed 3", "prompt: expected one"),
         ('--prompt "a house', "a quote is not closed"),
         ("--prompt a --n_iter 2", "n_iter: there is no such setting"),
+        ("--prompt a --lora b.pt", "lora: give --lora to the command"),
         ("--prompt a --seed x", "seed: expected a whole number"),
         ("--prompt a --seed 1 --seed 2", "--seed: expected once"),
     ],

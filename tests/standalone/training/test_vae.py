@@ -20,7 +20,7 @@ from lib_hires.standalone.training.vae_losses import (
     value_loss,
 )
 
-SMALL = {"multipliers": "1,1,1,1", "crop": 64, "batch": 1, "log_steps": 1, "sample_steps": 100}
+SMALL = {"multipliers": "1,1,1,1", "crop": 32, "batch": 1, "log_steps": 1, "sample_steps": 100}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def weights(part):
 @pytest.fixture(autouse=True)
 def little_to_look_at(monkeypatch):
     """Sheets, of which a run draws one at its end, cost more than a run of so few steps."""
-    monkeypatch.setattr(training_vae, "EXAMPLES", 12)
+    monkeypatch.setattr(training_vae, "EXAMPLES", 3)
     monkeypatch.setattr(training_vae, "SHOWN", 1)
 
 

@@ -127,6 +127,8 @@ def claim(out: Path, subject: Subject, plan: Sequence[Sample]) -> None:
             **note,
         }
         if detail := technique.detail_at(sample.scale).changed():
+            if "upscaler" in detail:
+                detail["upscaler"] = _file_hash(detail["upscaler"])
             made["detail"] = detail
         path = sample.path(out).with_name("made.json")
         if path in notes:
@@ -140,6 +142,13 @@ def claim(out: Path, subject: Subject, plan: Sequence[Sample]) -> None:
     for path, made in notes.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def _file_hash(path: str) -> str:
+    try:
+        return sha256_of([Path(path)])
+    except OSError as error:
+        raise SettingsError(f"upscaler: {path} cannot be read ({error.strerror})") from error
 
 
 def _as_written_now(made: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lib_hires.files import sha256_of
+from lib_hires.standalone.models.checkpoint import Checkpoint
 from lib_hires.standalone.models.latent import LatentModel, Lora, ModelError
 from lib_hires.standalone.models.lora.layouts import (
     Product,
@@ -25,6 +26,7 @@ from lib_hires.standalone.models.lora.layouts import (
     matched,
     networks,
     read_products,
+    settings_file,
 )
 
 __all__ = ["find_file", "with_loras"]
@@ -46,12 +48,12 @@ def with_loras(model: LatentModel, files: Sequence[tuple[Path, float]]) -> Laten
     changes: dict[Target, list[Weighted]] = {}
     loras = []
     for path, weight in files:
-        file = find_file(Path(path))
-        for target, product in matched(file, read_products(file), model).items():
+        file = Checkpoint(find_file(Path(path)))
+        for target, product in matched(file.path, read_products(file), model).items():
             if weight:
                 changes.setdefault(target, []).append((weight, product))
         if weight:
-            loras.append(Lora(Path(path).stem, weight, sha256_of([file])[:DIGITS]))
+            loras.append(Lora(Path(path).stem, weight, _hash(file)))
     if not changes:
         return model
     unet, *encoders = (
@@ -65,6 +67,11 @@ def with_loras(model: LatentModel, files: Sequence[tuple[Path, float]]) -> Laten
         encoders=tuple(replace(encoder, model=made) for encoder, made in pairs),
         loras=(*model.loras, *loras),
     )
+
+
+def _hash(file: Checkpoint) -> str:
+    """Of all that it is read from."""
+    return sha256_of(filter(None, [file.path, settings_file(file)]))[:DIGITS]
 
 
 @torch.no_grad()

@@ -98,9 +98,8 @@ def find_file(path: Path) -> Path:
     raise ModelError(f"{path}: no such LoRA; give a .safetensors file or a folder with {FILES[0]}")
 
 
-def read_products(path: Path) -> list[Product]:
+def read_products(file: Checkpoint) -> list[Product]:
     """All products of a file. Raises ModelError for what is no LoRA, or one of another kind."""
-    file = Checkpoint(path)
     parts: dict[str, dict[str, str]] = {}
     left = []
     for key in file.shapes:
@@ -108,7 +107,7 @@ def read_products(path: Path) -> list[Product]:
             parts.setdefault(found[1], {})[_SIDES[found[2]]] = key
         elif not key.endswith(".alpha"):
             left.append(key)
-    _check(path, parts, left)
+    _check(file.path, parts, left)
     alphas = _Alphas(file)
     return [
         Product(name, _matrix(file, part["down"]), _matrix(file, part["up"]), alphas.of(name, part))
@@ -185,16 +184,26 @@ def _matrix(file: Checkpoint, key: str) -> Tensor:
     return value
 
 
+def settings_file(file: Checkpoint) -> Path | None:
+    """peft's file of settings beside a LoRA of its layout; None for one of another layout.
+
+    Raises ModelError where it is missing.
+    """
+    if not any(name.startswith(PEFT) for name in file.shapes):
+        return None
+    beside = file.path.with_name("adapter_config.json")
+    if not beside.is_file():
+        raise ModelError(f"{file.path}: put peft's {beside.name} beside it")
+    return beside
+
+
 class _Alphas:
     """What a file states of its products' alpha; one that states nothing means the rank."""
 
     def __init__(self, file: Checkpoint) -> None:
         self._file = file
         self._stated = _json(file.path, file.metadata.get(STATED, "{}"))
-        beside = file.path.with_name("adapter_config.json")
-        if any(name.startswith(PEFT) for name in file.shapes):
-            if not beside.is_file():
-                raise ModelError(f"{file.path}: put peft's {beside.name} beside it")
+        if beside := settings_file(file):
             config = _json(beside, beside.read_bytes())
             self._stated |= {PEFT + key: value for key, value in config.items()}
         for key, value in self._stated.items():

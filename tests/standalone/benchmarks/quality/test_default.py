@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lib_hires.settings import SettingsError
 from lib_hires.standalone.benchmarks.quality.generation import (
     Sample,
     Subject,
@@ -14,11 +15,26 @@ from lib_hires.standalone.benchmarks.quality.generation import (
     claim,
     generate,
 )
-from lib_hires.standalone.benchmarks.techniques import NATIVE
+from lib_hires.standalone.benchmarks.techniques import NATIVE, with_upscaler
 from lib_hires.standalone.bundled import MODEL
 from lib_hires.standalone.pipeline.request import Request
 
 pytestmark = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")
+
+
+def test_images_of_another_upscaler_are_other_images(tmp_path: Path) -> None:
+    """It is known by its content, not by its path."""
+    file = tmp_path / "up.pth"
+    subject, plan = Subject(), [Sample(with_upscaler(str(file))[0], 2, 50)]
+    with pytest.raises(SettingsError, match=r"upscaler: .*up\.pth cannot be read \(No such file"):
+        claim(tmp_path / "out", subject, plan)
+    assert not (tmp_path / "out").exists()
+    file.write_bytes(b"a")
+    for _ in range(2):
+        claim(tmp_path / "out", subject, plan)
+    file.write_bytes(b"b")
+    with pytest.raises(SettingsError, match="holds images of another model"):
+        claim(tmp_path / "out", subject, plan)
 
 
 @pytest.mark.slow

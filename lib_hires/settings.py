@@ -317,6 +317,20 @@ class ProgressiveRefinement(Declared):
         "Φ",
         listed=True,
     )
+    steps: int = control(
+        0,
+        "Steps of the stages",
+        "Each stage takes its share of so many steps. Fewer are faster. 0: of as many as the first "
+        "image has.",
+        minimum=1,
+        maximum=150,
+        automatic=True,
+        since=2,
+    )
+
+    def steps_of_stages(self, steps: int) -> int:
+        """Of the stages' whole schedule, for a first image of `steps`."""
+        return self.steps or steps
 
 
 _GROUP_TYPES: dict[str, type[Declared]] = {

@@ -196,7 +196,7 @@ SAMPLING = (
     *SCHEDULE,
 )
 
-REFINEMENT = control_widgets("refine", ("guided", "keep_stages"))
+REFINEMENT = control_widgets("refine", ("guided", "keep_stages", "steps"))
 
 PROGRESSIVE_REFINEMENT = Node(
     "HiResProgressiveRefinement",

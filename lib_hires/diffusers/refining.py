@@ -82,7 +82,7 @@ class _Stages:
         call: dict[str, Any],
     ) -> None:
         self._pipe, self._settings, self._hook = pipe, settings, hook
-        self._steps, self._call = steps, call
+        self._steps, self._call = settings.refine.steps_of_stages(steps), call
         given = generator if isinstance(generator, list) else [generator]
         self._seeds = [_new_seed() if one is None else one.initial_seed() for one in given]
         self._img2img = pipe if "Img2Img" in type(pipe).__name__ else _image_pipeline(pipe)

@@ -236,7 +236,8 @@ def _stage_courses(
     settings: Settings, sampling: Sampling, model: Model, *, before: Size
 ) -> list[_Course]:
     """before: the size of the image that the stages begin with."""
-    whole = schedule_times(sampling, model)
+    steps = settings.refine.steps_of_stages(sampling.steps)
+    whole = schedule_times(replace(sampling, steps=steps), model)
     time_at = partial(_time_at, sampler=sampling.sampler, model=model)
     stages = plan(settings.refine, before, multiple=model.multiple, factor=model.factor)
     return [

@@ -45,6 +45,15 @@ def test_arguments_of_the_first_image_are_left_out() -> None:
     assert torch.equal(found, refined(pipe))
 
 
+def test_stages_take_their_share_of_their_own_steps() -> None:
+    pipe = tiny.unet_pipeline()
+    apply_hires_guidance(pipe, **STAGE)
+    of_ten = refined(pipe, num_inference_steps=10)
+    assert not torch.equal(refined(pipe), of_ten)
+    apply_hires_guidance(pipe, refine_steps=10, **STAGE)
+    assert torch.equal(refined(pipe), of_ten)
+
+
 def test_attentive_guidance_mixes_in_no_stage() -> None:
     pipe = tiny.unet_pipeline()
     stage = {"refine": True, "refine_eta2": "0.9"}

@@ -54,14 +54,16 @@ NAMES = [
     "refine_tile",
     "refine_keep_stages",
     "refine_upsampler",
+    "refine_steps",
 ]
-CLIPS = ["ug_frames"]  # which the command line alone has
+CLIPS = "ug_frames"  # which the command line alone has
+ALL = [*NAMES[:-1], CLIPS, *NAMES[-1:]]
 
 
 def test_positional_order_is_pinned():
     assert [row.name for row in declarations()][: len(NAMES)] == NAMES
     assert len(declarations()) == len(NAMES), "append the new control to NAMES"
-    assert [row.name for row in declarations(clips=True)] == [*NAMES, *CLIPS]
+    assert [row.name for row in declarations(clips=True)] == ALL
 
 
 def test_a_later_control_has_the_last_position_whatever_its_group(monkeypatch):
@@ -70,7 +72,7 @@ def test_a_later_control_has_the_last_position_whatever_its_group(monkeypatch):
         fresh: float = control(0.5, "Fresh", "A new one.", minimum=0, maximum=1, since=99)
 
     monkeypatch.setitem(declared._GROUP_TYPES, "ug", Later)
-    assert [name for name, *_ in declared._rows()] == [*NAMES, *CLIPS, "ug_fresh"]
+    assert [name for name, *_ in declared._rows()] == [*ALL, "ug_fresh"]
 
 
 def test_every_field_appears_on_every_surface():
@@ -79,8 +81,8 @@ def test_every_field_appears_on_every_surface():
         for group in (UpsampleGuidance, AttentiveGuidance, ProgressiveRefinement)
         for item in dataclasses.fields(group)
     ]
-    assert sorted(fields) == sorted([*NAMES, *CLIPS])
-    assert list(Settings().values()) == [*NAMES, *CLIPS]
+    assert sorted(fields) == sorted(ALL)
+    assert list(Settings().values()) == ALL
     rows = markdown_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == fields, "the table goes group by group"
     assert all(row.count("|") == 6 for row in rows)

@@ -35,6 +35,17 @@ def test_stages_of_any_length(webui, sampler, strength):
     assert "note" not in refined.info
 
 
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M", "DDIM"])
+def test_stages_of_their_own_steps(webui, sampler):
+    run = {"sampler_name": sampler, "steps": 4}
+    own = webui.generate(REFINE, **run)
+    same = webui.generate(REFINE | {"refine_steps": 4}, **run)
+    assert same.pixels == own.pixels
+    more = webui.generate(REFINE | {"refine_steps": 10}, **run)
+    assert more.sizes == own.sizes and more.pixels != own.pixels
+    assert "note" not in more.info
+
+
 def test_the_pivot_and_latent_enlargement(webui):
     for sampler in ("Euler", "DDIM"):
         refined = webui.generate(REFINE | UG | {"refine_method": "Pivot"}, sampler_name=sampler)

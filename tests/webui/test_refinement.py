@@ -47,6 +47,22 @@ def test_a_stage_samples_the_tail_of_the_schedule(host):
         assert [size for size, _ in evaluated[first:]] == [(16, 16)] * 2
 
 
+@pytest.mark.parametrize("sampler", ["Euler", "DDIM"])
+def test_stages_take_their_share_of_their_own_steps(host, sampler):
+    """Strength 0.4 of 10 steps is 4; of the run's own 5 it is what it was."""
+    from modules import shared
+
+    evaluated = shared.loaded.sd_model.evaluated
+    run = {"width": 64, "height": 64, "sampler_name": sampler}
+    own = host.generate(REFINE, **run)
+    evaluated.clear()
+    same(host.generate(REFINE | {"refine_steps": 5}, **run), own)
+    few = sum(size == (16, 16) for size, _ in evaluated)
+    evaluated.clear()
+    host.generate(REFINE | {"refine_steps": 10}, **run)
+    assert (few, sum(size == (16, 16) for size, _ in evaluated)) == (2, 4)
+
+
 def test_stages_are_counted_and_named(host):
     from modules import shared
 

@@ -125,6 +125,9 @@ class Run:
         self.rules = RULES[request.rules]
         self.denoiser = self.rules.denoiser(model)
         self.sigmas = schedule_sigmas(self.denoiser, request.schedule, request.steps)
+        self.sigmas_of_stages = schedule_sigmas(
+            self.denoiser, request.schedule, settings.refine.steps_of_stages(request.steps)
+        )
         self.family = VarianceExploding(self.denoiser.sigmas)
         self.record = self._new_record()
 
@@ -171,7 +174,8 @@ class Run:
         return self._left(self._times(stage), stage.number, stage.size)
 
     def _times(self, stage: Stage) -> Tensor:
-        return torch.tensor(stage.times(self.sigmas.tolist(), self._sigma_at)).to(self.sigmas)
+        whole = self.sigmas_of_stages
+        return torch.tensor(stage.times(whole.tolist(), self._sigma_at)).to(whole)
 
     def _left(self, sigmas: Tensor, number: int, size: Size) -> Tensor:
         """A stage's sigmas as far as it goes on, which is to the end in the last one."""
@@ -359,7 +363,12 @@ class Generation:
         reduction = run.reduction(stage.size, stage.number)
         with self._upsampled(before, (latent.shape[-2], latent.shape[-1])):
             return self._sample(
-                noisy, sources, sigmas, schedule=run.sigmas, reduction=reduction, stage=stage.number
+                noisy,
+                sources,
+                sigmas,
+                schedule=run.sigmas_of_stages,
+                reduction=reduction,
+                stage=stage.number,
             )
 
     def _drawn(self, sources: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:

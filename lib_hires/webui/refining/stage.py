@@ -35,6 +35,7 @@ def sample_stage(
         raise Stopped
     p, record = guidance.run.p, guidance.run.record.current
     staged = stage_processing(p, latent, stage)
+    staged.steps = guidance.settings.refine.steps_of_stages(p.steps)
     sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
     whole, times = stage_times(sampler, staged, stage)
     if hasattr(sampler, "get_sigmas") and len(times) == 2:

@@ -67,6 +67,14 @@ def test_stages_have_their_sizes_and_steps():
     assert plan.relative_pixels == pytest.approx((20 + 4 * (area + 1) + 8 * (16 + 1)) / 20)
 
 
+def test_stages_take_their_share_of_their_own_steps():
+    values = {"refine": True, "refine_factor": 4, "refine_eta2": "0.2, 0.4", "ug": True}
+    plan = planned(refine_steps=10, **values)
+    assert [part.steps for part in plan.passes] == [20, 2, 4]
+    shorter = planned((512, 512), 10, **values)
+    assert plan.passes[1:] == shorter.passes[1:]
+
+
 def test_a_pivot_counts_the_steps_below_its_timestep():
     plan = planned(refine=True, refine_method="Pivot", refine_pivot=700)
     assert plan.passes[1].steps == 15  # 700, and 14 of the schedule
@@ -190,6 +198,7 @@ def test_what_cannot_be_compared_is_not():
             "pfsa": st.booleans(),
             "refine": st.booleans(),
             "refine_factor": st.floats(1, 4),
+            "refine_steps": st.integers(0, 150),
             "refine_eta2": st.lists(st.floats(0.01, 1), min_size=1, max_size=3),
         },
     ),

@@ -77,6 +77,7 @@ def test_an_image_of_a_batch_is_the_image_alone(tiny_model: LatentModel, sampler
         ("DPM++ 2M", {"ug": True, "ug_eta": 0.8, "ug_edge": 2, "ug_cadence": 3}),
         ("Heun", {"ug": True, "refine": True, "refine_factor": 4, "refine_eta2": "0.2, 0.4"}),
         ("Euler", {"pfsa": True, "refine": True, "refine_method": "Pivot", "refine_pivot": 500}),
+        ("DPM++ 2M", {"ug": True, "refine": True, "refine_eta2": "0.5", "refine_steps": 4}),
     ],
     ids=str,
 )
@@ -136,6 +137,17 @@ def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: Late
         refine_guided=False,
     )
     assert [stage.native_evaluations for stage in unguided] == [0, 0, 0]
+
+
+def test_a_stage_of_its_own_steps_is_that_of_a_run_of_so_many(
+    tiny_model: LatentModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"ug": True, "refine": True, "refine_eta2": "0.5"}
+    first, own = stages(tiny_model, {"steps": 8}, **settings, refine_steps=4)
+    monkeypatch.setattr(Generation, "first_image", lambda _: first.latent)
+    of_the_run = stages(tiny_model, {"steps": 4}, **settings)[-1]
+    assert torch.equal(own.images, of_the_run.images)
+    assert not torch.equal(own.images, stages(tiny_model, {"steps": 8}, **settings)[-1].images)
 
 
 def test_pfsa_acts_on_the_first_image_only(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -16,9 +17,14 @@ from lib_hires.settings import NOTHING
 from lib_hires.standalone.benchmarks.reports import write_report
 from lib_hires.standalone.benchmarks.techniques import (
     FIT_FOR_UPSAMPLERS,
+    LANCZOS,
+    NAIVE,
     NATIVE,
     NATIVE_PFSA,
-    TO_LARGE,
+    PIVOT,
+    REFINE,
+    UG,
+    UG_REFINE,
     Technique,
     make,
     with_upsampler,
@@ -36,6 +42,12 @@ WISHES = (
     ("a pink flower under a night sky", 4),
 )
 SHOWN_AT = {1: 4, 2: 4, 4: 1}  # how many of the wishes at each scale; 4x costs most
+FAILURE = replace(NAIVE, label="plain sampling: what goes wrong without guidance")
+SHOWN: Mapping[int, tuple[Technique, ...]] = {  # from top to bottom, the recommended way first
+    2: (UG_REFINE, REFINE, UG, PIVOT, LANCZOS, FAILURE),
+    4: (UG_REFINE, LANCZOS, FAILURE),
+    1: (NATIVE, NATIVE_PFSA),
+}
 
 CELL = 176
 LABEL = 190
@@ -69,9 +81,12 @@ def demo(
     """
     find_upsampler(upsampler)  # raises before the work starts
     model, judge = model or load_model(None), load_judge()
-    to_large = [(scale, technique) for scale in (2, 4) for technique in _to_large(scale, upsampler)]
-    plan = [(1, NATIVE), (1, NATIVE_PFSA), *to_large]
-    plan = [(scale, technique) for scale, technique in plan if shown_at[scale]]
+    plan = [
+        (scale, technique)
+        for scale in SHOWN
+        for technique in _techniques(scale, upsampler)
+        if shown_at[scale]
+    ]
     base = sampling or Request()
     bases = [replace(base, prompt=prompt, seed=seed) for prompt, seed in WISHES]
     total = sum(shown_at[scale] for scale, _ in plan)
@@ -88,11 +103,10 @@ def demo(
     return "\n".join([*_table(rows), f"sheet: {sheet}"])
 
 
-def _to_large(scale: int, upsampler: str) -> tuple[Technique, ...]:
-    if upsampler == NOTHING:
-        return TO_LARGE
-    fit = FIT_FOR_UPSAMPLERS[scale]
-    return TO_LARGE + tuple(with_upsampler(technique, upsampler) for technique in fit)
+def _techniques(scale: int, upsampler: str) -> tuple[Technique, ...]:
+    fit = () if upsampler == NOTHING else FIT_FOR_UPSAMPLERS.get(scale, ())
+    shown = [each for each in fit if each in SHOWN[scale]]
+    return SHOWN[scale] + tuple(with_upsampler(technique, upsampler) for technique in shown)
 
 
 def _row(
@@ -143,14 +157,19 @@ def _seconds(row: Row) -> float:
 
 
 def contact_sheet(rows: Sequence[Row], captions: Sequence[str]) -> Image.Image:
-    """One row per technique and scale: its images, reduced, and a detail at full size."""
-    columns = max(len(row.images) for row in rows) + 1
-    sheet = Image.new("RGB", (LABEL + columns * CELL, 24 + len(rows) * CELL), PAPER)
+    """One row per technique and scale: its images, reduced; then, at full size, the most detailed
+    part of its first image and the same part of the native one enlarged by Lanczos.
+
+    rows: one of them of the native size; all begin with the same wish.
+    """
+    columns = max(len(row.images) for row in rows)
+    sheet = Image.new("RGB", (LABEL + (columns + 2) * CELL, 24 + len(rows) * CELL), PAPER)
     ink = ImageDraw.Draw(sheet)
     small, large = ImageFont.load_default(12), ImageFont.load_default(15)
-    for column, caption in enumerate(captions):
+    heads = dict(enumerate(captions)) | {columns: "at full size", columns + 1: "Lanczos, there"}
+    for column, caption in heads.items():
         ink.text((LABEL + column * CELL + 4, 5), caption, INK, small)
-    ink.text((LABEL + (columns - 1) * CELL + 4, 5), "detail at full size", INK, small)
+    native = next(row.images[0] for row in rows if row.scale == 1)
     for number, row in enumerate(rows):
         top = 24 + number * CELL
         ink.text((8, top + 8), f"{row.scale}x  {row.images[0].width} pixels", FAINT, small)
@@ -161,11 +180,13 @@ def contact_sheet(rows: Sequence[Row], captions: Sequence[str]) -> Image.Image:
         if "objects" in row.entries[0]:
             objects = ", ".join(f"{entry['objects']:.0f}" for entry in row.entries)
             ink.text((8, top_of_facts + 18), f"objects: {objects}", FAINT, small)
-        cells = [*(reduced(image) for image in row.images), None]
-        cells = [*cells[:-1], *[None] * (columns - len(cells)), _detail(row.images[0])]
-        for column, cell in enumerate(cells):
-            if cell is not None:
-                sheet.paste(cell, (LABEL + column * CELL, top))
+        cells = {column: reduced(image) for column, image in enumerate(row.images)}
+        if row.scale > 1:
+            enlarged = native.resize(row.images[0].size, Image.Resampling.LANCZOS)
+            box = _most_detailed(enlarged)
+            cells |= {columns: row.images[0].crop(box), columns + 1: enlarged.crop(box)}
+        for column, cell in cells.items():
+            sheet.paste(cell, (LABEL + column * CELL, top))
     return sheet
 
 
@@ -174,6 +195,13 @@ def reduced(image: Image.Image) -> Image.Image:
     return image.resize((CELL - 4, CELL - 4), Image.Resampling.LANCZOS)
 
 
-def _detail(image: Image.Image) -> Image.Image:
-    left, top = ((side - CELL + 4) // 2 for side in image.size)
-    return image.crop((left, top, left + CELL - 4, top + CELL - 4))
+def _most_detailed(image: Image.Image) -> tuple[int, int, int, int]:
+    """The box (left, top, right, bottom) in which neighbours differ most: of a cell's size, or of
+    nearly the image's where that is smaller."""
+    grey = np.asarray(image.convert("L"), dtype=float)
+    steps = np.abs(np.diff(grey, axis=0))[:, 1:] + np.abs(np.diff(grey, axis=1))[1:]
+    side = min(CELL - 4, *steps.shape)
+    sums = np.pad(steps.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    found = sums[side:, side:] - sums[side:, :-side] - sums[:-side, side:] + sums[:-side, :-side]
+    top, left = map(int, np.unravel_index(found.argmax(), found.shape))
+    return left, top, left + side, top + side

@@ -18,10 +18,13 @@ from lib_hires.noise import per_image
 from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import load_vae
 from lib_hires.standalone.training.latents import Latents
-from lib_hires.standalone.training.loop import Progress, averaged, load
+from lib_hires.standalone.training.loop import Progress, adamw, averaged, load
+from lib_hires.standalone.training.muon import Muon, Optimizers, inner_and_other
 from lib_hires.standalone.training.stages import TrainingConfig, run_stage
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.scenes import CLASSES, Scene, random_scene
+
+ENDS = ("conv_in", "conv_out")  # of the U-Net, in their weights' names
 
 
 def train_model(work: Path, config: TrainingConfig) -> Progress:
@@ -37,6 +40,10 @@ def train_model(work: Path, config: TrainingConfig) -> Progress:
     parts["unet"].set_attn_processor(AttnProcessor())  # its backward pass is the faster one here
     tokens = TokenCache(tokenizer)
     vae = load_vae(work)
+    rates = dict.fromkeys(parts, config.model_rate)
+    inner, other = inner_and_other(parts["unet"], ENDS)
+    rest = {"unet": nn.ParameterList(other), "text": parts["text"]}
+    optimizer = Optimizers(Muon(inner, config.model_rate), adamw(rest, rates))
 
     def loss_of(progress: Progress) -> Tensor:
         if progress.step % 200 == 0:
@@ -57,8 +64,8 @@ def train_model(work: Path, config: TrainingConfig) -> Progress:
 
     return run_stage(
         "model", work / "model.pt", config, config.model_minutes,
-        rates=dict.fromkeys(parts, config.model_rate), parts=parts, averages=averages,
-        rng=rng, loss_of=loss_of, look=look,
+        rates=rates, parts=parts, averages=averages,
+        rng=rng, loss_of=loss_of, look=look, optimizer=optimizer,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import load_vae, to_tensor
 from lib_hires.standalone.training.stages import TrainingConfig
 from lib_hires.standalone.world import model as demo
-from lib_hires.standalone.world.scenes import draw, random_scene
+from lib_hires.standalone.world.scenes import VIEW_SHARES, draw, random_scene
 
 SHARD = 500  # scenes a file
 
@@ -35,7 +35,7 @@ def encode_shard(folder: Path, vae: nn.Module, seed: int, number: int) -> None:
     if path.exists():
         return
     rng = np.random.default_rng([seed, 2, number])
-    scenes = [random_scene(rng) for _ in range(SHARD)]
+    scenes = [random_scene(rng, view=VIEW_SHARES) for _ in range(SHARD)]
     size, latents = demo.NATIVE_SIZE, []
     for k in range(0, SHARD, 4):  # small batches stay in the cache
         batch = to_tensor([np.asarray(draw(s, size, size)) for s in scenes[k : k + 4]])

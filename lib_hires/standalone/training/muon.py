@@ -5,7 +5,7 @@ torch.optim.Muon, from torch 2.9 on, is the same for matrices and takes no convo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,20 @@ class Muon(Optimizer):
         update = orthogonal(matrix, torch.float32 if slow else torch.bfloat16)
         update *= 0.2 * max(matrix.shape) ** 0.5
         weight.add_(update.reshape(weight.shape).to(weight.dtype), alpha=-lr)
+
+
+def inner_and_other(
+    module: nn.Module, ends: Sequence[str]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """A network's weights for Muon and those for another optimizer.
+
+    The other ones are norms and biases, and the layers with a name of `ends` in theirs.
+    """
+    inner, other = [], []
+    for name, weight in module.named_parameters():
+        at_end = any(end in name for end in ends)
+        (other if at_end or weight.dim() == 1 else inner).append(weight)
+    return inner, other
 
 
 class Optimizers:

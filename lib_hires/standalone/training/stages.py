@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -60,11 +61,13 @@ def run_stage(
     rng: np.random.Generator,
     loss_of: Callable[[Progress], Tensor | Mapping[str, Tensor]],
     look: Callable[[int], None],
+    optimizer: Any = None,
 ) -> Progress:
     """Train `parts` on `loss_of(progress)` until `minutes` have been trained, going on from `path`.
 
-    `rates` holds the highest learning rate of each of the parts; `averages` those of `averaged`
-    under the same names. `look(step)` is called every `sample_minutes` and at the end.
+    `rates` holds the highest learning rate of each of the parts, for AdamW where no `optimizer` is
+    given; `averages` those of `averaged` under the same names. `look(step)` is called every
+    `sample_minutes` and at the end.
     """
     pace = Pace(
         minutes,
@@ -76,7 +79,7 @@ def run_stage(
         path,
         pace=pace,
         parts=parts,
-        optimizer=adamw(parts, rates),
+        optimizer=optimizer or adamw(parts, rates),
         compute=descending(loss_of),
         rate_at=lambda progress: rate_at(config, progress, minutes),
         averages=averages,

@@ -22,7 +22,7 @@ from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import CHECKPOINT, start_plainly, to_tensor
 from lib_hires.standalone.training.crops import SCALES, Crops
 from lib_hires.standalone.training.loop import Every, Loop, Pace, Progress, averaged
-from lib_hires.standalone.training.muon import Muon, Optimizers
+from lib_hires.standalone.training.muon import Muon, Optimizers, inner_and_other
 from lib_hires.standalone.training.vae_losses import (
     Critic,
     Perceptual,
@@ -53,8 +53,8 @@ class VaeConfig:
     rate: float = 3e-3
     decoder_rate: float = 2e-4  # of the decoder in the second phase
     critic_rate: float = 2e-4
-    plain_steps: int = 20_000  # the first phase
-    steps: int = 24_000
+    plain_steps: int = 8_200  # the first phase
+    steps: int = 11_200
     warmup_steps: int = 100
     decay_share: float = 0.25  # the last part of each phase, in which the rates fall to zero
     perceptual: float = 0.5
@@ -116,12 +116,10 @@ class VaeTraining:
 
     def _optimizer(self) -> Optimizers:
         """Muon for the VAE's inner weights; Adam for its other ones and for the critic."""
-        c, inner, others = self.config, [], []
-        for name, weight in self.vae.named_parameters():
-            at_end = any(end in name for end in ENDS)
-            (others if at_end or weight.dim() == 1 else inner).append(weight)
+        c = self.config
+        inner, other = inner_and_other(self.vae, ENDS)
         groups = [
-            {"params": others, "lr": c.rate, "betas": (0.9, 0.99)},
+            {"params": other, "lr": c.rate, "betas": (0.9, 0.99)},
             {"params": [*self.critic.parameters()], "lr": c.critic_rate, "betas": (0.5, 0.9)},
         ]
         return Optimizers(Muon(inner, c.rate), torch.optim.Adam(groups, fused=True))

@@ -39,7 +39,7 @@ MAX_TOKENS = 77
 CONTEXT = 128
 
 # 64 channels: with 32 the 32 groups of LDM are single channels, and colours are normalised away.
-VAE_CHANNELS, VAE_MULTIPLIERS, VAE_BLOCKS = 64, (1, 1, 1, 1), 1
+VAE_CHANNELS, VAE_MULTIPLIERS, VAE_BLOCKS = 64, (1, 1, 2, 2), 1
 UNET_CHANNELS, UNET_MULTIPLIERS, UNET_BLOCKS = 96, (1, 1, 1), 1
 UNET_ATTENTION_FACTORS = (2, 4)  # attention at 16x16 and 8x8, none at 32x32
 UNET_HEADS = 3
@@ -89,6 +89,7 @@ def build_unet() -> UNet2DConditionModel:
 # --- text -----------------------------------------------------------------------------------------
 
 _WORDS = ("a", "an", "on", "over", "and", "under", "sky", "nothing", "picture", "of")
+_VIEW_WORDS = ("near", "view", "close", "up", "distant")  # last, so that older ids stay
 
 
 def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -100,7 +101,7 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     symbols = sorted(ByteLevel.alphabet())  # CLIP's order
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols)]
     merges: list[tuple[str, str]] = []
-    for word in (*_WORDS, *CLASSES, *COLOURS, *SKIES, *GROUNDS):
+    for word in (*_WORDS, *CLASSES, *COLOURS, *SKIES, *GROUNDS, *_VIEW_WORDS):
         while len(parts := _parts(word, tokens, merges)) > 1:
             merges.append((parts[0], parts[1]))
             tokens.append(parts[0] + parts[1])

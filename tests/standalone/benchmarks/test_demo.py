@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from lib_hires.presets import PURPOSES, preset_for
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.standalone.benchmarks.demo import CELL, LABEL, Row, contact_sheet, demo
+from lib_hires.standalone.benchmarks.demo import CELL, LABEL, SHOWN, Row, contact_sheet, demo
 from lib_hires.standalone.benchmarks.techniques import (
     DETAILED,
     NAIVE,
     NATIVE,
     NATIVE_PFSA,
     RECIPES,
-    TO_LARGE,
     UG,
     UG_REFINE,
     chosen,
@@ -43,19 +42,23 @@ def test_every_technique_has_settings_of_its_own() -> None:
     assert NATIVE.settings_at(2) == Settings()
 
 
-def test_contact_sheet_shows_every_image_and_a_detail() -> None:
-    red, blue = (Image.new("RGB", (600, 600), colour) for colour in ("red", "blue"))
+def test_contact_sheet_shows_every_image_and_its_most_detailed_part_beside_lanczos() -> None:
+    native = Image.new("RGB", (300, 300), "red")
+    ImageDraw.Draw(native).rectangle((200, 200, 299, 299), "white", "black")
+    blue, green = (Image.new("RGB", (600, 600), colour) for colour in ("blue", "green"))
     entries = [{"objects": 1, "seconds": 1.0}, {"objects": 2, "seconds": 3.0}]
-    rows = [Row(NATIVE, 2, [red, blue], entries), Row(UG, 2, [blue], entries[:1])]
-    sheet = np.asarray(contact_sheet(rows, ["one", "two"]))
-    assert sheet.shape == (24 + 2 * CELL, LABEL + 3 * CELL, 3)
-    middles = [
-        [tuple(sheet[24 + row * CELL + 80, LABEL + column * CELL + 80]) for column in range(3)]
-        for row in range(2)
+    rows = [Row(UG, 2, [blue, green], entries), Row(NATIVE, 1, [native], entries[:1])]
+    sheet = contact_sheet(rows, ["one", "two"])
+    assert sheet.size == (LABEL + 4 * CELL, 24 + 2 * CELL)
+    cells = [
+        [sheet.crop((x, y, x + CELL - 4, y + CELL - 4)) for x in range(LABEL, sheet.width, CELL)]
+        for y in (24, 24 + CELL)
     ]
-    red_, blue_, white = (255, 0, 0), (0, 0, 255), (255, 255, 255)
-    assert middles == [[red_, blue_, red_], [blue_, white, blue_]]
-    assert (sheet[:, :LABEL] < 128).any()  # the labels
+    middles = [[cell.getpixel((80, 80)) for cell in row] for row in cells]
+    blue_, green_, red_, white_ = (0, 0, 255), (0, 128, 0), (255, 0, 0), (255, 255, 255)
+    assert middles == [[blue_, green_, blue_, white_], [red_, white_, white_, white_]]
+    assert (np.asarray(cells[0][3]) < 64).any()  # the rectangle's edge, where the detail is
+    assert (np.asarray(sheet)[:, :LABEL] < 128).any()  # the labels
 
 
 def test_demo_writes_the_sheet_the_images_and_the_report(
@@ -65,7 +68,7 @@ def test_demo_writes_the_sheet_the_images_and_the_report(
     output = demo(tmp_path, {1: 1, 2: 1, 4: 0}, sampling=sampling, model=tiny_model)
     report = json.loads((tmp_path / "report.json").read_text())
     assert {entry["technique"] for entry in report} == {
-        technique.name for technique in (NATIVE, NATIVE_PFSA, *TO_LARGE)
+        technique.name for scale in (1, 2) for technique in SHOWN[scale]
     }
     for entry in report:
         with Image.open(tmp_path / entry["file"]) as image:
@@ -76,7 +79,7 @@ def test_demo_writes_the_sheet_the_images_and_the_report(
         assert entry["model_evaluations"] >= 4
         assert entry["made_with"]["dtype"] == "float32"
     with Image.open(tmp_path / "demo.png") as sheet:
-        assert sheet.size == (LABEL + 2 * CELL, 24 + len(report) * CELL)
+        assert sheet.size == (LABEL + 3 * CELL, 24 + len(report) * CELL)
     assert output.endswith(f"sheet: {tmp_path / 'demo.png'}")
 
 

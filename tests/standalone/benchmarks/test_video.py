@@ -16,7 +16,7 @@ from lib_hires.standalone.benchmarks import video as benchmark
 from lib_hires.standalone.benchmarks.video import CASES, interpolation, measures, video
 from lib_hires.standalone.benchmarks.video.measures import jitter, residual, seen, steadiness
 from lib_hires.standalone.models.motion import with_motion
-from lib_hires.standalone.world.flat import draw
+from lib_hires.standalone.world.drawing import draw
 from lib_hires.standalone.world.judge import load_judge, to_tensor
 from lib_hires.standalone.world.motion import Motion, moments
 from lib_hires.standalone.world.scenes import Scene, Subject

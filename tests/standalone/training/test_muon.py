@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib_hires.standalone.training.loop import Loop, Pace, descending
-from lib_hires.standalone.training.muon import Muon, Optimizers, orthogonal
+from lib_hires.standalone.training.muon import Muon, Optimizers, inner_and_other, orthogonal
 
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # of results near 1, after five iterations
 
@@ -125,3 +125,18 @@ def test_groups_stand_in_order_and_another_optimizers_state_is_refused(tmp_path)
         toy.optimizer.load_state_dict(adam.state_dict())
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         toy.optimizer.load_state_dict({"optimizers": []})
+
+
+def test_a_network_s_ends_norms_and_biases_are_for_another_optimizer():
+    unet = nn.ModuleDict(
+        {
+            "conv_in": nn.Conv2d(4, 8, 3),
+            "resnets": nn.Sequential(nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 3), nn.Linear(8, 8)),
+            "conv_out": nn.Conv2d(8, 4, 3),
+        }
+    )
+    inner, other = inner_and_other(unet, ("conv_in", "conv_out"))
+    resnets = unet["resnets"]
+    assert [id(each) for each in inner] == [id(resnets[1].weight), id(resnets[2].weight)]
+    assert {id(each) for each in inner + other} == {id(each) for each in unet.parameters()}
+    assert len(inner + other) == len(list(unet.parameters()))

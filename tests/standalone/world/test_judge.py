@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib_hires.standalone.bundled import JUDGE
-from lib_hires.standalone.world.flat import draw
+from lib_hires.standalone.world.drawing import draw
 from lib_hires.standalone.world.judge import (
     Judge,
     inspect,

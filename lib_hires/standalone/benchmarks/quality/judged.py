@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from lib_hires.standalone.benchmarks.quality.generation import scene_of
 from lib_hires.standalone.benchmarks.quality.measures import Mark, Names
-from lib_hires.standalone.world.flat import draw
+from lib_hires.standalone.world.drawing import draw
 from lib_hires.standalone.world.judge import load_judge
 
 TRUE_SEEDS = 900_000  # the true images that those of the techniques are compared with

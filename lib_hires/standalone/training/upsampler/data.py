@@ -29,7 +29,7 @@ from lib_hires.standalone.pipeline.images import (
     read_image,
 )
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
-from lib_hires.standalone.world.flat import draw as draw_scene
+from lib_hires.standalone.world.drawing import draw as draw_scene
 from lib_hires.standalone.world.scenes import random_scene
 
 log = logging.getLogger("hires_guidance")

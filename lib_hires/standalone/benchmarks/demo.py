@@ -51,7 +51,7 @@ SHOWN: Mapping[int, tuple[Technique, ...]] = {  # from top to bottom, the recomm
 
 CELL = 176
 LABEL = 190
-LABEL_LETTERS = 26  # of a technique, to a line of that width
+LABEL_LETTERS = 24  # of a technique, to a line of that width
 PAPER, INK, FAINT = (255, 255, 255), (30, 30, 34), (110, 110, 118)
 
 

@@ -67,7 +67,8 @@ NATIVE = Technique("native", "native size", {})
 NATIVE_PFSA = Technique("native_pfsa", "native size, PFSA", {"pfsa": True})
 NAIVE = Technique("naive", "plain sampling", {}, starts_large=True)
 LANCZOS = Technique("lanczos", "Lanczos of native", {}, lanczos=True)
-UG = Technique("ug", "Upsample Guidance", {"ug": True}, starts_large=True)
+_UG = dict(preset_for("2x, UG alone").values)
+UG = Technique("ug", "Upsample Guidance", _UG, starts_large=True)
 REFINE = Technique(
     "refine",
     "refinement (AP-LDM)",
@@ -87,14 +88,14 @@ UG_REFINE = Technique(
 UNSHIFTED = Technique(
     "ug_unshifted",
     "UG, start not shifted",
-    {"ug": True, "ug_shifted_start": False},
+    {**_UG, "ug_shifted_start": False},
     starts_large=True,
 )
 WINDOWS = tuple(
     Technique(
         f"ug_eta0.6_edge{edge}_{short}",
         label,
-        {"ug": True, "ug_eta": 0.6, "ug_edge": edge},
+        {**_UG, "ug_eta": 0.6, "ug_edge": edge},
         starts_large=True,
         sampler=sampler,
     )
@@ -224,8 +225,8 @@ UG_GRID = tuple(
     variant(replace(UG, label="UG"), {f"ug_{name}": value})
     for name, values in (
         ("theta", (0.5, 0.8, 1.3)),
-        ("eta", (0.4, 0.6, 0.8)),  # with DPM++ 2M and Euler, 0.6 is the soft end above
-        ("cadence", (2, 3)),
+        ("eta", (0.4, 0.6, 1)),
+        ("cadence", (1, 2)),
     )
     for value in values
 )
@@ -237,7 +238,7 @@ IN_WINDOWS = (
     Technique(
         "ug_attention",
         "UG, attention in windows",
-        {"ug": True, "ug_windows": "attention"},
+        {**_UG, "ug_windows": "attention"},
         starts_large=True,
     ),
     Technique(
@@ -247,7 +248,7 @@ IN_WINDOWS = (
         starts_large=True,
     ),
     Technique("windows", "windows alone", {**_APART, "ug_windows": "Hann"}, starts_large=True),
-    Technique("ug_windows", "UG in windows", {"ug": True, "ug_windows": "Hann"}, starts_large=True),
+    Technique("ug_windows", "UG in windows", {**_UG, "ug_windows": "Hann"}, starts_large=True),
     replace(
         variant(UG_REFINE, {"ug_windows": "Hann"}),
         name="ug_refine_windows",

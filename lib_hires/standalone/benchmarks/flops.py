@@ -45,7 +45,7 @@ the authors' code (EnVision-Research/RectifiedHR, xtudbxk/FreCaS). The middle si
 
 WINDOWS: Mapping[str, Plain] = {"ug_windows": "attention"}
 STRENGTHS = {2: ("0.3", "0.25"), 4: ("0.2, 0.3", "0.1, 0.2", "0.1, 0.15", "0.2")}
-"""Denoising strengths of stages that are counted beside each other, the presets' own first."""
+"""Denoising strengths of stages that are counted beside each other."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def ways(family: Family, native: int, side: int) -> Iterator[Way]:
 
 
 def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
-    """What would bring the presets and UG nearer to their goals, one change after another."""
+    """What brings refinement and UG nearer to their goals, one change after another."""
     model = Model(sigmas_of(scaled_linear()), (native, native), FACTOR, 64)
     scale = side / native
     if scale not in (2, 4):
@@ -200,8 +200,8 @@ def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
     sampler = Sampler(schedule="Karras")
 
     def refined(unfinished: bool, **values: Plain) -> Work:
-        preset = preset_for(f"{scale:g}x, refinement with UG").values
-        settings = Settings.from_values({**preset, "refine_factor": scale, **values})
+        values = {"ug": True, "refine": True, "refine_factor": scale, **values}
+        settings = Settings.from_values(values)
         sampling = Sampling((native, native), STEPS, sampler)
         left = "same" if unfinished else "no"
         return Work.of(run_plan(settings, sampling, model, unfinished=left), settings)
@@ -211,7 +211,7 @@ def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
         settings = Settings.from_values({"ug": True, "ug_cadence": cadence, **WINDOWS})
         work = Work.of(run_plan(settings, large, model), settings)
         yield Way(f"ug_cadence_{cadence}, windows", work)
-    name = f"preset_{scale:g}x"
+    name = f"refinement {scale:g}x"
     for strengths in STRENGTHS[int(scale)]:
         for unfinished in (False, True):
             for windows in (False, True):

@@ -179,7 +179,6 @@ RECIPES = (
 DETAILED = tuple(
     replace(UG_REFINE, name=f"ug_refine_{name}", label=f"UG in refinement, {label}", detail=detail)
     for name, label, detail in (
-        ("attention", "attention in windows", Detail(attention="windows")),
         ("split", "split CFG", Detail(cfg_high=15)),
         ("mixing", "mixed latents", Detail(mixing=True)),
         ("sharper", "sharper question", Detail(sharper=0.1)),

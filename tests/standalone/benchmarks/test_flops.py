@@ -75,9 +75,9 @@ def test_ways_add_up_their_evaluations_decodes_and_encodes() -> None:
 def test_unfinished_stages_are_counted_as_they_run() -> None:
     """20 steps of which the last 6 are made at 2x: 14 before them."""
     ways = {way.name: way.work for way in towards_goals("sd1", 512, 1024)}
-    work = ways["preset_2x, 0.3, cadence 2, unfinished"]
+    work = ways["refinement 2x, 0.3, cadence 2, unfinished"]
     assert list(work.evaluations) == [((512, 512), 14), ((1024, 1024), 6), ((512, 512), 3)]
-    work = ways["preset_2x, 0.3, cadence 2"]
+    work = ways["refinement 2x, 0.3, cadence 2"]
     counts: dict[tuple[int, int], int] = {}
     for size, count in work.evaluations:
         counts[size] = counts.get(size, 0) + count

@@ -108,7 +108,11 @@ def test_what_is_given_goes_before_the_preset(hires) -> None:
     assert message == ""
     assert pixels(out.strip()).shape == (64, 128, 3)
     _, out, _ = hires("x", "--preset", "2x, refinement with UG", "--refine-eta2", "1", "--no-ug")
-    assert read_about(Path(out.strip()))["settings"] == {"refine": True, "refine_eta2": "1.0"}
+    assert read_about(Path(out.strip()))["settings"] == {
+        "refine": True,
+        "refine_eta2": "1.0",
+        "refine_steps": 10,
+    }
 
 
 def test_presets_that_do_not_fit_are_refused(hires) -> None:

@@ -42,11 +42,17 @@ def start_plainly(vae: nn.Module) -> None:
     vae.quant_conv.bias[demo.LATENT_CHANNELS :] = -8.0
 
 
+def widths(text: str) -> list[int]:
+    """Multiples of the VAE's channels, level by level, from numbers with commas."""
+    return [int(each) for each in text.split(",")]
+
+
 def load_vae(work: Path) -> nn.Module:
     """The averaged VAE of `work`, before its latents are normalised. Raises ValueError without."""
     state = load(work / CHECKPOINT)
     if state is None:
         raise ValueError(f"{work / CHECKPOINT}: not there; run the stage 'vae' first")
-    modules, vae = state["modules"], demo.build_vae()
+    modules, config = state["modules"], state.get("config", {})
+    vae = demo.build_vae(widths(config["multipliers"])) if config else demo.build_vae()
     vae.load_state_dict(modules.get("ema_vae", modules["vae"]))
     return demo.speed_up(vae).eval().requires_grad_(False)

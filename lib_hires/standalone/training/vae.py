@@ -8,18 +8,17 @@ its number. WORK/vae holds detail.csv and a sheet every `sample_steps`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
 from lib_hires.standalone.models.precision import fast_autocast
-from lib_hires.standalone.training.autoencoder import CHECKPOINT, start_plainly, to_tensor
+from lib_hires.standalone.training.autoencoder import CHECKPOINT, start_plainly, to_tensor, widths
 from lib_hires.standalone.training.crops import SCALES, Crops
 from lib_hires.standalone.training.loop import Every, Loop, Pace, Progress, averaged
 from lib_hires.standalone.training.muon import Muon, Optimizers, inner_and_other
@@ -69,13 +68,6 @@ class VaeConfig:
     sample_steps: int = 500
 
 
-def build_vae(multipliers: Sequence[int]) -> AutoencoderKL:
-    """The bundled model's VAE with other widths: multiples, level by level, of its channels."""
-    config = dict(demo.build_vae().config)
-    config["block_out_channels"] = [demo.VAE_CHANNELS * each for each in multipliers]
-    return AutoencoderKL.from_config(config)
-
-
 def train_vae(work: Path, crops: Crops, config: VaeConfig) -> Progress:
     """Train to `config.steps`, on from the checkpoint `work`/vae.pt where there is one."""
     return VaeTraining(work, crops, config).loop.run()
@@ -87,7 +79,7 @@ class VaeTraining:
     def __init__(self, work: Path, crops: Crops, config: VaeConfig) -> None:
         torch.manual_seed(config.seed)
         self.config, self._folder, self._crops = config, work / "vae", crops
-        self.vae = build_vae([int(each) for each in config.multipliers.split(",")])
+        self.vae = demo.build_vae(widths(config.multipliers))
         start_plainly(self.vae)
         demo.speed_up(self.vae).train()
         self.average = averaged(self.vae, config.ema)

@@ -53,15 +53,15 @@ def alphas_cumprod() -> Tensor:
     return torch.cumprod(1 - betas, 0)
 
 
-def build_vae() -> AutoencoderKL:
+def build_vae(multipliers: Sequence[int] = VAE_MULTIPLIERS) -> AutoencoderKL:
     """(b, 3, h, w) in [-1, 1] to latents (b, 4, h/8, w/8) and back."""
-    levels = len(VAE_MULTIPLIERS)
+    levels = len(multipliers)
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=tuple(VAE_CHANNELS * k for k in VAE_MULTIPLIERS),
+        block_out_channels=tuple(VAE_CHANNELS * k for k in multipliers),
         layers_per_block=VAE_BLOCKS,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=32,

@@ -56,7 +56,7 @@ def test_settings_that_cannot_run_are_a_message_in_the_place_of_the_plan(visit: 
 def test_a_preset_for_closed_groups_is_planned_too(visit: Visit) -> None:
     choose_preset(visit, "2x, UG alone")
     line = visit.page.locator("p.hires-guidance-plan")
-    playwright.expect(line).to_contain_text("First pass 32x32 in 20 steps (20 guided at 16x16)")
+    playwright.expect(line).to_contain_text("First pass 32x32 in 20 steps (13 guided at 16x16)")
 
 
 PLAN = {

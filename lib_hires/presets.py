@@ -66,8 +66,14 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
     (
         "2x, refinement with UG",
         1,
-        {"ug": True, "ug_cadence": 2, "ug_windows": "attention"}
-        | {"refine": True, "refine_eta2": "0.5", "refine_steps": 10},
+        {
+            "ug": True,
+            "ug_cadence": 2,
+            "ug_windows": "attention",
+            "refine": True,
+            "refine_eta2": "0.5",
+            "refine_steps": 10,
+        },
     ),
     (
         "4x, refinement with UG",

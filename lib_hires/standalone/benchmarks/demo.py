@@ -105,9 +105,10 @@ def demo(
 
 
 def _techniques(scale: int, upsampler: str) -> tuple[Technique, ...]:
-    fit = () if upsampler == NOTHING else FIT_FOR_UPSAMPLERS.get(scale, ())
-    shown = [each for each in fit if each in SHOWN[scale]]
-    return SHOWN[scale] + tuple(with_upsampler(technique, upsampler) for technique in shown)
+    shown, fit = SHOWN[scale], FIT_FOR_UPSAMPLERS.get(scale, ())
+    if upsampler == NOTHING:
+        return shown
+    return shown + tuple(with_upsampler(each, upsampler) for each in fit if each in shown)
 
 
 def _row(

@@ -181,6 +181,8 @@ def ways(family: Family, native: int, side: int) -> Iterator[Way]:
         goal = {"ratio_to_plain": 1.06} if xl and scale == 2 and cadence == 1 else None
         yield Way(f"ug_cadence_{cadence}", planned(side, STEPS, ug=True, ug_cadence=cadence), goal)
     yield Way("ap_ldm_published", refined(f"{target}, AP-LDM as published", PUBLISHED_STEPS))
+    if scale == 2:
+        yield Way("preset_2x_ug", planned(side, STEPS, **preset_for("2x, UG alone").values))
     pivot = {"refine": True, "refine_method": "Pivot", "refine_factor": scale}
     yield Way("pivot", planned(native, STEPS, **pivot))
     goals = {2.0: {"ratio_to_plain": 0.5}, 4.0: {"tflop": 2100.0}} if xl else {}
@@ -200,8 +202,9 @@ def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
     sampler = Sampler(schedule="Karras")
 
     def refined(unfinished: bool, **values: Plain) -> Work:
-        values = {"ug": True, "refine": True, "refine_factor": scale, **values}
-        settings = Settings.from_values(values)
+        settings = Settings.from_values(
+            {"ug": True, "refine": True, "refine_factor": scale, **values}
+        )
         sampling = Sampling((native, native), STEPS, sampler)
         left = "same" if unfinished else "no"
         return Work.of(run_plan(settings, sampling, model, unfinished=left), settings)

@@ -266,8 +266,7 @@ FEW_STEPS = tuple(
     for steps in (1, 2)
 )
 
-TO_LARGE = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE)
-STANDARD = (*TO_LARGE, UNSHIFTED, *WINDOWS)  # what half an hour of two cores is enough for
+STANDARD = (NAIVE, LANCZOS, UG, REFINE, PIVOT, UG_REFINE, UNSHIFTED, *WINDOWS)
 
 
 def every(scale: int) -> tuple[Technique, ...]:

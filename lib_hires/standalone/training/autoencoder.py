@@ -52,7 +52,7 @@ def load_vae(work: Path) -> nn.Module:
     state = load(work / CHECKPOINT)
     if state is None:
         raise ValueError(f"{work / CHECKPOINT}: not there; run the stage 'vae' first")
-    modules, config = state["modules"], state.get("config", {})
-    vae = demo.build_vae(widths(config["multipliers"])) if config else demo.build_vae()
+    modules, trained = state["modules"], state.get("config")  # none where it began from a model
+    vae = demo.build_vae(widths(trained["multipliers"]) if trained else demo.VAE_MULTIPLIERS)
     vae.load_state_dict(modules.get("ema_vae", modules["vae"]))
     return demo.speed_up(vae).eval().requires_grad_(False)

@@ -34,8 +34,7 @@ def sample_stage(
     if shared.state.interrupted or shared.state.skipped:
         raise Stopped
     p, record = guidance.run.p, guidance.run.record.current
-    staged = stage_processing(p, latent, stage)
-    staged.steps = guidance.settings.refine.steps_of_stages(p.steps)
+    staged = stage_processing(p, latent, stage, guidance.settings.refine.steps_of_stages(p.steps))
     sampler = sd_samplers.create_sampler(p.sampler_name, p.sd_model)
     whole, times = stage_times(sampler, staged, stage)
     if hasattr(sampler, "get_sigmas") and len(times) == 2:
@@ -67,10 +66,12 @@ def sample_stage(
     return sampled
 
 
-def stage_processing(p: Any, latent: Tensor, stage: Stage) -> Any:
-    """A copy of the host's run for one stage: its size, seeds and noise, and no mask."""
+def stage_processing(p: Any, latent: Tensor, stage: Stage, steps: int) -> Any:
+    """A copy of the host's run for one stage: its size, steps of the whole schedule, seeds and
+    noise, and no mask."""
     staged = copy.copy(p)
     staged.height, staged.width = stage.size
+    staged.steps = steps
     # The schedule that the sampler gets is the stage's part already.
     staged.denoising_strength = 1.0
     staged.is_hr_pass = False

@@ -42,7 +42,6 @@ WISHES = (
     ("a pink flower under a night sky", 4),
 )
 SHOWN_AT = {1: 4, 2: 4, 4: 1}  # how many of the wishes at each scale; 4x costs most
-CFG = 3.0  # with 5 the bundled model's images have too much contrast
 FAILURE = replace(NAIVE, label="plain sampling (failure)")
 SHOWN: Mapping[int, tuple[Technique, ...]] = {  # from top to bottom, the recommended way first
     2: (UG_REFINE, REFINE, UG, PIVOT, LANCZOS, FAILURE),
@@ -88,7 +87,7 @@ def demo(
         for technique in _techniques(scale, upsampler)
         if shown_at[scale]
     ]
-    base = sampling or Request(cfg=CFG)
+    base = sampling or Request()
     bases = [replace(base, prompt=prompt, seed=seed) for prompt, seed in WISHES]
     total = sum(shown_at[scale] for scale, _ in plan)
     with tqdm(total=total, unit="image", desc="demo") as bar:

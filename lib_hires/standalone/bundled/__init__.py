@@ -6,5 +6,6 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 MODEL = FOLDER / "hires-demo.safetensors"
+CFG = 3.0  # with 5 its images have too much contrast
 JUDGE = FOLDER / "judge.safetensors"
 UPSAMPLERS = FOLDER / "upsamplers"

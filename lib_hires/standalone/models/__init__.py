@@ -6,6 +6,7 @@ All end as the same diffusers and transformers modules. Nothing here reaches for
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -55,7 +56,8 @@ def load_model(
     device = usable(device)
     load = load_folder if is_folder else load_ldm_file
     try:
-        return load(path, device, dtype, overrides)
+        model = load(path, device, dtype, overrides)
+        return replace(model, cfg=bundled.CFG) if path.name == bundled.MODEL.name else model
     except ModelError:
         raise
     except Exception as error:

@@ -140,6 +140,7 @@ class LatentModel:
     overrides: Overrides = AS_STATED
     motion: Motion | None = None  # of a U-Net that makes clips
     loras: tuple[Lora, ...] = ()  # in the weights
+    cfg: float = 5.0  # the CFG scale of requests that name none
 
     @property
     def latent_channels(self) -> int:

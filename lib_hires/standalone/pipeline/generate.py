@@ -95,7 +95,7 @@ class Run:
         of Attentive Guidance, in the place of `gamma_at`. wrap: gets decoding and encoding, tiles
         included, for example to time them. detail: techniques that are no settings.
         """
-        request = request.drawn()
+        request = request.drawn().scaled(model.cfg)
         model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
         self.frames, self.context = clip_length(request, model.motion)

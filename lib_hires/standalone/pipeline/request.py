@@ -96,7 +96,13 @@ class Request(Declared):
     sampler: str = control("DPM++ 2M", "Sampler", "k-diffusion's sampler.", choices=tuple(SAMPLERS))
     schedule: str = control("Karras", "Schedule", "Spacing of the noise levels.", choices=SCHEDULES)
     cfg: float = control(
-        5.0, "CFG scale", "Classifier-free guidance; 1 is none.", minimum=1, maximum=100, step=0.5
+        0.0,
+        "CFG scale",
+        "Classifier-free guidance; 1 is none. 0: 3 for the bundled model, 5 for others.",
+        minimum=1,
+        maximum=100,
+        step=0.5,
+        automatic=True,
     )
     seed: int = control(
         0, "Seed", "Of the first image. -1: a random one.", minimum=-1, maximum=2**32 - 1
@@ -162,6 +168,10 @@ class Request(Declared):
     def drawn(self) -> Request:
         """With a seed that repeats it, where it is random until now."""
         return self if self.seed >= 0 else replace(self, seed=secrets.randbelow(2**32))
+
+    def scaled(self, cfg: float) -> Request:
+        """With that CFG scale, where it leaves it to the model."""
+        return self if self.cfg else replace(self, cfg=cfg)
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Request:

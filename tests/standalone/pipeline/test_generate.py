@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from lib_hires.resample import bicubic
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.sizes import Size
+from lib_hires.standalone import bundled
 from lib_hires.standalone.models import Overrides, load_model
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import FinishedStage, Generation, Run
@@ -274,3 +276,16 @@ def test_refuses_bad_requests(values: dict[str, Any], message: str) -> None:
 
 def test_sizes_are_rounded_to_what_the_model_takes(tiny_model: LatentModel) -> None:
     assert image(tiny_model, {"width": 33, "height": 23, "steps": 1}).shape[-2:] == (24, 32)
+
+
+def test_a_request_leaves_the_cfg_scale_to_the_model(tiny_model: LatentModel) -> None:
+    model = replace(tiny_model, cfg=3)
+    assert Run(model, Request(), Settings()).about()["request"]["cfg"] == 3
+    assert Run(model, Request(cfg=7), Settings()).about()["request"]["cfg"] == 7
+    few = {"prompt": "x", "steps": 2}
+    assert torch.equal(image(model, few), image(tiny_model, {**few, "cfg": 3}))
+
+
+@pytest.mark.skipif(not bundled.MODEL.is_file(), reason="the bundled model is not there")
+def test_the_bundled_model_has_a_cfg_scale_of_its_own(tiny_model: LatentModel) -> None:
+    assert (load_model().cfg, tiny_model.cfg) == (3, 5)

@@ -73,7 +73,7 @@ def quality(
         raise SettingsError(f"--pictures: expected at least 2, got {images}")
     plan = [Sample(NATIVE, 1, first_seed)]
     plan += [Sample(technique, scale, first_seed) for technique in techniques]
-    native = check(subject, plan)
+    subject, native = check(subject, plan)
     claim(out, subject, plan)
     seeds = range(first_seed, first_seed + images)
     samples = [replace(each, seed=seed) for seed in seeds for each in plan]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from multiprocessing import parent_process
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from lib_hires.files import sha256_of
 from lib_hires.settings import Settings, SettingsError
+from lib_hires.sizes import Size
 from lib_hires.standalone import bundled
 from lib_hires.standalone.benchmarks.memory import peak_memory
 from lib_hires.standalone.benchmarks.processes import fresh_processes, in_fresh_process
@@ -92,8 +94,9 @@ class Sample:
         return out / "pictures" / f"{self.scale}x-{self.technique.name}" / f"{self.seed}.png"
 
 
-def check(subject: Subject, plan: Sequence[Sample]) -> tuple[int, int]:
-    """The model's native (height, width), after checking that it can generate all of these.
+def check(subject: Subject, plan: Sequence[Sample]) -> tuple[Subject, Size]:
+    """The subject with the CFG scale that it leaves to its model, and the model's native (height,
+    width), after checking that it can generate all of these.
 
     It is loaded on the CPU, so that the processes that generate have the device alone. Raises
     ModelError, also for a device that is not there, and SettingsError with the technique's name.
@@ -108,7 +111,7 @@ def check(subject: Subject, plan: Sequence[Sample]) -> tuple[int, int]:
             Run(model, request, technique.settings_at(scale), detail=detail)
         except SettingsError as error:
             raise SettingsError(f"--techniques: {technique.name} at {scale}x: {error}") from None
-    return model.native
+    return replace(subject, sampling=subject.sampling.scaled(model.cfg)), model.native
 
 
 def claim(out: Path, subject: Subject, plan: Sequence[Sample]) -> None:
@@ -182,7 +185,10 @@ def generate(out: Path, subject: Subject, samples: Sequence[Sample], threads: in
     """Generate the images one after another; to be called in a process of its own."""
     torch.set_num_threads(threads)
     model = subject.load()
+    benchmark = parent_process()
     for sample in samples:
+        if benchmark is not None and not benchmark.is_alive():
+            return  # it was ended, and nobody waits for more
         made = make(sample.technique, model, subject.request(sample.seed), sample.scale)
         took = {"seconds": made.seconds, "model_evaluations": made.model_evaluations}
         save(made.images[0], sample.path(out), made.about | took)

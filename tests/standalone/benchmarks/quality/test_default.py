@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lib_hires.settings import SettingsError
+from lib_hires.standalone.benchmarks.quality import generation
 from lib_hires.standalone.benchmarks.quality.generation import (
     Sample,
     Subject,
@@ -16,7 +17,7 @@ from lib_hires.standalone.benchmarks.quality.generation import (
     generate,
 )
 from lib_hires.standalone.benchmarks.techniques import NATIVE, with_upscaler
-from lib_hires.standalone.bundled import MODEL
+from lib_hires.standalone.bundled import CFG, MODEL
 from lib_hires.standalone.pipeline.request import Request
 
 pytestmark = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is not there")
@@ -41,8 +42,25 @@ def test_images_of_another_upscaler_are_other_images(tmp_path: Path) -> None:
 def test_the_bundled_model_is_the_default(tmp_path: Path) -> None:
     subject = Subject(sampling=Request(steps=1))
     sample = Sample(NATIVE, 1, 50)
-    assert check(subject, [sample]) == (256, 256)
+    subject, native = check(subject, [sample])
+    assert (subject.sampling.cfg, native) == (CFG, (256, 256))
     claim(tmp_path, subject, [sample])
     generate(tmp_path, subject, [sample], threads=1)
     with Image.open(sample.path(tmp_path)) as image:
         assert image.size == (256, 256)
+
+
+class Ended:
+    """What is left of a benchmark that was ended."""
+
+    def is_alive(self) -> bool:
+        return False
+
+
+def test_nothing_more_is_generated_for_a_benchmark_that_was_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "parent_process", Ended)
+    sample = Sample(NATIVE, 1, 50)
+    generate(tmp_path, Subject(sampling=Request(steps=1)), [sample], threads=1)
+    assert not sample.path(tmp_path).exists()

@@ -78,7 +78,15 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
     (
         "4x, refinement with UG",
         1,
-        {"ug": True, "refine": True, "refine_factor": 4.0, "refine_eta2": "0.2, 0.3"},
+        {
+            "ug": True,
+            "ug_cadence": 2,
+            "ug_windows": "attention",
+            "refine": True,
+            "refine_factor": 4.0,
+            "refine_eta2": "0.4, 0.5",
+            "refine_steps": 6,
+        },
     ),
     ("2x, UG alone", 2, {"ug": True, "ug_eta": 0.8, "ug_cadence": 3}),
     ("2x, AP-LDM as published", 1, {"pfsa": True, "refine": True, "refine_eta2": "0.2"}),

@@ -181,12 +181,14 @@ class UpsampleGuided:
         return self._family.denoised(self._prediction, small, output.float(), tau)
 
     def _needs_native(self, t: Tensor) -> bool:
-        """Once at every n-th step; with n = 1 in every evaluation."""
+        """Once at every n-th step, and where the noise has risen again, as Restart lets it; with
+        n = 1 in every evaluation."""
         if self._settings.cadence == 1:
             return True
         later_or_now = bisect.bisect_right(self._rising_times, float(t.max()) * (1 + 1e-4))
         step = len(self._rising_times) - later_or_now
-        if self._x0_small is not None and step < self._native_step + self._settings.cadence:
+        since = step - self._native_step
+        if self._x0_small is not None and 0 <= since < self._settings.cadence:
             return False
         self._native_step = step
         return True

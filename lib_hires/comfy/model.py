@@ -57,7 +57,7 @@ def sigma_at(model_sampling: Any, timestep: float) -> float:
     if isinstance(family, Flow):
         return timestep / family.training_steps
     assert isinstance(family, VarianceExploding)
-    logs = family.sigmas.double().log().cpu()
+    logs = family.sigmas.cpu().double().log()  # MPS has no float64
     place = torch.tensor(timestep * len(logs) / 1000).clamp(0, len(logs) - 1)
     below = min(int(place), len(logs) - 2)
     return math.exp(float(logs[below].lerp(logs[below + 1], float(place) - below)))

@@ -62,7 +62,7 @@ def planned(
     settings = Settings(guidance.settings, settings.pfsa, settings.refine)
     factor = pixels_per_position(inner)
     side = native_latent(inner, guidance.native)[0] * factor
-    sigmas = tuple(model.get_model_object("model_sampling").sigmas.double().tolist())
+    sigmas = tuple(model.get_model_object("model_sampling").sigmas.tolist())
     known = Model(sigmas, (side, side), factor, min(MULTIPLE, max(factor, side // 4)))
     sampling = Sampling(
         first,

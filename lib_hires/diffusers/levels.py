@@ -96,7 +96,7 @@ def training_sigmas(scheduler: Any) -> Tensor:
     table = getattr(scheduler, "alphas_cumprod", None)
     if table is None or scheduler.config.get("timestep_type") == "continuous":
         raise Unsupported(f"{type(scheduler).__name__} has no table of training timesteps")
-    abar = table.double().clamp(min=2.0**-24).cpu()
+    abar = table.cpu().double().clamp(min=2.0**-24)  # MPS has no float64
     sigmas: Tensor = ((1 - abar) / abar).sqrt().float()
     return sigmas
 

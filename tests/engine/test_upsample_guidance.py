@@ -187,6 +187,13 @@ def test_cadence_counts_steps_not_evaluations(n, toy_denoiser):
     assert count_small_calls(toy_denoiser, STEPS, heun, cadence=n) == list(range(0, 8, n))
 
 
+def test_cadence_evaluates_natively_where_noise_rises_again(toy_denoiser):
+    """As the sampler Restart lets it: the prediction of a later step is not held there."""
+    restarted = [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 6, 7]
+    called = count_small_calls(toy_denoiser, STEPS, restarted, cadence=3)
+    assert called == [0, 3, 2, 5]
+
+
 def test_cadence_holds_the_prediction(toy_denoiser):
     """Not its difference from the large one's: that would be added to what it has moved already."""
     ug = guided(toy_denoiser, (8, 8), (4, 4), cadence=2)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from runs import Failure, fail_at, leftovers, raise_failure, same
 
+from lib_hires.webui.refining import vae
+
 UG = {"ug": True}
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_eta2": "0.4"}
@@ -82,6 +84,25 @@ def test_a_stage_without_memory_names_what_to_lower(host):
     made = host.generate(REFINE)
     repair()
     assert 'Set "VAE tile size" to 512' in made.messages[0]
+
+
+def test_a_last_decode_that_fails_leaves_the_image_before(host, monkeypatch):
+    first, refined = host.generate(), host.generate(REFINE)
+    decode = vae.decode_latent_batch
+
+    def decode_small(model, batch, **options):
+        if batch.shape[-1] > 16:
+            raise_out_of_memory()
+        return decode(model, batch, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vae, "decode_latent_batch", decode_small)
+        made = host.generate(REFINE)
+    assert same(first, made)
+    assert "refinement stage 1 failed" in made.messages[0]
+    assert 'Set "VAE tile size" to 512' in made.messages[0]
+    assert not same(first, refined)
+    assert same(refined, host.generate(REFINE))
 
 
 def test_a_generation_inside_another_changes_neither():

@@ -124,13 +124,15 @@ def refine_samples(run: HostRun, samples: Any) -> Any:
     latents = _latents(run, samples, stages, vae)
     kept: list[list[Kept]] = []
 
-    def keep_stage(number: int, latent: Tensor) -> None:
-        if settings.refine.keep_stages and number < len(stages):
+    def finish(number: int, latent: Tensor) -> None:
+        if number == len(stages):
+            vae.decode(latent)  # where a failure leaves the stage before
+        elif settings.refine.keep_stages:
             kept.append(_saved(run, vae.decode(latent), number, len(stages)))
 
     job, text = state.job, state.textinfo
     try:
-        latent, done = _last(run, latents, len(stages), keep_stage)
+        latent, done = _last(run, latents, len(stages), finish)
     finally:
         state.job, state.textinfo = job, text
     run.state.kept.extend(chain.from_iterable(kept[:done]))  # the last one is the result
@@ -182,8 +184,8 @@ def _last(
     last, done = None, 0
     try:
         for number, latent in enumerate(latents):
-            last, done = latent, number
             finish(number, latent)
+            last, done = latent, number
     except Stopped:
         run.warn(f"stopped; this is the image after {_stages_done(done, count)}.")
     except Exception as error:

@@ -44,8 +44,10 @@ class HostVae:
         return self._in_tiles(self._encode, images, decode=False)
 
     def finished(self, latent: Tensor) -> Tensor | DecodedSamples:
-        """What the host goes on with: decoded here where tiles are wanted, else the latent."""
-        if not self._tile:
+        """What the host goes on with: the images, where they are decoded here already or tiles are
+        wanted, else the latent."""
+        known = self._last is not None and self._last[0] is latent
+        if not self._tile and not known:
             return latent
         decoded = DecodedSamples()
         decoded.extend(self.decode(latent).to(devices.cpu))

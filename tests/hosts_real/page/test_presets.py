@@ -25,7 +25,7 @@ def test_a_preset_fills_the_controls(open_page: Any) -> None:
     assert page.is_on("ug") and page.is_on("refine") and not page.is_on("pfsa")
     assert page.number(page.ours("refine_factor")) == 4
     assert page.number(page.ours("refine_tile")) == 2048
-    assert page.ours("refine_eta2").locator("textarea").input_value() == "0.2, 0.3"
+    assert page.ours("refine_eta2").locator("textarea").input_value() == "0.4, 0.5"
     height, width = preset.first_size((1152, 768))
     assert (page.number(page.host("width")), page.number(page.host("height"))) == (width, height)
     assert page.ours("refine_factor").is_visible()

@@ -113,7 +113,7 @@ class Run:
         elif settings.ug.enabled and settings.ug.theta and self.reduction(self.first) is None:
             raise SettingsError(_nothing_to_guide(settings, self.first, self.frames, model))
         if tile is None:
-            tile = settings.refine.tile if settings.refine.enabled else 0
+            tile = settings.refine.tile  # also of an image that is not refined
         self._tile = tile
         self.detail = RunDetail(detail, settings, model, cfg=request.cfg, frames=self.frames)
         self._gamma = gamma

@@ -218,8 +218,10 @@ def test_pivot_starts_at_its_timestep(tiny_model: LatentModel) -> None:
 
 @pytest.mark.slow
 def test_tiles_give_an_image_of_the_same_size(tiny_model: LatentModel) -> None:
-    tiled = image(tiny_model, {"width": 160, "height": 144, "steps": 1}, refine_tile=128)
+    request = {"width": 160, "height": 144, "steps": 1}
+    tiled = image(tiny_model, request, refine_tile=128)
     assert tiled.shape == (1, 3, 144, 160)
+    assert not torch.equal(tiled, image(tiny_model, request))
     assert torch.isfinite(tiled).all()
 
 

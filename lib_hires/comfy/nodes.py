@@ -13,7 +13,7 @@ from lib_hires.comfy.description import Input, Node, Output, control_widgets, me
 from lib_hires.comfy.features import files, upsampled_model
 from lib_hires.comfy.guidance import guided_model
 from lib_hires.comfy.model import multiple_of, native_latent
-from lib_hires.comfy.planning import planned
+from lib_hires.comfy.planning import guidance_of, planned
 from lib_hires.comfy.refining import Refinement
 from lib_hires.resample import Reduction
 from lib_hires.settings import Settings
@@ -58,12 +58,13 @@ def upsample_guidance(model: Any, native: int, **values: Any) -> tuple[Any]:
 
 
 def shifted_sigmas(model: Any, sigmas: Tensor, latent: Any, native: int) -> tuple[Tensor]:
-    """SIGMAS to SIGMAS: the schedule that Upsample Guidance starts from."""
+    """SIGMAS to SIGMAS: the schedule that the model's Upsample Guidance starts from."""
     inner = model.model
     samples = latent["samples"]
     large = samples.shape[-2], samples.shape[-1]
     native_size = native_latent(inner, native)
-    small = small_size(large, native_size, multiple=multiple_of(inner, native_size))
+    scale = guidance_of(model).settings.scale
+    small = small_size(large, native_size, scale, multiple_of(inner, native_size))
     if small is None or len(sigmas) < 2:
         return (sigmas,)
     return (shifted_schedule(sigmas, Reduction.between(large, small).noise_gain),)

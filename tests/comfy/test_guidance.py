@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lib_hires.comfy.guidance import GuidedSampling, guided_model
+from lib_hires.comfy.nodes import shifted_sigmas
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
 
@@ -126,3 +127,13 @@ def test_the_size_that_sdxl_receives_is_the_evaluations(make_host):
         for shape, _, conds in host.model.model.calls
     }
     assert sizes == {8: [[64, 64, 0, 0]], 4: [[32, 32, 0, 0]]}
+
+
+def test_the_stretched_schedule_is_of_the_guidance_s_scale(host):
+    """Of twice the native side: D multiplies the noise by 1/2, at a scale of 4 by 1/4."""
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    for scale, gain in ((0, 2), (4, 4)):
+        (sigmas,) = shifted_sigmas(guided(host, scale=scale), SIGMAS, latent, host.native)
+        torch.testing.assert_close(sigmas[0], SIGMAS[0] * gain)
+    (unguided,) = shifted_sigmas(host.model, SIGMAS, latent, host.native)
+    torch.testing.assert_close(unguided[0], SIGMAS[0] * 2)

@@ -57,9 +57,9 @@ class UpsampleGuidance(Declared):
         1.0,
         "Guided share of steps",
         "The share of the run that is guided, from its start, counted in training timesteps as in "
-        "the paper: with a Karras schedule 0.8 is about 13 of 20 steps. Lower values leave the last "
-        "steps unguided; the paper recommends 0.6 for latent models. "
-        "Refinement repeats the last steps only, so its stages need values near 1.",
+        "the paper: with a Karras schedule 0.8 is about 13 of 20 steps. Lower values leave the "
+        "last steps unguided; the paper recommends 0.6 for latent models. Refinement "
+        "repeats the last steps only, so its stages need values near 1.",
         "η",
         minimum=0,
         maximum=1,

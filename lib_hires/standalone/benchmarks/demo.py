@@ -43,8 +43,9 @@ WISHES = (
 )
 SHOWN_AT = {1: 4, 2: 4, 4: 1}  # how many of the wishes at each scale; 4x costs most
 FAILURE = replace(NAIVE, label="plain sampling (failure)")
+REPEATING = replace(PIVOT, label="pivot (Self-Cascade): repeats parts")
 SHOWN: Mapping[int, tuple[Technique, ...]] = {  # from top to bottom, the recommended way first
-    2: (UG_REFINE, REFINE, UG, PIVOT, LANCZOS, FAILURE),
+    2: (UG_REFINE, REFINE, UG, REPEATING, LANCZOS, FAILURE),
     4: (UG_REFINE, LANCZOS, FAILURE),
     1: (NATIVE, NATIVE_PFSA),
 }
@@ -107,7 +108,8 @@ def _techniques(scale: int, upsampler: str) -> tuple[Technique, ...]:
     shown, fit = SHOWN[scale], FIT_FOR_UPSAMPLERS.get(scale, ())
     if upsampler == NOTHING:
         return shown
-    return shown + tuple(with_upsampler(each, upsampler) for each in fit if each in shown)
+    names = {each.name for each in shown}
+    return shown + tuple(with_upsampler(each, upsampler) for each in fit if each.name in names)
 
 
 def _row(

@@ -81,7 +81,7 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     assert (true["model_evaluations"], native["model_evaluations"]) == (None, 2)
     assert guided["model_evaluations"] == 3  # every third step natively
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
-    first = "2 images a technique, seeds from 50, 2 steps, Karras, CFG 5, torch.float32"
+    first = "2 images a technique, seeds from 50, 2 steps, Karras, CFG 3, torch.float32"
     assert text.splitlines()[0] == first
     few, calibration = text.splitlines()[1:3]
     assert few.startswith("Distances are taken from 3 true images, not 400")
@@ -90,7 +90,7 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     assert few in in_the_report and calibration.split(": ", 1)[1] in in_the_report
     promised = "technique scale n one_object class_accuracy colour_accuracy kd_crop fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
-    assert text.splitlines()[-1].endswith("ug_cadence=3 DPM++ 2M, Karras, 2 steps, CFG 5")
+    assert text.splitlines()[-1].endswith("ug_cadence=3 DPM++ 2M, Karras, 2 steps, CFG 3")
     assert (tmp_path / "samples.png").is_file()
     page = (tmp_path / "index.html").read_text()
     linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}

@@ -87,7 +87,7 @@ def test_a_preset_sets_the_groups_and_the_size_and_leaves_the_rest(
 
 def test_stop_in_the_middle_gives_the_last_finished_stage(visit: Visit, served: Served) -> None:
     visit.switch_on("refine")
-    visit.fill(prompt="a red house", steps=150, seed=7, refine_factor=6, refine_eta2="1")
+    visit.fill(prompt="a red house", steps=600, seed=7, refine_factor=6, refine_eta2="1")
     visit.element("generate").click()
     visit.wait_for_text("status", "stage 1 of 1, step")
     visit.element("stop").click()

@@ -75,6 +75,22 @@ def test_a_mix_that_fails_leaves_the_image_with_a_message(host, monkeypatch):
     assert same(mixed, host.generate(PFSA))
 
 
+@pytest.mark.parametrize("place", ["guiding", "mixing"])
+def test_what_cannot_be_set_up_leaves_the_plain_image_and_a_message(host, monkeypatch, place):
+    settings = UG | PFSA
+    plain, guided = host.generate(), host.generate(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lib_hires.webui.sampling.guidance.{place}", lambda *_: raise_failure())
+        made = host.generate(settings)
+    assert same(plain, made)
+    (message,) = made.messages
+    both = "Upsample Guidance and Attentive Guidance"
+    assert f"without {both}, because it failed (Failure: as asked)." in message
+    assert set(made.parameters) == {"HiRes note"}
+    assert leftovers() == 0
+    assert same(guided, host.generate(settings))
+
+
 def raise_out_of_memory():
     raise RuntimeError("MPS backend out of memory")
 

@@ -20,12 +20,15 @@ from lib_hires.webui.hosts import guiding, host_of
 from lib_hires.webui.hosts.model import ModelSizes
 from lib_hires.webui.hosts.noise import is_flow
 from lib_hires.webui.hosts.protocol import CONTROLNET_SEES_WHOLE, FACTOR, GuidedPass
+from lib_hires.webui.messages import warn_failed
 from lib_hires.webui.patching import replaced
 from lib_hires.webui.run_state import HostRun
 from lib_hires.webui.sampling.attentive import WITHOUT_STEPS, mixing, reason_not_to_mix
 from lib_hires.webui.sampling.controlnet import ControlNet, controlnet_of
 from lib_hires.webui.sampling.recording import counting
 from lib_hires.webui.sampling.schedules import whole_schedule
+
+TECHNIQUES = {"ug": "Upsample Guidance", "pfsa": "Attentive Guidance"}
 
 
 @dataclass(frozen=True)
@@ -87,22 +90,45 @@ def guided(
 ) -> Iterator[None]:
     """Guide what `sampler` samples inside the block; afterwards it is as before, whatever happens.
 
+    What cannot be set up leaves the sampling as it is without us, and a message.
+
     x: a latent of the pass's size. times: the whole schedule, where the sampler is given a part.
     """
+    run = guidance.run
+    with counting(sampler, run.record.current), ExitStack() as stack:
+        try:
+            _set_up(stack, sampler, x, guidance, times)
+        except Exception as error:
+            stack.close()
+            on = [name for name in TECHNIQUES if getattr(guidance.settings, name).enabled]
+
+            def warn(message: str) -> None:
+                for name in on:
+                    run.leaving_out(name)(message)
+
+            warn_failed(warn, " and ".join(TECHNIQUES[name] for name in on), error)
+        yield
+
+
+def _set_up(
+    stack: ExitStack,
+    sampler: Any,
+    x: Tensor,
+    guidance: Guidance,
+    times: Sequence[float] | None,
+) -> None:
+    """Put everything that this sampling asks for in its place until `stack` closes."""
     size, run = (x.shape[-2], x.shape[-1]), guidance.run
     reduction = guidance.reduction(size)
-    with ExitStack() as stack:
-        stack.enter_context(counting(sampler, run.record.current))
-        if guidance.controlnet is not None:
-            fitting = guidance.controlnet.fitting(
-                guidance.kind, reduction is not None, guidance.settings.ug.controlnet, run.warn
-            )
-            stack.enter_context(fitting)
-        if reduction is not None:
-            _guide(stack, sampler, size, reduction.to(x.device), guidance, times)
-        if mixes(guidance.settings, guidance.kind):
-            stack.enter_context(_mix(sampler, run, guidance.settings))
-        yield
+    if guidance.controlnet is not None:
+        fitting = guidance.controlnet.fitting(
+            guidance.kind, reduction is not None, guidance.settings.ug.controlnet, run.warn
+        )
+        stack.enter_context(fitting)
+    if reduction is not None:
+        _guide(stack, sampler, size, reduction.to(x.device), guidance, times)
+    if mixes(guidance.settings, guidance.kind):
+        stack.enter_context(_mix(sampler, run, guidance.settings))
 
 
 @contextmanager

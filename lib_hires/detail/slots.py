@@ -23,6 +23,8 @@ def reason_for_whole_attention(options: Mapping[str, Any], unet: Any) -> str:
         return "this model's attention is of another kind"
     if not any(hasattr(block, SLOT) for block in unet.modules()):
         return "this model has no self-attention"
+    if _host_attention(unet) is None:
+        return "the host's attention is not where it is looked for"
     if options.get("transformer_options", {}).get("patches_replace", {}).get(SLOT):
         return "another extension holds the attention's place"
     return ""
@@ -30,7 +32,9 @@ def reason_for_whole_attention(options: Mapping[str, Any], unet: Any) -> str:
 
 def with_windows(options: Mapping[str, Any], unet: Any, windows: Neighbourhood) -> dict[str, Any]:
     """A patcher's options with self-attention in windows in every block."""
-    attend = partial(_attend_in_windows, windows, _host_attention(unet))
+    attention = _host_attention(unet)
+    assert attention is not None, "asked for where reason_for_whole_attention gives a reason"
+    attend = partial(_attend_in_windows, windows, attention)
     places = [("middle", 0)]
     for name, blocks in (("input", unet.input_blocks), ("output", unet.output_blocks)):
         places += [(name, number) for number in range(len(blocks))]
@@ -60,10 +64,8 @@ def _attend_in_windows(
     return windows.attention(attend, q, k, v)
 
 
-def _host_attention(unet: Any) -> Callable[..., Tensor]:
+def _host_attention(unet: Any) -> Callable[..., Tensor] | None:
     """What the host's own self-attention calls: attention(q, k, v, heads)."""
     attn = next(block.attn1 for block in unet.modules() if hasattr(block, SLOT))
-    module = sys.modules[type(attn).__module__]
-    known = (vars(module).get(name) for name in ("attention_function", "optimized_attention"))
-    function: Callable[..., Tensor] = next(filter(None, known))
-    return function
+    names = vars(sys.modules[type(attn).__module__])
+    return names.get("attention_function") or names.get("optimized_attention")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_hires.detail.neighbourhood import EvaluatedSize, Neighbourhood, parts_of
-from lib_hires.detail.slots import with_windows
+from lib_hires.detail.slots import reason_for_whole_attention, with_windows
 from lib_hires.settings import Settings, UpsampleGuidance
 from lib_hires.webui.hosts import forge
 from lib_hires.webui.hosts.attention import SelfAttention, attention_in_windows
@@ -197,3 +198,9 @@ def test_a_run_of_the_host_is_in_windows_and_nothing_stays(host) -> None:
         assert all(found == inside for _, found in seen)
         assert "forward" not in vars(attn)
     hook.remove()
+
+
+def test_attention_of_an_unknown_name_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys.modules[__name__], "attention_function")
+    reason = reason_for_whole_attention({}, UNet())
+    assert reason == "the host's attention is not where it is looked for"

@@ -7,7 +7,6 @@ missing.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -160,13 +159,13 @@ def _as_written_now(made: dict[str, Any]) -> dict[str, Any]:
 
 
 def generate_missing(out: Path, subject: Subject, samples: Sequence[Sample], workers: int) -> None:
-    """Generate what has no file yet, in `workers` processes that share the machine's cores."""
+    """Generate what has no file yet, in `workers` processes that share this one's threads."""
     missing = [sample for sample in samples if not sample.path(out).exists()]
     if not missing:
         return
     Random(0).shuffle(missing)  # so that every process makes images of every technique
     workers = min(workers, len(missing))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers)
     # Small images gain more from a process a core than from a core more a process.
     with (
         ProcessPoolExecutor(workers, mp_context=fresh_processes()) as pool,

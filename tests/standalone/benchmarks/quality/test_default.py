@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from lib_hires.settings import SettingsError
@@ -15,6 +18,7 @@ from lib_hires.standalone.benchmarks.quality.generation import (
     check,
     claim,
     generate,
+    generate_missing,
 )
 from lib_hires.standalone.benchmarks.techniques import NATIVE, with_upscaler
 from lib_hires.standalone.bundled import CFG, MODEL
@@ -48,6 +52,38 @@ def test_the_bundled_model_is_the_default(tmp_path: Path) -> None:
     generate(tmp_path, subject, [sample], threads=1)
     with Image.open(sample.path(tmp_path)) as image:
         assert image.size == (256, 256)
+
+
+class OneByOne:
+    """A pool whose jobs are run at once, in this process."""
+
+    def __init__(self, workers: int, mp_context: object) -> None:
+        pass
+
+    def __enter__(self) -> OneByOne:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, function: Callable[..., None], *arguments: object) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_result(function(*arguments))
+        return done
+
+
+def test_processes_share_the_threads_that_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by OMP_NUM_THREADS, where another program has the machine's other cores."""
+    asked: list[int] = []
+    monkeypatch.setattr(generation, "ProcessPoolExecutor", OneByOne)
+    monkeypatch.setattr(generation, "generate", lambda *given: asked.append(given[-1]))
+    samples = [Sample(NATIVE, 1, seed) for seed in range(4)]
+    for allowed, workers in ((6, 2), (2, 4)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda allowed=allowed: allowed)
+        generate_missing(tmp_path, Subject(), samples, workers)
+    assert asked == [3, 3, 1, 1, 1, 1]
 
 
 class Ended:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.benchmarks.memory import peak_memory
-from lib_hires.standalone.benchmarks.quality import generation, quality
+from lib_hires.standalone.benchmarks.quality import quality
 from lib_hires.standalone.benchmarks.quality.calibration import ROWS
 from lib_hires.standalone.benchmarks.quality.generation import Subject, costs
 from lib_hires.standalone.benchmarks.quality.judged import Judged
@@ -43,7 +43,7 @@ bundled = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model is n
 @pytest.fixture(autouse=True)
 def a_thread_a_process(monkeypatch) -> None:
     """Two threads wait long for each other where another process has one of their cores."""
-    monkeypatch.setattr(generation.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
 # --- the bundled model ----------------------------------------------------------------------------

@@ -13,12 +13,19 @@ from tiny_motion import write_adapter
 
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.benchmarks import video as benchmark
-from lib_hires.standalone.benchmarks.video import CASES, interpolation, measures, video
+from lib_hires.standalone.benchmarks.video import CASES, Eyes, interpolation, measures, video
+from lib_hires.standalone.benchmarks.video.calibration import (
+    blurred,
+    changes_for,
+    held,
+    shuffled,
+)
 from lib_hires.standalone.benchmarks.video.measures import jitter, residual, seen, steadiness
+from lib_hires.standalone.benchmarks.video.report import Report
 from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.world.drawing import draw
 from lib_hires.standalone.world.judge import load_judge, to_tensor
-from lib_hires.standalone.world.motion import Motion, moments
+from lib_hires.standalone.world.motion import Motion, draw_clip, moments
 from lib_hires.standalone.world.scenes import Scene, Subject
 
 
@@ -114,6 +121,43 @@ def test_without_its_package_the_row_of_rife_is_left_out(monkeypatch, tmp_path):
     assert [case.name for case in cases if case not in CASES] == ["RIFE"] and not missing
 
 
+@pytest.mark.slow(15)
+def test_the_measures_tell_true_clips_from_what_was_done_to_them(tiny_model):
+    """As every report shows first. Each change is seen by the measure that it is there for."""
+    eyes, clips = Eyes.open(None), 3
+    rows = changes_for(tiny_model, 2)
+    found = {name: [] for name in ("beside", *rows)}
+    for seed in range(2 * clips):
+        scene, motion = benchmark.clip_of(seed)
+        frames = [to_tensor(frame) for frame in draw_clip(scene, motion, 256, 256, 6)]
+        clip = torch.cat(frames).transpose(0, 1)
+        if seed < clips:
+            found["beside"].append(eyes(clip, scene))
+            continue
+        for name, change in rows.items():
+            assert change(clip).shape == clip.shape
+            found[name].append(eyes(change(clip), scene))
+    report = Report(1, 1, found.pop("beside"))
+    for name, some in found.items():
+        report.add(name, some)
+    row = {row["technique"]: row for row in report.rows}
+    true, blurred, held, shuffled = (row[name] for name in rows)
+    assert blurred["kd_crop"] > true["kd_crop"] + 0.05
+    for bad in (held, shuffled):
+        assert bad["path_jitter_beside"] > 1.5 * true["path_jitter_beside"]
+    assert shuffled["change_beside"] > 1.2 * true["change_beside"]
+    assert shuffled["residual_beside"] > 1.2 * true["residual_beside"]
+
+
+def test_each_change_is_what_it_says():
+    clip = torch.arange(6.0)[None, :, None, None].expand(3, 6, 8, 8) / 6
+    assert held(clip)[0, :, 0, 0].mul(6).tolist() == [0, 0, 2, 2, 4, 4]
+    assert held(clip[:, :5]).shape[1] == 5
+    assert sorted(shuffled(clip)[0, :, 0, 0].mul(6).tolist()) == [0, 1, 2, 3, 4, 5]
+    assert not torch.equal(shuffled(clip), clip)
+    torch.testing.assert_close(blurred(clip), clip)
+
+
 @pytest.mark.slow(20)
 def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     model = with_motion(tiny_model, write_adapter(tmp_path / "motion"))
@@ -132,11 +176,16 @@ def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     cases = [kinds[each] for each in some]
     text = video(out, model, clips=2, steps=2, cases=cases)
     rows = json.loads((out / "report.json").read_text())
-    assert len(rows) == len(cases) + 4, "and a row of true clips for each size and rate"
+    true = ["true", "true_blurred", "true_held", "true_shuffled"]
+    assert [row["technique"] for row in rows if (row["sides"], row["times"]) == (1, 2)] == [
+        *true,
+        "interpolation",
+    ]
+    assert len(rows) == len(cases) + 4 * len(true) + 2, "through the VAE at the native frames alone"
     assert {(row["sides"], row["times"]) for row in rows} == {(1, 1), (2, 1), (1, 2), (2, 2)}
     assert text.count("\n") == len(rows) + 2
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
-    assert len(made) == 2 * (len(cases) + 2 * 4)
+    assert len(made) == 2 * len(rows) + 2 * 4
     video(out, model, clips=2, steps=2, cases=cases)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == made
     by_name = {(row["technique"], row["sides"], row["times"]): row for row in rows}

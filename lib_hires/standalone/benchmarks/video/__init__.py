@@ -6,10 +6,10 @@ Each clip is generated and measured once and kept, so that a second call makes w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,21 +19,18 @@ from tqdm import tqdm
 
 from lib_hires.files import whole_file
 from lib_hires.settings import Plain, Settings, SettingsError
-from lib_hires.standalone.benchmarks.quality.distances import kernel_distance
+from lib_hires.standalone.benchmarks.quality.real_features import CropFeatures
 from lib_hires.standalone.benchmarks.reports import write_report
+from lib_hires.standalone.benchmarks.video.calibration import TRUE, Change, changes_for
 from lib_hires.standalone.benchmarks.video.interpolation import (
     Between,
     RifeMissing,
     linear,
     rife,
 )
-from lib_hires.standalone.benchmarks.video.measures import (
-    Seen,
-    jitter,
-    seen,
-    short_clips,
-    steadiness,
-)
+from lib_hires.standalone.benchmarks.video.measures import Seen, seen
+from lib_hires.standalone.benchmarks.video.report import Report, table
+from lib_hires.standalone.models.efficientnet import NetworkMissing
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip, to_pil
@@ -110,34 +107,32 @@ def video(
         raise SettingsError("--motion: expected a motion module's file or folder")
     if clips < 2:
         raise SettingsError(f"--clips: expected at least 2, got {clips}")
-    judge = judge or load_judge()
-    true = {
-        (case.sides, case.times): [
-            _true(out, model, judge, case, TRUE_SEEDS + k) for k in range(clips)
-        ]
-        for case in tqdm(cases, desc="true clips", leave=False)
-    }
-    rows: list[dict[str, Any]] = []
+    eyes = Eyes.open(judge)
+    seeds, others = _seeds(clips), range(TRUE_SEEDS, TRUE_SEEDS + clips)
+    sizes = dict.fromkeys((case.sides, case.times) for case in cases)
+    reports: dict[tuple[int, int], Report] = {}
+    for size in tqdm(sizes, desc="true clips", leave=False):
+        changes = changes_for(model, size[1])
+        beside = _true(out, model, eyes, size, others, {TRUE: changes[TRUE]})
+        reports[size] = Report(*size, beside[TRUE])
+        for name, some in _true(out, model, eyes, size, seeds, changes).items():
+            reports[size].add(name, some)
     shown: list[Path] = []
-    for (sides, times), some in true.items():
-        others = [_true(out, model, judge, Case("true", sides, times), k) for k in _seeds(clips)]
-        rows.append(_row("true", sides, times, others, some))
     for case in tqdm(cases, desc="cases", leave=False):
-        made = [_made(out, model, judge, case, seed, steps) for seed in _seeds(clips)]
-        row = _row(
+        made = [_made(out, model, eyes, case, seed, steps) for seed in seeds]
+        costs = [cost for _, cost in made]
+        reports[case.sides, case.times].add(
             case.name,
-            case.sides,
-            case.times,
             [each for each, _ in made],
-            true[case.sides, case.times],
+            seconds=round(float(np.median([cost["seconds"] for cost in costs])), 2),
+            settings=dict(case.settings),
+            evaluations=int(costs[0]["evaluations"]),
         )
-        seconds = [float(cost["seconds"]) for _, cost in made]
-        row |= {"seconds": round(float(np.median(seconds)), 2), "settings": dict(case.settings)}
-        rows.append(row | {"evaluations": int(made[0][1]["evaluations"])})
         shown.append(out / case.folder / f"{FIRST_SEED}.png")
-    rows.sort(key=lambda row: (row["sides"], row["times"], row["technique"] != "true"))
+    rows = [row for report in reports.values() for row in report.rows]
+    rows.sort(key=lambda row: (row["sides"], row["times"]))
     write_report(out / "report.json", rows, dtype=model.dtype, device=model.device)
-    text = table(rows)
+    text = table(rows) + [line for report in reports.values() for line in report.close()]
     (out / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     _sheet(shown).save(out / "samples.png")
     head = f"{clips} clips a technique, {model.motion.frames} native frames, {steps} steps"
@@ -156,19 +151,59 @@ def clip_of(seed: int) -> tuple[Scene, Motion]:
 # --- one clip -------------------------------------------------------------------------------------
 
 
-def _true(out: Path, model: LatentModel, judge: Judge, case: Case, seed: int) -> Seen:
-    path = out / f"true-{case.sides}x-{case.times}t" / f"{seed}.npz"
-    if not path.exists():
-        scene, motion = clip_of(seed)
-        height, width = (side * case.sides for side in model.native)
-        frames = draw_clip(scene, motion, width, height, _frames(model) * case.times)
-        clip = torch.cat([to_tensor(frame) for frame in frames]).transpose(0, 1)
-        _keep(path, _measured(clip, judge, scene), {})
-    return _kept(path)[0]
+@dataclass(frozen=True)
+class Eyes:
+    """What looks at a clip."""
+
+    judge: Judge
+    network: CropFeatures
+
+    @classmethod
+    def open(cls, judge: Judge | None) -> Eyes:
+        """Raises SettingsError where the real network's package is missing."""
+        try:
+            return cls(judge or load_judge(), CropFeatures())
+        except NetworkMissing as missing:
+            raise SettingsError(str(missing)) from None
+
+    def __call__(self, clip: Tensor, scene: Scene) -> Seen:
+        (subject,) = scene.subjects
+        return seen(clip, self.judge, subject.kind, subject.colour, self.network)
+
+
+def _true(
+    out: Path,
+    model: LatentModel,
+    eyes: Eyes,
+    size: tuple[int, int],
+    seeds: Sequence[int],
+    changes: Mapping[str, Change],
+) -> dict[str, list[Seen]]:
+    """Measures of the true clips of some seeds after each of the changes, by their names.
+
+    size: how many times the native sides and frames.
+    """
+    found: dict[str, list[Seen]] = defaultdict(list)
+    for seed in seeds:
+        drawn: tuple[Scene, Tensor] | None = None
+        for name, change in changes.items():
+            path = out / Case(name, *size).folder / f"{seed}.npz"
+            if not path.exists():
+                scene, clip = drawn = drawn or _drawn(model, *size, seed)
+                _keep(path, eyes(change(clip), scene), {})
+            found[name].append(_kept(path)[0])
+    return found
+
+
+def _drawn(model: LatentModel, sides: int, times: int, seed: int) -> tuple[Scene, Tensor]:
+    scene, motion = clip_of(seed)
+    height, width = (side * sides for side in model.native)
+    frames = draw_clip(scene, motion, width, height, _frames(model) * times)
+    return scene, torch.cat([to_tensor(frame) for frame in frames]).transpose(0, 1)
 
 
 def _made(
-    out: Path, model: LatentModel, judge: Judge, case: Case, seed: int, steps: int
+    out: Path, model: LatentModel, eyes: Eyes, case: Case, seed: int, steps: int
 ) -> tuple[Seen, Mapping[str, float]]:
     """A clip's measures and its cost; the first one is kept to be looked at too."""
     path = out / case.folder / f"{seed}.npz"
@@ -177,7 +212,7 @@ def _made(
         started = time.perf_counter()
         clip, evaluations = _generated(model, case, scene.caption, seed, steps)
         cost = {"seconds": time.perf_counter() - started, "evaluations": float(evaluations)}
-        _keep(path, _measured(clip, judge, scene), cost)
+        _keep(path, eyes(clip, scene), cost)
         save_clip(clip, path.with_suffix(".webp"), {"caption": scene.caption}, FPS * case.times)
         if seed == FIRST_SEED:
             _strip(clip).save(path.with_suffix(".png"))
@@ -203,11 +238,6 @@ def _generated(
 def _frames(model: LatentModel) -> int:
     assert model.motion is not None
     return model.motion.frames
-
-
-def _measured(clip: Tensor, judge: Judge, scene: Scene) -> Seen:
-    (subject,) = scene.subjects
-    return seen(clip, judge, subject.kind, subject.colour)
 
 
 def _keep(path: Path, measures: Seen, cost: Mapping[str, float]) -> None:
@@ -240,70 +270,3 @@ def _sheet(paths: Sequence[Path]) -> Image.Image:
         with Image.open(path) as strip:
             sheet.paste(strip, (0, 164 * row))
     return sheet
-
-
-# --- the report -----------------------------------------------------------------------------------
-
-
-def _row(
-    name: str, sides: int, times: int, clips: Sequence[Seen], true: Sequence[Seen]
-) -> dict[str, Any]:
-    """One technique; numbers with `beside` are divided by those of the true clips."""
-
-    def mean(of: Any, some: Sequence[Seen] = clips) -> float:
-        return float(np.mean([of(each) for each in some]))
-
-    def beside(of: Any) -> float:
-        return round(mean(of) / mean(of, true), 3)
-
-    frames, true_frames = (np.concatenate([c.features for c in s]) for s in (clips, true))
-    short, true_short = (
-        np.concatenate([short_clips(c.features) for c in s]) for s in (clips, true)
-    )
-    return {
-        "technique": name,
-        "sides": sides,
-        "times": times,
-        "clips": len(clips),
-        "one_object": round(mean(lambda c: c.one_object.mean()), 3),
-        "right_class": round(mean(lambda c: c.right_class.mean()), 3),
-        "right_colour": round(mean(lambda c: c.right_colour.mean()), 3),
-        "path_jitter_beside": beside(lambda c: jitter(c.centre)),
-        "size_jitter_beside": beside(lambda c: jitter(c.size)),
-        "steadiness": round(mean(lambda c: steadiness(c.features)), 3),
-        "change_beside": beside(lambda c: c.change.mean()),
-        "residual_beside": beside(lambda c: c.residual.mean()),
-        "kd_frames": round(kernel_distance(frames, true_frames), 4),
-        "kd_clips": round(kernel_distance(short, true_short), 4),
-    }
-
-
-COLUMNS = (
-    ("technique", "technique"),
-    ("sides", "sides"),
-    ("times", "frames"),
-    ("one_object", "one object"),
-    ("right_class", "class"),
-    ("right_colour", "colour"),
-    ("path_jitter_beside", "path's jitter"),
-    ("size_jitter_beside", "size's jitter"),
-    ("steadiness", "steady"),
-    ("change_beside", "change"),
-    ("residual_beside", "change without motion"),
-    ("kd_frames", "kd frames"),
-    ("kd_clips", "kd clips"),
-    ("seconds", "s a clip"),
-)
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown. Jitter and change are relative to those of true clips."""
-    return list(_lines(rows))
-
-
-def _lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield "| " + " | ".join(title for _, title in COLUMNS) + " |"
-    yield "|" + "---|" * len(COLUMNS)
-    for row in rows:
-        cells = (row.get(name, "") for name, _ in COLUMNS)
-        yield "| " + " | ".join(map(str, cells)) + " |"

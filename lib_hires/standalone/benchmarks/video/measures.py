@@ -9,11 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lib_hires.standalone.benchmarks.quality.real_features import CropFeatures, crops_at
+from lib_hires.standalone.models.efficientnet import CROP
 from lib_hires.standalone.world.judge import SIDE, Judge, reduce_area
 
 BLOCK = 16  # pixels at 256, of what is moved as a whole
 REACH = 0.04  # sides, how far a block may move between two frames of a native clip
 SHORT = 4  # frames of a short clip
+LOOKED_AT = 4  # frames whose crops the real network sees
+CHANNELS = 1280  # of its features
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +32,16 @@ class Seen:
     features: np.ndarray  # (f, d) of the judge
     change: np.ndarray  # (f - 1,) mean absolute difference of neighbouring frames, of 2
     residual: np.ndarray  # (f - 1,) the same after each block has moved where it fits best
+    crops: np.ndarray  # (n, d) of a real network, from some frames; (0, d) where nothing sees them
 
     def saved(self) -> dict[str, np.ndarray]:
         return dict(vars(self))
 
 
 @torch.no_grad()
-def seen(clip: Tensor, judge: Judge, kind: str, colour: str) -> Seen:
+def seen(
+    clip: Tensor, judge: Judge, kind: str, colour: str, network: CropFeatures | None = None
+) -> Seen:
     """Measure a clip (3, f, H, W) in [-1, 1] of one object of a class and colour."""
     frames = clip.transpose(0, 1).contiguous()
     verdicts = [verdict for part in frames.split(8) for verdict in judge.look(part)]
@@ -50,7 +57,18 @@ def seen(clip: Tensor, judge: Judge, kind: str, colour: str) -> Seen:
         torch.cat([judge.features(part) for part in frames.split(8)]).numpy(),
         (frames[1:] - frames[:-1]).abs().mean((1, 2, 3)).numpy(),
         np.array([residual(a, b) for a, b in zip(frames[:-1], frames[1:], strict=True)]),
+        crop_features(frames, network).numpy(),
     )
+
+
+def crop_features(frames: Tensor, network: CropFeatures | None) -> Tensor:
+    """(n, d) features of crops at 1:1 pixels of some of the frames (f, 3, H, W)."""
+    side = min(frames.shape[-2:])
+    if network is None or side < CROP:
+        return torch.zeros(0, CHANNELS)
+    picks = np.linspace(0, len(frames) - 1, LOOKED_AT).round().astype(int)
+    count = crops_at(side / CROP)
+    return torch.cat([network(frames[pick, None], int(pick), count)[0] for pick in picks])
 
 
 def _centres(density: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_hires.settings import SettingsError
+from lib_hires.standalone import bundled
 from lib_hires.standalone.cli.options import (
     DTYPES,
     add_request_options,
@@ -120,12 +121,14 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_video_options(parser: argparse.ArgumentParser) -> None:
-    text = "motion module of the bundled model, or of --model"
-    parser.add_argument("--motion", type=Path, required=True, help=text)
+    text = "motion module for the model (default: the bundled one)"
+    parser.add_argument("--motion", type=Path, default=bundled.MOTION, help=text)
     parser.add_argument("--model", type=Path, help="another one that shows the bundled world")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmark/video"), help="folder (default: %(default)s)"
     )
+    text = "some of the rows by their folders' names, as UG-2x-1t, with commas (default: all)"
+    parser.add_argument("--cases", default="", help=text)
     parser.add_argument("--clips", type=int, default=32, help="per technique (default: 32)")
     parser.add_argument("--steps", type=int, default=20, help="(default: 20)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
@@ -299,15 +302,16 @@ def _benchmark_video(options: argparse.Namespace) -> int:
     warn_slow(options.dtype, "cpu")
     import torch
 
-    from lib_hires.standalone.benchmarks.video import known_cases, video
+    from lib_hires.standalone.benchmarks.video import chosen, known_cases, video
     from lib_hires.standalone.models import load_model
     from lib_hires.standalone.models.motion import with_motion
 
-    image = load_model(options.model, dtype=getattr(torch, options.dtype))
-    model = with_motion(image, options.motion)
-    cases, missing = known_cases()
+    known, missing = known_cases()
+    cases = chosen(known, names_in(options.cases))
     if missing:
         write_error(missing)
+    image = load_model(options.model, dtype=getattr(torch, options.dtype))
+    model = with_motion(image, options.motion)
     say(video(out, model, clips=options.clips, steps=options.steps, cases=cases))
     return 0
 

@@ -13,7 +13,7 @@ from tiny_motion import write_adapter
 
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.benchmarks import video as benchmark
-from lib_hires.standalone.benchmarks.video import CASES, Eyes, interpolation, measures, video
+from lib_hires.standalone.benchmarks.video import CASES, Eyes, interpolation, measures, shown, video
 from lib_hires.standalone.benchmarks.video.calibration import (
     blurred,
     changes_for,
@@ -23,6 +23,7 @@ from lib_hires.standalone.benchmarks.video.calibration import (
 from lib_hires.standalone.benchmarks.video.measures import jitter, residual, seen, steadiness
 from lib_hires.standalone.benchmarks.video.report import Report
 from lib_hires.standalone.models.motion import with_motion
+from lib_hires.standalone.pipeline.outputs import save_clip
 from lib_hires.standalone.world.drawing import draw
 from lib_hires.standalone.world.judge import load_judge, to_tensor
 from lib_hires.standalone.world.motion import Motion, draw_clip, moments
@@ -191,6 +192,7 @@ def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     by_name = {(row["technique"], row["sides"], row["times"]): row for row in rows}
     assert by_name["UG", 2, 2]["evaluations"] == 3 and by_name["plain", 2, 2]["evaluations"] == 2
     assert (out / "samples.png").exists() and (out / "UG-2x-2t" / "20000.webp").exists()
+    assert not (out / "four.webp").exists(), "none of the four is there"
 
 
 def test_what_cannot_be_measured(tiny_model, tmp_path):
@@ -201,3 +203,31 @@ def test_what_cannot_be_measured(tiny_model, tmp_path):
         video(tmp_path, moving, clips=1)
     assert benchmark.clip_of(3) == benchmark.clip_of(3)
     assert replace(CASES[0], sides=2).folder == "plain-2x-1t"
+
+
+def test_cases_are_chosen_by_their_folders():
+    some = benchmark.chosen(CASES, ["UG-2x-1t", "plain-1x-1t"])
+    assert [case.folder for case in some] == ["plain-1x-1t", "UG-2x-1t"]
+    assert benchmark.chosen(CASES, []) == CASES
+    with pytest.raises(SettingsError, match="--cases: expected some of plain-1x-1t, .* got 'UG'"):
+        benchmark.chosen(CASES, ["UG"])
+    assert [case.folder for case in benchmark.FOUR] == [
+        "plain-2x-1t",
+        "UG-2x-1t",
+        "plain-1x-2t",
+        "UG-1x-2t",
+    ]
+
+
+def test_clips_of_other_rates_are_shown_side_by_side(tmp_path):
+    paths = {}
+    for name, count in (("few", 2), ("many", 4), ("last", 4)):
+        levels = torch.arange(count) / 2 - 0.9
+        paths[name] = tmp_path / f"{name}.webp"
+        save_clip(levels[None, :, None, None].expand(3, -1, 32, 32), paths[name], {}, 8)
+    frames = shown.side_by_side(paths)
+    assert len(frames) == 4 and {frame.size for frame in frames} == {(512, 548)}
+    greys = np.array([[frame.getpixel((x, 200))[0] for x in (128, 384)] for frame in frames])
+    expected = (np.array([[0, 0], [0, 1], [1, 2], [1, 3]]) / 2 + 0.1) * 127.5
+    assert np.abs(greys - expected).max() < 4
+    assert all(frame.getpixel((384, 500)) == (255, 255, 255) for frame in frames)

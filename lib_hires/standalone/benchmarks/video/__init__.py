@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,17 +29,18 @@ from lib_hires.standalone.benchmarks.video.interpolation import (
 )
 from lib_hires.standalone.benchmarks.video.measures import Seen, seen
 from lib_hires.standalone.benchmarks.video.report import Report, table
+from lib_hires.standalone.benchmarks.video.shown import sheet, side_by_side, strip
 from lib_hires.standalone.models.efficientnet import NetworkMissing
 from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.pipeline import clip_files
 from lib_hires.standalone.pipeline.generate import FPS, Run
-from lib_hires.standalone.pipeline.outputs import save_clip, to_pil
+from lib_hires.standalone.pipeline.outputs import save_clip
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.world.description import Scene
 from lib_hires.standalone.world.judge import Judge, load_judge, to_tensor
 from lib_hires.standalone.world.motion import Motion, draw_clip, random_clip
 
 FIRST_SEED, TRUE_SEEDS = 20_000, 950_000
-SHOWN = 8  # frames of a clip on the sheet
 
 UG: Mapping[str, Plain] = {"ug": True, "ug_eta": 0.6}
 REFINE: Mapping[str, Plain] = {"refine": True, "refine_factor": 2.0, "refine_eta2": "0.4"}
@@ -57,6 +57,10 @@ class Case:
     times: int = 1
     settings: Mapping[str, Plain] = field(default_factory=dict)
     between: Between | None = None  # interpolation in time, from a native clip
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.sides}x the sides, {self.times}x the frames"
 
     @property
     def folder(self) -> str:
@@ -77,6 +81,23 @@ CASES: tuple[Case, ...] = (
     Case("plain", 2, 2),
     Case("UG", 2, 2, UG),
 )
+
+FOUR = tuple(
+    case for case in CASES if case.name in ("plain", "UG") and case.sides * case.times == 2
+)
+"""Shown side by side in four.webp: more pixels, and more frames."""
+
+
+def chosen(cases: Sequence[Case], names: Sequence[str]) -> tuple[Case, ...]:
+    """The cases of these folders, in their own order; all where none is named.
+
+    Raises SettingsError for others.
+    """
+    known = {case.folder: case for case in cases}
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"--cases: expected some of {', '.join(known)}, got {name!r}")
+    return tuple(case for name, case in known.items() if name in names or not names)
 
 
 def known_cases() -> tuple[tuple[Case, ...], str]:
@@ -117,7 +138,7 @@ def video(
         reports[size] = Report(*size, beside[TRUE])
         for name, some in _true(out, model, eyes, size, seeds, changes).items():
             reports[size].add(name, some)
-    shown: list[Path] = []
+    shown: list[tuple[Case, Path]] = []
     for case in tqdm(cases, desc="cases", leave=False):
         made = [_made(out, model, eyes, case, seed, steps) for seed in seeds]
         costs = [cost for _, cost in made]
@@ -128,13 +149,17 @@ def video(
             settings=dict(case.settings),
             evaluations=int(costs[0]["evaluations"]),
         )
-        shown.append(out / case.folder / f"{FIRST_SEED}.png")
+        shown.append((case, out / case.folder / f"{FIRST_SEED}.webp"))
     rows = [row for report in reports.values() for row in report.rows]
     rows.sort(key=lambda row: (row["sides"], row["times"]))
     write_report(out / "report.json", rows, dtype=model.dtype, device=model.device)
     text = table(rows) + [line for report in reports.values() for line in report.close()]
     (out / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    _sheet(shown).save(out / "samples.png")
+    sheet([path.with_suffix(".png") for _, path in shown]).save(out / "samples.png")
+    four = {case.title: path for case, path in shown if case in FOUR}
+    if four:
+        rate = FPS * max(case.times for case in FOUR)
+        clip_files.save_clip(side_by_side(four), out / "four.webp", "", rate)
     head = f"{clips} clips a technique, {model.motion.frames} native frames, {steps} steps"
     return "\n".join([head, *text])
 
@@ -215,7 +240,7 @@ def _made(
         _keep(path, eyes(clip, scene), cost)
         save_clip(clip, path.with_suffix(".webp"), {"caption": scene.caption}, FPS * case.times)
         if seed == FIRST_SEED:
-            _strip(clip).save(path.with_suffix(".png"))
+            strip(clip).save(path.with_suffix(".png"))
     return _kept(path)
 
 
@@ -252,21 +277,3 @@ def _kept(path: Path) -> tuple[Seen, Mapping[str, float]]:
     with np.load(path) as stored:
         cost = {name[5:]: float(stored[name]) for name in stored if name.startswith("cost_")}
         return Seen(**{name: stored[name] for name in Seen.__dataclass_fields__}), cost
-
-
-def _strip(clip: Tensor) -> Image.Image:
-    """Some frames side by side, 160 pixels high."""
-    picks = np.linspace(0, clip.shape[1] - 1, SHOWN).round().astype(int)
-    frames = [to_pil(clip[:, int(pick)]).resize((160, 160)) for pick in picks]
-    strip = Image.new("RGB", (160 * SHOWN, 160))
-    for place, frame in enumerate(frames):
-        strip.paste(frame, (160 * place, 0))
-    return strip
-
-
-def _sheet(paths: Sequence[Path]) -> Image.Image:
-    sheet = Image.new("RGB", (160 * SHOWN, 164 * len(paths)), "white")
-    for row, path in enumerate(paths):
-        with Image.open(path) as strip:
-            sheet.paste(strip, (0, 164 * row))
-    return sheet

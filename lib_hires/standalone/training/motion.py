@@ -31,7 +31,7 @@ from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.diffusion import random_times
-from lib_hires.standalone.training.loop import Progress, averaged, computed_in
+from lib_hires.standalone.training.loop import Panel, Progress, averaged, computed_in, plot
 from lib_hires.standalone.training.stages import StageConfig, run_stage
 from lib_hires.standalone.world import model as demo
 from lib_hires.standalone.world.motion import FRAMES, draw_clip, random_clip
@@ -92,6 +92,7 @@ def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None
     path = out / f"{NAME}.safetensors"
     write_motion(path, _adapter_of(model, averages["motion"].module), config.frames, list(modules))
     _write_record(out / "motion-training.json", model, config, progress, len(clips))
+    plot(out / "motion-loss.png", [Panel("motion module", {"": progress.curve()}, scale="linear")])
     return path
 
 

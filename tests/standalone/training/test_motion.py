@@ -73,6 +73,7 @@ def test_the_image_model_is_frozen(trained, tiny_model, tiny_folder):
 def test_the_record_and_the_samples(trained, tiny_model):
     path, work = trained
     record = json.loads((path.parent / "motion-training.json").read_text())
+    assert (path.parent / "motion-loss.png").stat().st_size > 1000
     assert record["clips"] == 3 and record["steps"] >= 1 and record["model"] == tiny_model.name
     assert list((work / "samples").glob("motion-*.webp"))
     assert clip(with_motion(tiny_model, path), frames=8).isfinite().all()

@@ -119,6 +119,10 @@ def enlargement_of(settings: ProgressiveRefinement) -> Literal["pixel", "latent"
     return "latent" if latent or settings.enlargement == "latent" else "pixel"
 
 
+class NotEncoded(FloatingPointError):
+    """The VAE gave NaN or infinity for a stage's upsampled image, as some do in half precision."""
+
+
 def refine(
     latent: Tensor,
     stages: Sequence[Stage],
@@ -142,7 +146,8 @@ def refine(
     (`detail.latent_mixing`).
 
     An error or an interrupt raised inside a stage leaves through the iterator; what was yielded
-    before stays good. Raises FloatingPointError where a stage gives NaN or infinity.
+    before stays good. Raises FloatingPointError where a stage gives NaN or infinity, as NotEncoded
+    where the VAE does before it.
     """
     first = latent
     for stage in stages:
@@ -154,6 +159,10 @@ def refine(
             upsampled = encode(enlarge(decode(latent).float(), stage.size).clamp(-1, 1))
             if mix:
                 upsampled = mixed(upsampled, latent)
+        if not torch.isfinite(upsampled).all():
+            raise NotEncoded(
+                f"the VAE gave values that are not numbers before refinement stage {stage.number}"
+            )
         if colour_match:
             upsampled = match_channels(upsampled, first)
         latent = denoise(upsampled, stage, latent)

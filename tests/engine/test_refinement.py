@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lib_hires.refinement import Stage, match_channels, plan, refine, target_size
+from lib_hires.refinement import NotEncoded, Stage, match_channels, plan, refine, target_size
 from lib_hires.settings import ProgressiveRefinement, SettingsError
 
 SCHEDULE = [10.0, 8, 6, 4, 3, 2, 1, 0.5, 0.2, 0.1, 0]  # 10 steps
@@ -232,6 +232,16 @@ def test_values_that_are_not_numbers_are_an_error_and_leave_the_stages_before():
         for result in Fakes(poison_at=2).run(noise(1, 4, 4, 4), STAGES):
             finished.append(result)
     assert [result.stage.number for result in finished] == [1]
+
+
+def test_a_vae_whose_values_are_not_numbers_is_named_before_the_stage_is_sampled():
+    fakes = Fakes()
+    encode, first = fakes.encode, []
+    fakes.encode = lambda image: encode(image) / (1 - len(fakes.befores))
+    with pytest.raises(NotEncoded, match="the VAE .* before refinement stage 2"):
+        for result in fakes.run(noise(1, 4, 4, 4), STAGES):
+            first.append(result.stage.number)
+    assert first == [1] and len(fakes.befores) == 1
 
 
 def test_an_empty_plan_does_nothing():

@@ -121,6 +121,16 @@ def test_a_last_decode_that_fails_leaves_the_image_before(host, monkeypatch):
     assert same(refined, host.generate(REFINE))
 
 
+def test_a_vae_whose_latent_is_not_numbers_is_named(host, monkeypatch):
+    first, encode = host.generate(), vae.HostVae.encode
+    with monkeypatch.context() as patch:
+        patch.setattr(vae.HostVae, "encode", lambda *given: encode(*given) / 0)
+        made = host.generate(REFINE)
+    assert same(first, made)
+    assert "the VAE gave values that are not numbers" in made.messages[0]
+    assert "--no-half-vae" in made.messages[0]
+
+
 def test_a_generation_inside_another_changes_neither():
     from host import Host
     from modules import scripts

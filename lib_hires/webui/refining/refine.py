@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_hires.devices import is_out_of_memory
 from lib_hires.feature_upsampler import UpsamplerError
-from lib_hires.refinement import Stage, enlargement_of, plan, refine
+from lib_hires.refinement import NotEncoded, Stage, enlargement_of, plan, refine
 from lib_hires.run.passes import in_windows
 from lib_hires.settings import Settings, SettingsError, label_of
 from lib_hires.sizes import Size, shown
@@ -226,6 +226,8 @@ def _stages_done(number: int, count: int) -> str:
 def _remedy(error: Exception) -> str:
     if is_out_of_memory(error):
         return f'Set "{label_of("refine_tile")}" to 512, or lower "{label_of("refine_factor")}".'
+    if isinstance(error, NotEncoded):
+        return "Start the WebUI with --no-half-vae, or take another VAE."
     if isinstance(error, FloatingPointError):
         return f'Lower "{label_of("refine_eta2")}", or start the WebUI with --no-half.'
     name = extension_of(error)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lib_hires.clips import as_clips, as_frames
 from lib_hires.devices import full_precision
+from lib_hires.noise import NoiseFamily
 from lib_hires.settings import AttentiveGuidance
 
 QUERIES = 512  # attended at once, so that memory stays linear also where no fused kernel exists
@@ -73,12 +74,35 @@ def mix_into_state_(
 ) -> None:
     """Mix PFSA into a VE sampler's state, in place, because the sampler holds that tensor.
 
-    state: (b, c, h, w) at noise deviation `sigma` over an unscaled signal: a number, or a tensor
-    (1,) on the state's device, which is not read. With settings.space "VP" the attention is
-    computed on the state scaled to unit variance. gamma 0 touches nothing.
+    state: (b, c, h, w), or clips (b, c, f, h, w), at noise deviation `sigma` over an unscaled
+    signal: a number, or a tensor (1,) on the state's device, which is not read. With settings.space
+    "VP" the attention is computed on the state scaled to unit variance. gamma 0 touches nothing.
     """
     if gamma == 0:
         return
     scale = 1.0 if settings.space == "VE" else 1 / (1 + sigma**2) ** 0.5
     attended = pfsa(state.float() * scale, settings.lambda_) / scale
     state.copy_(gamma * attended + (1 - gamma) * state.float())
+
+
+def mix_scaled_(
+    state: Tensor,
+    time: Tensor,
+    gamma: float,
+    settings: AttentiveGuidance,
+    family: NoiseFamily,
+    *,
+    held: float | Tensor = 1,
+) -> None:
+    """Mix PFSA into the state of a sampler of any family, in place: brought to VE's scale and back.
+
+    state: (b, c, h, w), or clips (b, c, f, h, w), each frame for itself. time: (1,), for an index
+    without dimensions would be read from the device. held: what `state` is a multiple of the
+    family's state by, (1,) or a number. gamma 0 touches nothing.
+    """
+    if gamma == 0:
+        return
+    signal, noise = family.signal(time.float()), family.noise(time.float())
+    scaled = state.float() / (signal * held)
+    mix_into_state_(scaled, gamma, settings, noise / signal)
+    state.copy_(scaled * (signal * held))

@@ -11,9 +11,8 @@ from typing import Any
 import comfy.samplers
 from torch import Tensor
 
-from lib_hires.attentive_guidance import gamma_at, mix_into_state_, steps_behind
+from lib_hires.attentive_guidance import gamma_at, mix_scaled_, steps_behind
 from lib_hires.comfy.model import family_of
-from lib_hires.noise import NoiseFamily
 from lib_hires.settings import AttentiveGuidance, SettingsError
 
 EVALUATIONS = {
@@ -87,15 +86,3 @@ class Mixed:
             gamma = gamma_at(done, self._steps, self._settings)
             mix_scaled_(x, sigma[:1], gamma, self._settings, self._family)
         return self._model(x, sigma, *rest, **named)
-
-
-def mix_scaled_(
-    state: Tensor, sigma: Tensor, gamma: float, settings: AttentiveGuidance, family: NoiseFamily
-) -> None:
-    """Mix into a state of any family, in place; it is brought to VE's scale and back."""
-    if gamma == 0:
-        return
-    signal, noise = family.signal(sigma.float()), family.noise(sigma.float())
-    scaled = state.float() / signal
-    mix_into_state_(scaled, gamma, settings, noise / signal)
-    state.copy_(scaled * signal)

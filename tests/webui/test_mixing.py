@@ -9,10 +9,10 @@ import torch
 from meta_device import OnDevice
 from torch import nn
 
-from lib_hires.attentive_guidance import gamma_at
+from lib_hires.attentive_guidance import gamma_at, mix_scaled_
 from lib_hires.settings import AttentiveGuidance
 from lib_hires.webui.hosts.noise import WholeTimesteps, family_of
-from lib_hires.webui.sampling.attentive import mix_scaled_, mixing
+from lib_hires.webui.sampling.attentive import mixing
 
 PFSA = AttentiveGuidance(enabled=True, gamma=0.3, eta1=0)
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lib_hires.attentive_guidance import gamma_at, mix_into_state_, steps_behind
-from lib_hires.noise import NoiseFamily
+from lib_hires.attentive_guidance import gamma_at, mix_scaled_, steps_behind
 from lib_hires.settings import AttentiveGuidance
 from lib_hires.webui.hosts.noise import family_of
 from lib_hires.webui.messages import Warn, warn_failed
@@ -127,25 +126,3 @@ def steps_done(config: Any, evaluations: int) -> int | None:
     if config.name == "PLMS":
         return evaluations - 1 if evaluations > 1 else None
     return steps_behind(evaluations, 2 if config.options.get("second_order") else 1)
-
-
-def mix_scaled_(
-    state: Tensor,
-    time: Tensor,
-    gamma: float,
-    settings: AttentiveGuidance,
-    family: NoiseFamily,
-    *,
-    held: float | Tensor = 1,
-) -> None:
-    """Mix into a state of any family, in place; it is brought to VE's scale and back. Each frame of
-    a state (b, c, T, h, w) is mixed by itself.
-
-    time: (1,), for an index without dimensions would be read from the device. held: what `state`
-    is a multiple of the family's state by, (1,) or a number.
-    """
-    signal, noise = family.signal(time.float()), family.noise(time.float())
-    scaled = state.float() / (signal * held)
-    for frame in scaled.unbind(2) if scaled.ndim == 5 else [scaled]:
-        mix_into_state_(frame, gamma, settings, noise / signal)
-    state.copy_(scaled * (signal * held))

@@ -418,11 +418,12 @@ def label_of(name: str) -> str:
 
 def markdown_table() -> str:
     """The table of docs/settings.md, group by group."""
-    lines = ["| setting | symbol | default | range | what it does |", "|---|---|---|---|---|"]
+    titles = ("setting", "on the page", "symbol", "default", "range", "what it does")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in sorted(declarations(clips=True), key=lambda row: list(GROUPS).index(row.group)):
         lines.append(
-            f"| `{row.name}` | {row.control.symbol} | {_shown(row.default)} | {_range(row)} "
-            f"| {row.control.help}{' WebUI only.' if row.control.webui_only else ''} |"
+            f"| `{row.name}` | {row.control.label} | {row.control.symbol} | {_shown(row.default)} "
+            f"| {_range(row)} | {row.control.help}{' WebUI only.' if row.control.webui_only else ''} |"
         )
     return "\n".join(lines)
 

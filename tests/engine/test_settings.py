@@ -85,7 +85,7 @@ def test_every_field_appears_on_every_surface():
     assert list(Settings().values()) == ALL
     rows = markdown_table().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == fields, "the table goes group by group"
-    assert all(row.count("|") == 6 for row in rows)
+    assert all(row.count("|") == 7 for row in rows)
 
 
 def test_every_declaration_is_complete_and_its_default_is_taken():

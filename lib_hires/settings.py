@@ -421,10 +421,10 @@ def markdown_table() -> str:
     titles = ("setting", "on the page", "symbol", "default", "range", "what it does")
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in sorted(declarations(clips=True), key=lambda row: list(GROUPS).index(row.group)):
-        lines.append(
-            f"| `{row.name}` | {row.control.label} | {row.control.symbol} | {_shown(row.default)} "
-            f"| {_range(row)} | {row.control.help}{' WebUI only.' if row.control.webui_only else ''} |"
-        )
+        control = row.control
+        text = control.help + (" WebUI only." if control.webui_only else "")
+        cells = (f"`{row.name}`", control.label, control.symbol, _shown(row.default), _range(row))
+        lines.append(f"| {' | '.join(cells)} | {text} |")
     return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_hires.settings import SettingsError
+from lib_hires.standalone import bundled
 from lib_hires.standalone.cli.options import DTYPES, add_loras, add_overrides, say, warn_slow
 
 
@@ -16,8 +17,18 @@ def add_app(commands: Any) -> None:
     parser.add_argument(
         "--model", type=Path, action="append", default=[], help="offer this one too; repeatable"
     )
-    text = "offer each model with this motion module too, for clips; repeatable"
-    parser.add_argument("--motion", type=Path, action="append", default=[], help=text)
+    text = "offer each model with this motion module too, for clips; repeatable; without FILE the "
+    text += "bundled model's"
+    parser.add_argument(
+        "--motion",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        nargs="?",
+        const=bundled.MOTION,
+        default=[],
+        help=text,
+    )
     add_loras(parser)
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.presets import PURPOSES, PresetError, preset_for
 from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, declarations
+from lib_hires.standalone import bundled
 from lib_hires.standalone.cli.options import (
     DTYPES,
     PREDICTIONS,
@@ -36,7 +37,8 @@ def add_generate(commands: Any) -> None:
     parser.set_defaults(command=lambda options: run(resolve(options)))
     parser.add_argument("prompt", nargs="?", default=argparse.SUPPRESS, help="what to show")
     parser.add_argument("--model", type=Path, help="safetensors file or diffusers folder")
-    text = "make clips with this motion module: a safetensors file or a diffusers folder"
+    text = "make clips with this motion module: a safetensors file or a diffusers folder (default "
+    text += "with --frames and without --model: the bundled one)"
     parser.add_argument("--motion", type=Path, help=text)
     add_loras(parser)
     parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (pictures)")
@@ -110,8 +112,6 @@ def resolve(options: argparse.Namespace) -> Job:
     if not options.prompts and not about and "prompt" not in wanted:
         raise SettingsError("prompt: expected one, or an image to repeat with --from")
     request = Request.from_values(about.get("request", {}) | wanted)
-    if about.get("motion") and options.motion is None:
-        raise SettingsError(f"--from: made with {about['motion']}; name its file with --motion")
     return Job(
         request=request,
         settings=settings,
@@ -122,12 +122,24 @@ def resolve(options: argparse.Namespace) -> Job:
         device=options.device,
         dtype=_dtype(options, about),
         overrides=_overrides(options, about),
-        motion=options.motion,
+        motion=_motion(options, about, request),
         loras=_loras(options, about),
         prompts=options.prompts,
         source=_source(options, about, request, wanted) if about else None,
         detail=_detail(options, about),
     )
+
+
+def _motion(options: argparse.Namespace, about: Mapping[str, Any], request: Request) -> Path | None:
+    """The file that is named; for clips of the bundled model its own."""
+    stated = about.get("motion")
+    if options.motion is not None:
+        return Path(options.motion)
+    if options.model is None and (request.frames > 1 or stated == bundled.MOTION.stem):
+        return bundled.MOTION
+    if stated:
+        raise SettingsError(f"--from: made with {stated}; name its file with --motion")
+    return None
 
 
 def _detail(options: argparse.Namespace, about: Mapping[str, Any]) -> Detail:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import html
 import threading
 import time
@@ -13,6 +14,8 @@ from PIL import Image
 
 from lib_hires.run.record import RunRecord
 from lib_hires.settings import Settings, SettingsError
+from lib_hires.standalone import bundled
+from lib_hires.standalone.cli.app import add_app
 from lib_hires.standalone.pipeline.outputs import save
 
 # Gradio's blocks and the browser's driver leave event loops and sockets to the garbage collector.
@@ -135,6 +138,17 @@ def test_each_motion_module_is_offered_and_no_lora_is_lost() -> None:
     assert names == ["bundled with mm", f"bundled with {motions[1]}", "bundled"]
     with pytest.raises(SettingsError, match="--lora: expected --model"):
         Models([], "cpu", torch.float32, motions=motions, loras=[(Path("a.safetensors"), 1.0)])
+
+
+def test_a_motion_module_without_a_name_is_the_bundled_one() -> None:
+    commands = argparse.ArgumentParser()
+    add_app(commands.add_subparsers())
+    for words, expected in (
+        ([], []),
+        (["--motion"], [bundled.MOTION]),
+        (["--motion", "a", "--motion"], [Path("a"), bundled.MOTION]),
+    ):
+        assert commands.parse_args(["app", *words]).motion == expected
 
 
 def test_a_nudged_slider_stays_automatic() -> None:

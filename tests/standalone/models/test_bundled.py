@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
-from lib_hires.standalone.bundled import MODEL
+from lib_hires.standalone.bundled import MODEL, MOTION
+from lib_hires.standalone.cli import main
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.models.motion import with_motion
+from lib_hires.standalone.pipeline.outputs import read_run
 from lib_hires.standalone.pipeline.request import SAMPLERS
 from lib_hires.standalone.pipeline.sampling import ClassifierFreeGuidance, sample, schedule_sigmas
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
@@ -29,6 +34,26 @@ def test_files_are_small_and_the_layout_is_sd1(model: LatentModel) -> None:
     assert (MODEL.parent / "judge.safetensors").stat().st_size <= 1_000_000
     assert (model.family, model.prediction, model.native) == ("sd1", "v", (256, 256))
     assert (model.factor, model.latent_channels) == (8, 4)
+
+
+def test_the_motion_module_is_small_and_fits(model: LatentModel) -> None:
+    assert MOTION.stat().st_size <= 3_000_000
+    moving = with_motion(model, MOTION)
+    assert moving.motion is not None
+    assert (moving.motion.frames, moving.motion.most) == (16, 32)
+
+
+def test_frames_alone_take_the_bundled_motion_module(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = ["generate", "a red house", "--steps", "1", "--out", str(tmp_path)]
+    assert main([*wanted, "--frames", "2", "--width", "64"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    about = read_run(path)
+    assert (path.suffix, about["motion"]) == (".webp", MOTION.stem)
+    assert main(["generate", "--from", str(path), "--out", str(tmp_path)]) == 0
+    again = Path(capsys.readouterr().out.strip())
+    assert again != path and again.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow

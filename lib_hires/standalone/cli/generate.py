@@ -132,11 +132,11 @@ def resolve(options: argparse.Namespace) -> Job:
 
 def _motion(options: argparse.Namespace, about: Mapping[str, Any], request: Request) -> Path | None:
     """The file that is named; for clips of the bundled model its own."""
-    stated = about.get("motion")
     if options.motion is not None:
         return Path(options.motion)
-    if options.model is None and (request.frames > 1 or stated == bundled.MOTION.stem):
-        return bundled.MOTION
+    own, stated = bundled.MOTION, about.get("motion")
+    if options.model is None and (stated == own.stem or (not stated and request.frames > 1)):
+        return own
     if stated:
         raise SettingsError(f"--from: made with {stated}; name its file with --motion")
     return None

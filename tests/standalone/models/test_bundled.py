@@ -15,8 +15,8 @@ from lib_hires.standalone.cli import main
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.models.motion import with_motion
-from lib_hires.standalone.pipeline.outputs import read_run
-from lib_hires.standalone.pipeline.request import SAMPLERS
+from lib_hires.standalone.pipeline.outputs import read_run, save_clip
+from lib_hires.standalone.pipeline.request import SAMPLERS, Request
 from lib_hires.standalone.pipeline.sampling import ClassifierFreeGuidance, sample, schedule_sigmas
 from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 
@@ -54,6 +54,17 @@ def test_frames_alone_take_the_bundled_motion_module(
     assert main(["generate", "--from", str(path), "--out", str(tmp_path)]) == 0
     again = Path(capsys.readouterr().out.strip())
     assert again != path and again.read_bytes() == path.read_bytes()
+
+
+def test_a_clip_of_another_motion_module_is_not_repeated_with_the_bundled_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.webp"
+    request = Request(prompt="a red house", frames=2).values()
+    about = {"model": "hires-demo", "settings": {}, "request": request, "motion": "mm"}
+    save_clip(torch.zeros(3, 2, 8, 8), path, about, 8)
+    assert main(["generate", "--from", str(path), "--out", str(tmp_path)]) == 2
+    assert "made with mm; name its file with --motion" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -34,6 +34,8 @@ class Control:
     webui_only: bool = False  # it concerns something that the WebUI alone has
     clips: bool = False  # it concerns clips, which the command line alone makes
     since: int = 0  # which addition it came with: later ones stand after all earlier positions
+    former: Plain | None = None  # its default before that changed: what a text without it means
+    on_page: bool = True  # False: an option of the engine alone, which pages do not show
 
     @property
     def title(self) -> str:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from lib_hires.controls import Plain, SettingsError
 from lib_hires.files import whole_file
-from lib_hires.settings import Settings
+from lib_hires.settings import Settings, as_kept
 from lib_hires.sizes import Size, size_of_area
 
 LONGEST_NAME = 60
@@ -88,7 +88,7 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
             "refine_steps": 6,
         },
     ),
-    ("2x, UG alone", 2, {"ug": True, "ug_eta": 0.8, "ug_cadence": 3}),
+    ("2x, UG alone", 2, {"ug": True}),
     ("2x, AP-LDM as published", 1, {"pfsa": True, "refine": True, "refine_eta2": "0.2"}),
     (
         "4x, AP-LDM as published",
@@ -160,17 +160,22 @@ class PresetFile:
         self.path = path
 
     def values(self) -> dict[str, dict[str, Plain]]:
-        """All of them as they were saved, by name. Raises PresetError where the file is damaged."""
+        """All of them as they were meant when they were saved, by name.
+
+        Raises PresetError where the file is damaged.
+        """
         try:
             presets = json.loads(self.path.read_text("utf-8-sig"))
             if not all(isinstance(values, dict) for values in presets.values()):
                 raise ValueError("expected objects of settings")
             _json(presets).encode()
+            kept: dict[str, dict[str, Plain]] = {
+                name: as_kept(values) for name, values in presets.items()
+            }
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise PresetError(f"{self.path} cannot be read ({error})") from None
-        kept: dict[str, dict[str, Plain]] = presets
         return kept
 
     def find(self, name: object) -> Preset:
@@ -190,9 +195,8 @@ class PresetFile:
 
     def save(self, name: object, settings: Settings) -> str:
         """Save what differs from the defaults; returns the name as it was saved."""
-        kept, default = clean_name(name), Settings().values()
-        values = {key: value for key, value in settings.values().items() if value != default[key]}
-        self._write({**self.values(), kept: values})
+        kept = clean_name(name)
+        self._write({**self.values(), kept: settings.stated()})
         return kept
 
     def delete(self, name: object) -> None:

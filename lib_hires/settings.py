@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from lib_hires.controls import (
     NOTHING,
@@ -31,6 +31,10 @@ GROUPS = {
 }
 
 PASSES = ("automatic", "first pass", "Hires. fix", "both", "img2img")
+
+Value = TypeVar("Value")
+
+ETA_FROM_NOISE = 0.8  # the automatic eta of a pass from noise, chosen in docs/choosing-settings.md
 
 
 @dataclass(frozen=True)
@@ -54,16 +58,18 @@ class UpsampleGuidance(Declared):
         step=0.05,
     )
     eta: float = control(
-        1.0,
+        0.0,
         "Guided share of steps",
         "The share of the run that is guided, from its start, counted in training timesteps as in "
-        "the paper: with a Karras schedule 0.8 is about 13 of 20 steps. Lower values leave the "
-        "last steps unguided; the paper recommends 0.6 for latent models. Refinement "
-        "repeats the last steps only, so its stages need values near 1.",
+        "the paper: with a Karras schedule 0.8 is about 13 of 20 steps. 0: automatic, 0.8 in an "
+        "image from noise, where guidance to the end gives grain, and 1 in all other passes, which "
+        "repeat the last steps only.",
         "η",
-        minimum=0,
+        minimum=0.05,
         maximum=1,
         step=0.05,
+        automatic=True,
+        former=1.0,
     )
     edge: float = control(
         4.0,
@@ -73,6 +79,7 @@ class UpsampleGuidance(Declared):
         minimum=0,
         maximum=50,
         step=0.5,
+        on_page=False,
     )
     scale: float = control(
         0.0,
@@ -86,18 +93,20 @@ class UpsampleGuidance(Declared):
         automatic=True,
     )
     cadence: int = control(
-        1,
+        3,
         "Evaluate every n-th step",
         "Evaluate the native size at every n-th step only, and reuse the prediction between. "
         "Higher is faster.",
         "n",
         minimum=1,
         maximum=10,
+        former=1,
     )
     shifted_start: bool = control(
         True,
         "Higher starting noise",
         "Start at m times the noise, so that the coarse structure starts from pure noise too.",
+        on_page=False,
     )
     enlargement: str = control(
         "bicubic",
@@ -106,6 +115,7 @@ class UpsampleGuidance(Declared):
         "edges, which show as grain after decoding. Both give the same coarse structure.",
         "U",
         choices=("nearest", "bicubic"),
+        on_page=False,
     )
     windows: str = control(
         "off",
@@ -153,6 +163,15 @@ class UpsampleGuidance(Declared):
         clips=True,
         since=1,
     )
+
+    def decided(self, *, from_noise: bool) -> UpsampleGuidance:
+        """These settings for one pass, whose eta is a number.
+
+        from_noise: whether the pass makes its image from noise alone.
+        """
+        if self.eta:
+            return self
+        return replace(self, eta=ETA_FROM_NOISE if from_noise else 1.0)
 
     @property
     def evaluates_windows(self) -> bool:
@@ -357,6 +376,14 @@ class Settings:
         """
         return cls().updated(values)
 
+    @classmethod
+    def from_kept(cls, values: Mapping[str, object]) -> Settings:
+        """Build from what an image or a preset states, maybe of an earlier version's defaults.
+
+        Raises SettingsError as `from_values`.
+        """
+        return cls.from_values(as_kept(values))
+
     def updated(self, values: Mapping[str, object]) -> Settings:
         """These settings with the controls named in `values` replaced."""
         known = {name: (group, short) for name, group, short, _, _ in _rows()}
@@ -377,12 +404,21 @@ class Settings:
         }
 
     def changed(self) -> dict[str, Plain]:
-        """The controls of enabled groups that differ from their defaults."""
-        default = Settings().values()
+        """What a text must state of the controls of enabled groups."""
+        return {
+            name: value
+            for name, value in self.stated().items()
+            if getattr(self, name.split("_")[0]).enabled
+        }
+
+    def stated(self) -> dict[str, Plain]:
+        """The controls that differ from their defaults, and those whose default has changed since
+        an earlier version."""
+        default, moved = Settings().values(), _former()
         return {
             name: value
             for name, value in self.values().items()
-            if getattr(self, name.split("_")[0]).enabled and value != default[name]
+            if value != default[name] or name in moved
         }
 
 
@@ -411,6 +447,19 @@ def declarations(*, clips: bool = False) -> tuple[Declaration, ...]:
     )
 
 
+def as_kept(values: Mapping[str, Value]) -> dict[str, Value | Plain]:
+    """What an image or a preset states, and the controls that it is silent on and whose default
+    has changed since at the default that they had."""
+    return {**_former(), **values}
+
+
+def _former() -> dict[str, Plain]:
+    """The former defaults of those controls that have others now, by public name."""
+    return {
+        name: declared.former for name, _, _, _, declared in _rows() if declared.former is not None
+    }
+
+
 def label_of(name: str) -> str:
     """What the page calls a control, by its public name."""
     return next(row.control.label for row in declarations(clips=True) if row.name == name)
@@ -422,7 +471,8 @@ def markdown_table() -> str:
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row in sorted(declarations(clips=True), key=lambda row: list(GROUPS).index(row.group)):
         control = row.control
-        text = control.help + (" WebUI only." if control.webui_only else "")
+        text = control.help + " WebUI only." * control.webui_only
+        text += " Not on the page." * (not control.on_page)
         cells = (f"`{row.name}`", control.label, control.symbol, _shown(row.default), _range(row))
         lines.append(f"| {' | '.join(cells)} | {text} |")
     return "\n".join(lines)

@@ -18,7 +18,14 @@ from lib_hires.detail.processors import attention_in_windows
 from lib_hires.diffusers.layouts import RESIDUALS, Fitted, Layout, layout_of
 from lib_hires.diffusers.levels import Levels, Unsupported, level_at, schedule, time_scale
 from lib_hires.resample import Reduction
-from lib_hires.run.passes import Kind, attends_in_windows, guided_at, guides, mixes
+from lib_hires.run.passes import (
+    Kind,
+    attends_in_windows,
+    guidance_of,
+    guided_at,
+    guides,
+    mixes,
+)
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size, why_unguided
 from lib_hires.upsample_guidance import UpsampleGuided
@@ -181,7 +188,7 @@ class GuidanceHook(ModelHook):
         """The guidance of a place in the step, with what it keeps from step to step."""
         assert sampling.reduction is not None
         if sampling.place not in sampling.guides:
-            ug = self.settings.ug
+            ug = guidance_of(self.settings, self.kind)
             windows = ug.windows if model.layout.takes_windows else "off"
             sampling.guides[sampling.place] = UpsampleGuided(
                 model,

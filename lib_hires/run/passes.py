@@ -34,10 +34,18 @@ def is_chosen(
 
 
 def guides(settings: Settings, kind: Kind) -> bool:
-    """Whether Upsample Guidance acts in a pass, if its image is large enough."""
+    """Whether Upsample Guidance acts in a pass, if its image is large enough.
+
+    A strength of 0 leaves nothing of it but its windows.
+    """
     ug = settings.ug
     chosen = settings.refine.guided if kind == "stage" else is_chosen(ug.passes, kind)
-    return ug.enabled and ug.theta > 0 and chosen
+    return ug.enabled and chosen and (ug.theta > 0 or ug.evaluates_windows)
+
+
+def guidance_of(settings: Settings, kind: Kind) -> UpsampleGuidance:
+    """The controls of Upsample Guidance as they are in a pass."""
+    return settings.ug.decided(from_noise=kind == "text")
 
 
 def guided_at(

@@ -23,6 +23,7 @@ from lib_hires.run.evaluations import count_evaluations, evaluations_of_steps, n
 from lib_hires.run.passes import (
     Kind,
     clip_guided_at,
+    guidance_of,
     guides,
     idle_reason,
     in_windows,
@@ -317,7 +318,10 @@ def _timesteps(course: _Course, model: Model) -> Tensor:
 def _weights(timesteps: Tensor, course: _Course, settings: Settings, model: Model) -> list[float]:
     """w_t of each step of a guided pass."""
     weights: list[float] = guidance_weight(
-        timesteps, settings.ug, training_steps=len(model.sigmas), steps=course.whole_steps
+        timesteps,
+        guidance_of(settings, course.kind),
+        training_steps=len(model.sigmas),
+        steps=course.whole_steps,
     ).tolist()
     return weights
 

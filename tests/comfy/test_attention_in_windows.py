@@ -62,7 +62,8 @@ def attending(make_host):
 
 
 def guided(host, **settings):
-    return guided_model(host.model, UpsampleGuidance(enabled=True, **settings), host.native)
+    settings = {"enabled": True, "eta": 1, "cadence": 1, **settings}
+    return guided_model(host.model, UpsampleGuidance(**settings), host.native)
 
 
 def masked(x, sigma):

@@ -15,7 +15,8 @@ REDUCTION = Reduction.between((8, 8), (4, 4))
 
 
 def guided(host, **settings):
-    return guided_model(host.model, UpsampleGuidance(enabled=True, **settings), host.native)
+    settings = {"enabled": True, "eta": 1, "cadence": 1, **settings}
+    return guided_model(host.model, UpsampleGuidance(**settings), host.native)
 
 
 def native_run(host, noise, name="euler"):
@@ -61,7 +62,9 @@ def test_a_run_does_not_see_the_one_before(host):
 
 
 def test_the_second_node_replaces_the_first(host):
-    twice = guided_model(guided(host), UpsampleGuidance(enabled=True), host.native)
+    twice = guided_model(
+        guided(host), UpsampleGuidance(enabled=True, eta=1, cadence=1), host.native
+    )
     noise = host.noise(8)
     assert torch.equal(host.sample(twice, SIGMAS, noise), host.sample(guided(host), SIGMAS, noise))
 
@@ -70,6 +73,20 @@ def test_a_cadence_saves_native_evaluations(host):
     host.sample(guided(host, cadence=2), SIGMAS, host.noise(8))
     sizes = [shape[-1] for shape, _, _ in host.model.model.calls]
     assert sizes == [8, 4, 8, 8, 4]
+
+
+def test_an_automatic_share_ends_where_a_run_begins_in_noise(host):
+    """A schedule that begins further down is guided to its end."""
+    largest = float(host.model.model.model_sampling.sigmas[-1])
+    guided_steps = []
+    for start in (largest, largest / 10):
+        host.model.model.calls.clear()
+        low = largest / 1000  # below the share of 0.8
+        sigmas = torch.tensor([start, low, 0.0])
+        host.sample(guided(host, eta=0, edge=0, shifted_start=False), sigmas, host.noise(8))
+        sizes = [shape[-1] for shape, _, _ in host.model.model.calls]
+        guided_steps.append(sizes.count(4))
+    assert guided_steps == [1, 2]
 
 
 def test_the_native_evaluation_has_the_matched_noise(host):
@@ -97,7 +114,7 @@ def test_a_schedule_from_the_largest_sigma_begins_higher(host):
 
 @pytest.mark.parametrize("shape", [(1, 4, 3, 8, 8), (1, 64, 100)])
 def test_latents_of_videos_and_sounds_are_left_alone(host, shape, caplog):
-    guidance = GuidedSampling(UpsampleGuidance(enabled=True), host.native)
+    guidance = GuidedSampling(UpsampleGuidance(enabled=True, eta=1, cadence=1), host.native)
     with caplog.at_level(logging.WARNING, logger="hires_guidance"):
         assert guidance.reduction(host.model.model, torch.zeros(shape)) is None
     assert f"{len(shape)} axes" in caplog.text

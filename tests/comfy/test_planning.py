@@ -12,7 +12,8 @@ from lib_hires.settings import Settings, UpsampleGuidance
 
 
 def guided(host, **settings):
-    return guided_model(host.model, UpsampleGuidance(enabled=True, **settings), host.native)
+    settings = {"enabled": True, "eta": 1, "cadence": 1, **settings}
+    return guided_model(host.model, UpsampleGuidance(**settings), host.native)
 
 
 def test_the_plan_counts_what_the_host_evaluates(host):

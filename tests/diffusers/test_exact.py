@@ -14,7 +14,7 @@ from lib_hires.diffusers.layouts import unpacked
 
 REDUCTION = Reduction.between((16, 16), (8, 8))
 NOISE = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-SETTINGS = {"ug": True, "ug_shifted_start": False}
+SETTINGS = {"ug": True, "ug_eta": 1, "ug_cadence": 1, "ug_shifted_start": False}
 
 
 def unet_euler(pipe: Any, prediction: str, sigmas: list[float]) -> torch.Tensor:

@@ -100,7 +100,7 @@ def test_ones_own_presets_come_back(file):
     assert list(PresetFile(file.path).values()) == ["My preset", "ünïcode \U0001f600"]
     assert file.find("My preset").settings() == MINE
     assert file.find("My preset").values == {
-        "ug": True, "ug_theta": 0.8, "refine_eta2": "0.2, 0.4"
+        "ug": True, "ug_theta": 0.8, "ug_eta": 0, "ug_cadence": 3, "refine_eta2": "0.2, 0.4"
     }  # fmt: skip
     assert file.find("My preset").first_size((512, 768)) == (512, 768)
     file.delete("My preset")
@@ -156,9 +156,19 @@ def test_a_preset_of_bad_values_gives_a_message(file, values):
     file.path.write_text(json.dumps({"bad": values, "good": {}}))
     with pytest.raises(PresetError, match='the preset "bad" cannot be used'):
         file.find("bad")
-    assert file.find("good").settings() == Settings()
+    assert file.find("good").settings().changed() == {}
     file.delete("bad")
     assert list(file.values()) == ["good"]
+
+
+def test_a_preset_of_an_earlier_version_means_what_it_meant(file):
+    """Its defaults of eta and cadence were others, and it does not state them."""
+    file.path.parent.mkdir()
+    file.path.write_text(json.dumps({"old": {"ug": True, "ug_theta": 0.8}}))
+    old = {"ug": True, "ug_theta": 0.8, "ug_eta": 1, "ug_cadence": 1}
+    assert file.find("old").settings() == Settings.from_values(old)
+    file.save("new", MINE)
+    assert file.find("old").settings() == Settings.from_values(old)
 
 
 def test_presets_that_are_not_there(file):

@@ -239,13 +239,30 @@ def test_updated_changes_what_is_named_and_nothing_else():
     base = Settings.from_values({"ug_theta": 0.5, "pfsa": True})
     new = base.updated({"ug_eta": 0.6})
     assert new.values() == {**base.values(), "ug_eta": 0.6}
-    assert base.ug.eta == 1
+    assert base.ug.eta == 0
 
 
 def test_changed_names_the_enabled_groups_changes():
     chosen = Settings.from_values({"ug": True, "ug_theta": 0.5, "pfsa_gamma": 0.1})
-    assert chosen.changed() == {"ug": True, "ug_theta": 0.5}
+    default = {"ug_eta": 0, "ug_cadence": 3}  # stated, for earlier versions had other defaults
+    assert chosen.changed() == {"ug": True, "ug_theta": 0.5, **default}
     assert Settings.from_values(chosen.changed()).ug == chosen.ug
+
+
+def test_what_an_earlier_version_has_left_out_is_at_the_default_of_then():
+    old = Settings.from_kept({"ug": True, "ug_theta": 0.5})
+    assert (old.ug.theta, old.ug.eta, old.ug.cadence) == (0.5, 1, 1)
+    for chosen in (Settings(), Settings.from_values({"ug": True, "refine": True})):
+        assert Settings.from_kept(chosen.stated()) == chosen
+    assert Settings.from_kept(old.stated()) == old
+    assert not Settings.from_kept({}).changed()
+
+
+def test_an_automatic_share_is_that_of_the_pass():
+    automatic, chosen = UpsampleGuidance(), UpsampleGuidance(eta=0.7)
+    assert automatic.decided(from_noise=True).eta == 0.8
+    assert automatic.decided(from_noise=False).eta == 1
+    assert chosen.decided(from_noise=True) == chosen.decided(from_noise=False) == chosen
 
 
 def one_value(row):

@@ -11,7 +11,7 @@ from lib_hires.noise import VarianceExploding, VariancePreserving
 from lib_hires.resample import Reduction
 
 
-@pytest.mark.parametrize("options", [{"theta": 0}, {"eta": 0}, {"eta": 0, "edge": 4}])
+@pytest.mark.parametrize("options", [{"theta": 0}, {"eta": 0.05}, {"eta": 0.05, "edge": 4}])
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_without_weight_the_prediction_is_bit_identical(dtype, shifted, options, toy_denoiser):

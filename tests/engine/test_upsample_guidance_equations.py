@@ -86,7 +86,7 @@ def test_flow_equals_eq_4(m, toy_net):
     torch.testing.assert_close(ug(x, t), velocity, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("eta", [0, 0.3, 0.6, 0.75, 1])
+@pytest.mark.parametrize("eta", [0.05, 0.3, 0.6, 0.75, 1])
 @pytest.mark.parametrize("theta", [0.5, 1.35])
 def test_weight_is_eq_5(theta, eta):
     settings = UpsampleGuidance(theta=theta, eta=eta, edge=0)

@@ -188,7 +188,7 @@ def test_the_native_evaluation_has_no_windows(blend: str) -> None:
 
     model = UpsampleGuided(
         predict,
-        UpsampleGuidance(enabled=True, windows=blend, shifted_start=False),
+        UpsampleGuidance(enabled=True, eta=1, windows=blend, shifted_start=False),
         family=VarianceExploding(torch.logspace(-2, 2, 1000)),
         reduction=reduction,
         times=[10.0, 1.0, 0.0],

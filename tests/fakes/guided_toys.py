@@ -14,7 +14,7 @@ from lib_hires.upsample_guidance import UpsampleGuided
 
 TABLE = torch.logspace(-3, math.log10(15), 1000)  # sigmas, wide enough to clamp nothing
 STEPS = [15.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.05, 0.0]
-PLAIN = {"enabled": True, "edge": 0, "shifted_start": False}
+PLAIN = {"enabled": True, "eta": 1, "cadence": 1, "edge": 0, "shifted_start": False}
 
 # A schedule whose log noise ratio is linear in t, so that tau is known in closed form.
 SLOPE = 9 / 999

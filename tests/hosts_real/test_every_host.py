@@ -17,7 +17,7 @@ pytestmark = pytest.mark.host
 NATIVE = {"options": {"hires_guidance_native_size": 32}}
 LARGER = {"width": 128, "height": 128, "options": {"hires_guidance_native_size": 64}}
 """Where the coarsest level of a tiny model needs more than one position."""
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_factor": 1.5, "refine_eta2": "0.5"}
 HIRES = {

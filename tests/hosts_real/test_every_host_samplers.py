@@ -11,7 +11,7 @@ pytestmark = pytest.mark.host
 
 SMALL = {"width": 64, "height": 64, "steps": 4}
 NATIVE = {"options": {"hires_guidance_native_size": 32}}
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_factor": 1.5, "refine_eta2": "0.5"}
 COMMON_SAMPLERS = (

@@ -24,7 +24,7 @@ REQUEST = {
 }  # fmt: skip
 SAMPLERS = "Euler", "DPM++ 2M", "DDIM"
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 REFINE = UG | {"refine": True, "refine_factor": 2, "refine_eta2": "0.5"}
 SETTINGS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "plain": (None, ""),

@@ -18,7 +18,7 @@ from images_of_hosts import encoded
 
 pytestmark = [pytest.mark.host, shows("clips of sd-webui-animatediff", model="SD 1.5")]
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 EXACT = UG | {"ug_shifted_start": False, "ug_edge": 0}
 REFINE = {"refine": True, "refine_factor": 1.5, "refine_eta2": "0.5"}
 OPTIONS = {"hires_guidance_native_size": 64, "sd_model_checkpoint": "clips"}

@@ -10,7 +10,7 @@ from images_of_hosts import mean_distance
 
 pytestmark = pytest.mark.host
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_factor": 1.5, "refine_eta2": "0.5"}
 

@@ -9,7 +9,7 @@ from images_of_hosts import distance
 
 pytestmark = pytest.mark.host
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 
 
 @pytest.fixture

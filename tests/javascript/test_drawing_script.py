@@ -28,7 +28,7 @@ def plans() -> dict[str, dict[str, Any]]:
     model, native = Model(sigmas_of(abar), (512, 512)), Sampling((512, 512), 20)
     clips = replace(model, native_frames=16)
     everything = Settings.from_values(EVERYTHING | {"refine_eta2": "0.25, 0.45"})
-    ug = Settings.from_values({"ug": True, "ug_cadence": 3})
+    ug = Settings.from_values({"ug": True, "ug_eta": 1, "ug_cadence": 3})
     second = TailPass((768, 768), 8, 16)
     twice = replace(native, first=(1024, 1024))
     left = run_plan(everything, native, model, unfinished="same")

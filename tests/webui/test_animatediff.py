@@ -15,7 +15,7 @@ from runs import fail_at, leftovers, raise_failure, same
 from lib_hires.webui import animatediff
 from lib_hires.webui.hosts import a1111
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 REFINE = {"refine": True, "refine_eta2": "0.4"}
 EVERYTHING = UG | REFINE | {"ug_frames": 2, "pfsa": True, "pfsa_gamma": 0.1}
 NOT_BUILT_FOR = "the clip was made without it, because "

@@ -27,7 +27,7 @@ def test_the_response_carries_the_plan_and_the_page(tab):
     from modules import shared
 
     shared.loaded.sd_model.sd_checkpoint_info = SimpleNamespace(title="mine [0123]")
-    tab["ug"].value, tab["steps"].value = True, 10
+    tab["ug"].value, tab["ug_eta"].value, tab["steps"].value = True, 1, 10
     tab["batch_size"].value, tab["batch_count"].value = 2, 3
     plan, page = drawn(tab)
     steps = 10 if tab.name == "txt2img" else 6

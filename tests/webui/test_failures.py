@@ -11,7 +11,7 @@ from runs import Failure, fail_at, leftovers, raise_failure, same
 
 from lib_hires.webui.refining import vae
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_eta2": "0.4"}
 

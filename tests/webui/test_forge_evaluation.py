@@ -20,7 +20,7 @@ from lib_hires.webui.hosts.protocol import GuidedPass
 from lib_hires.webui.refining.refine import stages_of
 
 LARGE, SMALL = (8, 8), (4, 4)
-PLAIN = UpsampleGuidance(enabled=True, eta=1, shifted_start=False, enlargement="nearest")
+PLAIN = UpsampleGuidance(enabled=True, eta=1, cadence=1, shifted_start=False, enlargement="nearest")
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ def backend(monkeypatch):
 
 
 def guiding(sd_model):
-    settings = UpsampleGuidance(enabled=True, eta=1, shifted_start=False)
+    settings = UpsampleGuidance(enabled=True, eta=1, cadence=1, shifted_start=False)
     reduction = Reduction.between(LARGE, SMALL)
     guided = GuidedPass(LARGE, reduction, settings, [0.8, 0.3, 0.0], lambda native: None, print)
     return hosts.guiding(Sampler(sd_model).model_wrap_cfg, guided)

@@ -66,7 +66,7 @@ def test_what_happened_is_what_was_planned(host, sampler, cadence, batch_cond_un
 
 
 def test_the_line_is_under_the_image_and_not_in_its_text(host):
-    settings = {"ug": True, "refine": True, "refine_eta2": "0.4"}
+    settings = {"ug": True, "ug_eta": 1, "ug_cadence": 1, "refine": True, "refine_eta2": "0.4"}
     record, made = record_of(host, settings, n_iter=3, batch_size=2)
     summary, first, stage = lines(made)
     assert summary == f"HiRes Guidance ran: {record.summary()}"

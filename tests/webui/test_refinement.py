@@ -6,7 +6,7 @@ import pytest
 import torch
 from runs import fail_at, leftovers, raise_failure, same, sizes
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 REFINE = {"refine": True, "refine_eta2": "0.4"}
 
 

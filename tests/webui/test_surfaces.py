@@ -10,7 +10,8 @@ import pytest
 from lib_hires.settings import GROUPS, declarations
 
 EXAMPLES = {
-    "ug": True, "ug_eta": 0.5, "ug_enlargement": "nearest", "ug_shifted_start": False,
+    "ug": True, "ug_eta": 0.5, "ug_cadence": 3, "ug_enlargement": "nearest",
+    "ug_shifted_start": False,
     "pfsa": True, "pfsa_gamma": 0.1, "pfsa_space": "VP",
     "refine": True, "refine_eta2": "0.2, 0.4", "refine_factor": 1.5,
 }  # fmt: skip
@@ -65,6 +66,23 @@ def test_png_info_is_flat_under_one_prefix(host):
     parameters = host.generate(EXAMPLES).parameters
     assert set(parameters) == {"HiRes " + name.replace("_", " ") for name in EXAMPLES}
     assert all(isinstance(value, (bool, int, float, str)) for value in parameters.values())
+
+
+def test_the_text_of_an_earlier_version_means_what_it_meant(host):
+    """Its defaults of eta and cadence were others, and it does not state them."""
+    old = host.generate(infotext={"HiRes ug": True, "HiRes ug theta": 0.5})
+    meant = {"ug": True, "ug_theta": 0.5, "ug_eta": 1, "ug_cadence": 1}
+    assert old.images[0].equal(host.generate(meant).images[0])
+    new = host.generate({"ug": True, "ug_theta": 0.5})
+    assert not new.images[0].equal(old.images[0])
+    assert host.generate(infotext=new.parameters).images[0].equal(new.images[0])
+
+
+def test_options_of_the_engine_alone_are_not_shown(host):
+    for component, row in zip(host.runners[0].inputs[1:], declarations(), strict=True):
+        assert getattr(component, "visible", True) == row.control.on_page
+    hidden = {row.name for row in declarations() if not row.control.on_page}
+    assert hidden == {"ug_edge", "ug_shifted_start", "ug_enlargement"}
 
 
 def test_pasting_a_plain_text_switches_off(host):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from runs import leftovers, same
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_eta2": "0.4"}
 

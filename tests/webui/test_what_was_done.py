@@ -8,18 +8,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 PFSA = {"pfsa": True, "pfsa_gamma": 0.1}
 REFINE = {"refine": True, "refine_eta2": "0.4"}
+STATED = {"HiRes ug", "HiRes ug eta", "HiRes ug cadence"}
 MASKED = {"init_image": torch.rand(3, 128, 128), "image_mask": object()}
 
 
 @pytest.mark.parametrize(
     ("settings", "request_", "left"),
     [
-        (UG | REFINE, MASKED, {"HiRes ug"}),
+        (UG | REFINE, MASKED, STATED),
         (REFINE | {"refine_width": 64, "refine_height": 64}, {}, set()),
-        (UG | PFSA, {"sampler_name": "DPM fast"}, {"HiRes ug"}),
+        (UG | PFSA, {"sampler_name": "DPM fast"}, STATED),
         (UG, {"width": 64, "height": 64}, set()),
         (UG | {"ug_passes": "img2img"} | PFSA, {}, {"HiRes pfsa", "HiRes pfsa gamma"}),
         (UG | {"ug_eta": 0.5} | PFSA, {}, None),
@@ -29,7 +30,7 @@ def test_what_was_left_out_is_in_the_note_alone(host, settings, request_, left):
     made = host.generate(settings, **request_)
     parameters = set(made.parameters)
     if left is None:
-        assert parameters == {"HiRes ug", "HiRes ug eta", "HiRes pfsa", "HiRes pfsa gamma"}
+        assert parameters == STATED | {"HiRes pfsa", "HiRes pfsa gamma"}
         return
     assert parameters == left | {"HiRes note"}
     assert len(made.messages) == 1
@@ -55,7 +56,7 @@ def test_a_plots_next_cell_has_its_own(host):
     small, large = copy.copy(p), copy.copy(p)
     small.width = small.height = 64
     assert "HiRes ug" not in host.generate(UG, p=small).parameters
-    assert set(host.generate(UG, p=large).parameters) == {"HiRes ug"}
+    assert set(host.generate(UG, p=large).parameters) == STATED
 
 
 @pytest.fixture

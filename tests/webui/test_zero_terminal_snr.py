@@ -8,7 +8,7 @@ import torch
 from lib_hires.noise import VarianceExploding
 from lib_hires.webui.hosts.noise import family_of
 
-UG = {"ug": True}
+UG = {"ug": True, "ug_eta": 1, "ug_cadence": 1}  # at every step to the end
 LARGEST = (1 / 4.8973451890853435e-08 - 1) ** 0.5  # 4518.8, the host's last noise level
 
 

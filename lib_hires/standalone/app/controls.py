@@ -85,7 +85,7 @@ class Controls:
         Raises SettingsError, also where a feature upsampler is not here.
         """
         request = asdict(Request.from_values(about.get("request", {})))
-        settings = Settings.from_values(about.get("settings", {})).values()
+        settings = Settings.from_kept(about.get("settings", {})).values()
         upsampler = find_upsampler(settings["refine_upsampler"])
         settings["refine_upsampler"] = NOTHING if upsampler is None else upsampler.name
         return [*(request[name] for name in self.request), *self._setting_values(settings)]
@@ -135,7 +135,7 @@ def _setting(row: Declaration) -> Any:
 
 def _component(name: str, kind: type, control: Control, value: Any, **layout: Any) -> Any:
     common = {"label": control.title, "info": control.help, "value": value, **layout}
-    common["elem_id"] = element_id(name)
+    common |= {"elem_id": element_id(name), "visible": control.on_page}
     if kind is bool:
         return gr.Checkbox(**common)
     if control.listed:

@@ -178,11 +178,13 @@ def ways(family: Family, native: int, side: int) -> Iterator[Way]:
     yield Way("plain_20", planned(side, STEPS))
     yield Way("plain_50", planned(side, PUBLISHED_STEPS))
     for cadence in (1, 2, 3):
-        goal = {"ratio_to_plain": 1.06} if xl and scale == 2 and cadence == 1 else None
-        yield Way(f"ug_cadence_{cadence}", planned(side, STEPS, ug=True, ug_cadence=cadence), goal)
+        guided = planned(side, STEPS, ug=True, ug_eta=1, ug_cadence=cadence)
+        yield Way(f"ug_cadence_{cadence}", guided)
     yield Way("ap_ldm_published", refined(f"{target}, AP-LDM as published", PUBLISHED_STEPS))
     if scale == 2:
-        yield Way("preset_2x_ug", planned(side, STEPS, **preset_for("2x, UG alone").values))
+        goal = {"ratio_to_plain": 1.06} if xl else None
+        guided = planned(side, STEPS, **preset_for("2x, UG alone").values)
+        yield Way("preset_2x_ug", guided, goal)
     pivot = {"refine": True, "refine_method": "Pivot", "refine_factor": scale}
     yield Way("pivot", planned(native, STEPS, **pivot))
     goals = {2.0: {"ratio_to_plain": 0.5}, 4.0: {"tflop": 2100.0}} if xl else {}
@@ -211,7 +213,7 @@ def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
 
     large = Sampling((side, side), STEPS, sampler)
     for cadence in (1, 2, 3):
-        settings = Settings.from_values({"ug": True, "ug_cadence": cadence, **WINDOWS})
+        settings = Settings.from_values({"ug": True, "ug_eta": 1, "ug_cadence": cadence, **WINDOWS})
         work = Work.of(run_plan(settings, large, model), settings)
         yield Way(f"ug_cadence_{cadence}, windows", work)
     name = f"refinement {scale:g}x"

@@ -137,7 +137,7 @@ PUBLISHED = (
     Technique(
         "ug_published",
         "UG as published",
-        {"ug": True, "ug_eta": 0.6, "ug_edge": 0, "ug_shifted_start": False}
+        {"ug": True, "ug_eta": 0.6, "ug_edge": 0, "ug_cadence": 1, "ug_shifted_start": False}
         | {"ug_enlargement": "nearest"},
         starts_large=True,
     ),
@@ -229,10 +229,10 @@ UG_GRID = tuple(
     )
     for value in values
 )
-UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, **PIVOT.settings})
+UG_PIVOT = Technique("ug_pivot", "UG in the pivot", {"ug": True, "ug_eta": 0.6, **PIVOT.settings})
 
-# The large image in windows: by themselves (an eta of 0 guides no step), and held together.
-_APART = {"ug": True, "ug_eta": 0, "ug_shifted_start": False}
+# The large image in windows: by themselves, and held together.
+_APART = {"ug": True, "ug_theta": 0, "ug_shifted_start": False}
 IN_WINDOWS = (
     Technique(
         "ug_attention",

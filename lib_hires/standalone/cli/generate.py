@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.presets import PURPOSES, PresetError, preset_for
-from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, declarations
+from lib_hires.settings import GROUPS, Plain, Settings, SettingsError, as_kept, declarations
 from lib_hires.standalone import bundled
 from lib_hires.standalone.cli.options import (
     DTYPES,
@@ -97,7 +97,7 @@ def resolve(options: argparse.Namespace) -> Job:
     """
     given = vars(options)
     about = _about(options)
-    base = about.get("settings", {})
+    base = as_kept(about["settings"]) if about else {}
     if options.preset is not None:
         base = _preset_values(options.preset)
     named = {row.name: given[row.name] for row in declarations(clips=True) if row.name in given}

@@ -62,6 +62,7 @@ def _component(row: Declaration, element_id: str) -> Any:
         "value": row.default,
         "elem_id": element_id,
         "interactive": True,
+        "visible": control.on_page,
     }
     if row.kind is bool:
         return gr.Checkbox(**common)

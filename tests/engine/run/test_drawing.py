@@ -19,7 +19,7 @@ SIGMAS = sigmas_of((1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000).double() 
 MODEL = Model(SIGMAS, (512, 512))
 TWICE = Sampling((1024, 1024), 10, Sampler(schedule="Karras"))
 DDIM = replace(TWICE, sampler=Sampler(timesteps=True))
-UG = Settings.from_values({"ug": True})
+UG = Settings.from_values({"ug": True, "ug_eta": 1, "ug_cadence": 1})
 
 
 def test_a_guided_first_pass_of_twice_the_side():

@@ -29,7 +29,7 @@ def test_all_off_is_the_plain_run():
 
 
 def test_guidance_alone_evaluates_natively_at_every_step():
-    plan = planned((1024, 1024), ug=True)
+    plan = planned((1024, 1024), ug=True, ug_eta=1, ug_cadence=1)
     (first,) = plan.passes
     assert (first.small, first.guided_steps, first.evaluations) == ((512, 512), 20, 40)
     assert plan.relative_evaluations == 2
@@ -44,7 +44,7 @@ def test_guidance_alone_evaluates_natively_at_every_step():
     ("per_step", "cadence", "small"), [(1, 1, 20), (1, 3, 7), (2, 1, 39), (2, 3, 7)]
 )
 def test_the_native_evaluations_of_a_cadence(per_step, cadence, small):
-    plan = planned((1024, 1024), per_step=per_step, ug=True, ug_cadence=cadence)
+    plan = planned((1024, 1024), per_step=per_step, ug=True, ug_eta=1, ug_cadence=cadence)
     assert plan.passes[0].native_evaluations == small
     assert plan.plain_evaluations == 20 * per_step - (per_step - 1)  # Heun ends on Euler's step
 
@@ -54,8 +54,19 @@ def test_the_share_of_the_run_ends_the_guidance():
     assert plan.passes[0].guided_steps == 12  # at 999, 949, ... 449 of 999 timesteps
 
 
+def test_an_automatic_share_ends_in_an_image_from_noise_alone():
+    """There as 0.8 does; a stage, and img2img, are guided to their last step."""
+    values = {"ug": True, "refine": True, "refine_eta2": "0.4", "ug_edge": 0}
+    plan = planned((1024, 1024), **values)
+    assert plan.passes[0] == planned((1024, 1024), **values, ug_eta=0.8).passes[0]
+    assert 0 < plan.passes[0].guided_steps < 20
+    assert plan.passes[1] == planned((1024, 1024), **values, ug_eta=1).passes[1]
+    image = planned((1024, 1024), strength=0.5, **values)
+    assert image == planned((1024, 1024), strength=0.5, **values, ug_eta=1)
+
+
 def test_stages_have_their_sizes_and_steps():
-    plan = planned(refine=True, refine_factor=4, refine_eta2="0.2, 0.4", ug=True)
+    plan = planned(refine=True, refine_factor=4, refine_eta2="0.2, 0.4", ug=True, ug_cadence=1)
     sizes = [(part.summary().split(" in ")[0], part.steps, part.small) for part in plan.passes]
     assert sizes == [
         ("first pass 512x512", 20, None),
@@ -193,7 +204,7 @@ def test_what_cannot_be_compared_is_not():
         {},
         optional={
             "ug": st.booleans(),
-            "ug_eta": st.floats(0, 1),
+            "ug_eta": st.just(0) | st.floats(0.05, 1),
             "ug_cadence": st.integers(1, 10),
             "pfsa": st.booleans(),
             "refine": st.booleans(),

@@ -13,7 +13,7 @@ class Component:
         self.events: dict[str, dict[str, Any]] = {}
         self.label = kwargs.get("label")
         self.arguments = kwargs
-        for name in ("minimum", "maximum", "step", "choices", "elem_id", "info"):
+        for name in ("minimum", "maximum", "step", "choices", "elem_id", "info", "visible"):
             if name in kwargs:
                 setattr(self, name, kwargs[name])
 

@@ -76,11 +76,10 @@ def test_the_drawing_follows_a_slider_as_computed(
     )
     assert name in DEFAULTS
     page.open("ug")
-    page.set(page.ours("ug_edge"), 2)
     model = Model(sigmas_of(sd_alphas_cumprod), (NATIVE, NATIVE))
     for eta in (1.0, 0.6, 0.25):
         page.set(page.ours("ug_eta"), eta)
-        settings = Settings.from_values({"ug": True, "ug_edge": 2, "ug_eta": eta})
+        settings = Settings.from_values({"ug": True, "ug_eta": eta})
         plan = run_plan(settings, Sampling((SIDE, SIDE), 10, DEFAULTS[name], schedule), model)
         made = drawing(plan, settings, model)
         page.wait_for_line(f"{plan.evaluations} model evaluations")

@@ -21,14 +21,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceW
 def test_the_drawing_follows_a_slider(visit: Visit, tiny_model: Any) -> None:
     """The line and the drawing are the engine's numbers for what the controls show."""
     visit.switch_on("ug")
-    visit.fill(width=32, height=32, steps=10, ug_edge=2)
+    visit.fill(width=32, height=32, steps=10)
     eta = visit.element("ug_eta", "input[type=range]")
-    for presses in (0, 8, 6):
+    for presses in (0, 12, 8):  # automatic, 0.6 and 1
         for _ in range(presses):
-            eta.press("ArrowLeft")
+            eta.press("ArrowRight")
         known = Model(sigmas_of(tiny_model.alphas_cumprod), (16, 16), 2, tiny_model.multiple)
         value = float(eta.input_value())
-        settings = Settings.from_values({"ug": True, "ug_eta": value, "ug_edge": 2})
+        settings = Settings.from_values({"ug": True, "ug_eta": value})
         plan = run_plan(settings, Sampling((32, 32), 10, schedule="Karras"), known)
         wanted, shown = drawing(plan, settings, known), visit.page.locator(".hires-guidance")
         line = visit.page.locator("p.hires-guidance-plan")

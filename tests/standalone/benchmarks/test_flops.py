@@ -97,7 +97,7 @@ def test_the_goals_stand_beside_their_ways() -> None:
         if way.goal
     }
     assert goals == {
-        ("ug_cadence_1", 2048): {"ratio_to_plain": 1.06},
+        ("preset_2x_ug", 2048): {"ratio_to_plain": 1.06},
         ("preset_2x_ug_refine", 2048): {"ratio_to_plain": 0.5},
         ("preset_4x_ug_refine", 4096): {"tflop": 2100.0},
     }

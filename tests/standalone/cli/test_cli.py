@@ -213,7 +213,13 @@ def test_an_image_repeats_exactly_from_its_png(hires) -> None:
     assert code == 0
     about = read_about(Path(second))
     assert about["request"]["prompt"] == "a red house"
-    assert about["settings"] == {"ug": True, "refine": True, "refine_eta2": "0.5"}
+    assert about["settings"] == {
+        "ug": True,
+        "ug_eta": 0,
+        "ug_cadence": 3,
+        "refine": True,
+        "refine_eta2": "0.5",
+    }
     assert about["dtype"] == "bfloat16"
     code, out, _ = hires("--from", second)
     assert code == 0

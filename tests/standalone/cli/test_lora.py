@@ -119,7 +119,7 @@ def test_native_evaluations_see_the_same_weights(folder: Path) -> None:
         change = torch.einsum("or,r...->o...", up.flatten(1), down)
         tiny_lora.module_of(by_hand, place).weight += 0.6 * ALPHA / RANK * change
     request = Request(prompt="red", steps=3, width=32, height=32, cfg=3)
-    settings = Settings.from_values({"ug": True})
+    settings = Settings.from_values({"ug": True, "ug_eta": 1, "ug_cadence": 1})
     changed = with_loras(model, [(folder / "a.safetensors", 0.6)])
     stages = [next(Run(made, request, settings).generate()) for made in (changed, by_hand)]
     got, wanted = stages

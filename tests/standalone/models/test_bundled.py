@@ -82,7 +82,7 @@ def test_the_coarse_image_walks_the_native_way(
         sigmas = shifted_schedule(sigmas, reduction.noise_gain)
     guided = UpsampleGuided(
         denoiser,
-        UpsampleGuidance(enabled=True, shifted_start=shifted_start),
+        UpsampleGuidance(enabled=True, eta=1, cadence=1, shifted_start=shifted_start),
         family=VarianceExploding(denoiser.sigmas),
         reduction=reduction,
         times=sigmas.tolist(),

@@ -52,6 +52,7 @@ def last(model: LatentModel, request: dict[str, Any], **settings: Any) -> Finish
 
 
 LARGE = {"width": 32, "height": 32}
+EXACT = {"ug": True, "ug_eta": 1, "ug_cadence": 1, "ug_shifted_start": False}
 
 
 @pytest.mark.parametrize("clips", [True, False])
@@ -74,7 +75,7 @@ def test_it_predicts_what_diffusers_predicts(tmp_path: Path, clips: bool, predic
 
 
 def test_the_coarse_image_is_the_native_one(model: LatentModel) -> None:
-    guided = run(model, LARGE | {"seed": 3}, ug=True, ug_shifted_start=False)
+    guided = run(model, LARGE | {"seed": 3}, **EXACT)
     (made,) = guided.generate()
     reduction = Reduction.between((32, 32), (16, 16))
     start = reduction.reduce(draw(generators([3]), (3, 32, 32)) * guided.sigmas[0])

@@ -26,7 +26,7 @@ from lib_hires.standalone.pipeline.outputs import free_paths, read_run, save_sta
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.motion import new_adapter
 
-PLAIN = {"ug": True, "ug_edge": 0, "ug_shifted_start": False}
+PLAIN = {"ug": True, "ug_eta": 1, "ug_cadence": 1, "ug_shifted_start": False}
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ def image(model: LatentModel, request: dict[str, Any], **settings: Any) -> torch
 
 
 LARGE = {"width": 32, "height": 32}
+TO_THE_END = {"ug": True, "ug_eta": 1}
 
 
 @pytest.mark.slow
@@ -98,9 +99,9 @@ def test_the_plan_counts_what_is_made(
     ("settings", "all_calls", "small_calls"),
     [
         ({}, 6, 0),
-        ({"ug": True}, 12, 6),
-        ({"ug": True, "ug_cadence": 2}, 9, 3),
-        ({"ug": True, "ug_eta": 0}, 6, 0),
+        ({**TO_THE_END, "ug_cadence": 1}, 12, 6),
+        ({**TO_THE_END, "ug_cadence": 2}, 9, 3),
+        ({**TO_THE_END, "ug_cadence": 3}, 8, 2),
         ({"ug": True, "ug_theta": 0}, 6, 0),
     ],
 )
@@ -124,7 +125,13 @@ def test_the_small_call_runs_at_the_native_size(tiny_model: LatentModel) -> None
 
 def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: LatentModel) -> None:
     done = stages(
-        tiny_model, {"steps": 10}, refine=True, refine_eta2="0.2, 0.4", refine_factor=4, ug=True
+        tiny_model,
+        {"steps": 10},
+        refine=True,
+        refine_eta2="0.2, 0.4",
+        refine_factor=4,
+        ug=True,
+        ug_cadence=1,
     )
     assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (48, 48), (64, 64)]
     assert [stage.native_evaluations for stage in done] == [0, 2, 6]
@@ -245,7 +252,7 @@ def test_a_schedule_of_pure_noise_is_guided_at_matched_levels(tiny_folder: Path)
     def before(_: Any, args: Any) -> None:
         levels.append((args[0].shape[-1], float(args[1].flatten()[0])))
 
-    settings = Settings.from_values({"ug": True})
+    settings = Settings.from_values({**TO_THE_END, "ug_cadence": 1})
     run = Run(model, Request(prompt="x", steps=6, **LARGE), settings)
     with model.unet.register_forward_pre_hook(before):
         (made,) = run.generate()

@@ -36,7 +36,7 @@ def test_both_evaluations_are_at_the_nearest_whole_timestep(
     request = Request(
         prompt="a", width=side, height=side, steps=5, sampler="Euler", rules="comfyui"
     )
-    guided = {"ug": True} if side == 32 else {}
+    guided = {"ug": True, "ug_eta": 1, "ug_cadence": 1} if side == 32 else {}
     run = Run(tiny_model, request, Settings.from_values(guided))
     gain = run.reduction(run.first).noise_gain if guided else 1.0
     abar = tiny_model.alphas_cumprod.double().numpy()

@@ -45,7 +45,7 @@ def run(denoise, sigmas, sampler, seeds=(3, 4), shape=(3, 8, 8), **hooks):
 def guided(denoise, sigmas, large=(8, 8), small=(4, 4), **options):
     return UpsampleGuided(
         denoise,
-        UpsampleGuidance(**{"enabled": True, "edge": 0, **options}),
+        UpsampleGuidance(**{"enabled": True, "eta": 1, "cadence": 1, "edge": 0, **options}),
         family=VarianceExploding(TABLE),
         reduction=Reduction.between(large, small),
         times=sigmas.tolist(),

@@ -51,6 +51,8 @@ from lib_hires.upsampler_file import NamedUpsampler
 
 AREAS = (1, 2, 4, 8)  # times the native one, for how cost grows
 
+TO_THE_END = {"ug": True, "ug_eta": 1}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -66,9 +68,9 @@ def cases(scale: int) -> list[Case]:
     """What is timed at `scale` times the native sides."""
     eta2, published = {2: ("0.2", 0.60)}.get(scale, ("0.1, 0.2", 0.71))
     return [
-        Case(f"UG, {scale}x", scale, {"ug": True}),
-        Case(f"UG, {scale}x, cadence 2", scale, {"ug": True, "ug_cadence": 2}),
-        Case(f"UG, {scale}x, cadence 3", scale, {"ug": True, "ug_cadence": 3}),
+        Case(f"UG, {scale}x", scale, {**TO_THE_END, "ug_cadence": 1}),
+        Case(f"UG, {scale}x, cadence 2", scale, {**TO_THE_END, "ug_cadence": 2}),
+        Case(f"UG, {scale}x, cadence 3", scale, {**TO_THE_END, "ug_cadence": 3}),
         Case(
             f"refinement {eta2}, {scale}x",
             scale,

@@ -82,7 +82,7 @@ def ways(scale: float) -> list[Way]:
 
     return [
         Way("plain", {}),
-        Way("UG", {"ug": True}),
+        Way("UG", {"ug": True, "ug_eta": 1, "ug_cadence": 1}),
         refined("AP-LDM's settings", "AP-LDM as published"),
         refined("refinement with UG", "refinement with UG"),
         refined("the same in windows", "refinement with UG", ug_windows="Hann"),

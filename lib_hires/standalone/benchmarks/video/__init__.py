@@ -42,10 +42,10 @@ from lib_hires.standalone.world.motion import Motion, draw_clip, random_clip
 
 FIRST_SEED, TRUE_SEEDS = 20_000, 950_000
 
-UG: Mapping[str, Plain] = {"ug": True, "ug_eta": 0.6}
+UG: Mapping[str, Plain] = {"ug": True, "ug_eta": 0.6, "ug_cadence": 1}
 REFINE: Mapping[str, Plain] = {"refine": True, "refine_factor": 2.0, "refine_eta2": "0.4"}
 PIVOT: Mapping[str, Plain] = {"refine": True, "refine_factor": 2.0, "refine_method": "Pivot"}
-STAGES: Mapping[str, Plain] = {"ug": True, "ug_eta": 1.0}  # guided in the stages
+STAGES: Mapping[str, Plain] = {"ug": True, "ug_cadence": 1}  # guided in the stages
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ CASES: tuple[Case, ...] = (
     Case("refinement", 2, 1, REFINE),
     Case("refinement, UG", 2, 1, {**REFINE, **STAGES}),
     Case("pivot", 2, 1, PIVOT),
-    Case("pivot, UG", 2, 1, {**PIVOT, **STAGES}),
+    Case("pivot, UG", 2, 1, {**PIVOT, **UG}),
     Case("plain", 1, 2),
     Case("UG", 1, 2, UG),
     Case("interpolation", 1, 2, {}, linear),

@@ -22,7 +22,8 @@ from lib_hires.standalone.models.latent import LatentModel
 
 def test_every_call_of_the_model_is_timed_by_its_size(tiny_model: LatentModel) -> None:
     hooks = len(tiny_model.unet._forward_hooks)
-    guided = time_run(tiny_model, Settings.from_values({"ug": True}), (32, 32), steps=3)
+    settings = Settings.from_values({"ug": True, "ug_eta": 1, "ug_cadence": 1})
+    guided = time_run(tiny_model, settings, (32, 32), steps=3)
     parts, side = guided.parts, 32 // tiny_model.factor
     assert len(parts.of("unet", (side, side))) == len(parts.of("unet", (side // 2, side // 2))) == 3
     assert (len(parts.of("decode")), len(parts.of("encode")), len(parts.of("text"))) == (1, 0, 2)
@@ -45,7 +46,7 @@ def test_the_report_has_a_row_for_every_case(tiny_model: LatentModel, tmp_path: 
     output = speed(tmp_path, tiny_model, scales=(2,), steps=3, repeats=1, areas=(1, 4))
     rows = {row["name"].strip(): row for row in json.loads((tmp_path / "report.json").read_text())}
     guided, refined = rows["UG, 2x"], rows["refinement 0.2, 2x"]
-    assert guided["settings"] == {"ug": True}
+    assert guided["settings"] == {"ug": True, "ug_eta": 1, "ug_cadence": 1}
     assert refined["goal"] == 0.6
     assert all(row["ratio"] > 0 and row["bound"] > 0 for row in (guided, refined))
     for name in ("plain", "UG", "refinement 0.2"):

@@ -68,7 +68,6 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
         1,
         {
             "ug": True,
-            "ug_cadence": 2,
             "ug_windows": "attention",
             "refine": True,
             "refine_eta2": "0.5",

@@ -34,7 +34,8 @@ PASSES = ("automatic", "first pass", "Hires. fix", "both", "img2img")
 
 Value = TypeVar("Value")
 
-ETA_FROM_NOISE = 0.8  # the automatic eta of a pass from noise, chosen in docs/choosing-settings.md
+ETA_FROM_NOISE = 0.8  # the automatic eta of an image from noise (docs/choosing-settings.md) ...
+FEW_STEPS, MANY_STEPS = 10, 18  # ... in a run of at least FEW_STEPS
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class UpsampleGuidance(Declared):
         "Guided share of steps",
         "The share of the run that is guided, from its start, counted in training timesteps as in "
         "the paper: with a Karras schedule 0.8 is about 13 of 20 steps. 0: automatic, 0.8 in an "
-        "image from noise, where guidance to the end gives grain, and 1 in all other passes, which "
-        "repeat the last steps only.",
+        "image from noise of 10 steps or more, where guidance to the end gives grain, and 1 in all "
+        "other passes, which repeat the last steps only, and in runs of few steps.",
         "η",
         minimum=0.05,
         maximum=1,
@@ -93,13 +94,15 @@ class UpsampleGuidance(Declared):
         automatic=True,
     )
     cadence: int = control(
-        3,
+        0,
         "Evaluate every n-th step",
         "Evaluate the native size at every n-th step only, and reuse the prediction between. "
-        "Higher is faster.",
+        "Higher is faster. 0: automatic, 3 in a run of 18 steps or more, 2 from 10 steps on, 1 "
+        "below.",
         "n",
         minimum=1,
         maximum=10,
+        automatic=True,
         former=1,
     )
     shifted_start: bool = control(
@@ -164,14 +167,19 @@ class UpsampleGuidance(Declared):
         since=1,
     )
 
-    def decided(self, *, from_noise: bool) -> UpsampleGuidance:
-        """These settings for one pass, whose eta is a number.
+    def in_pass(self, *, from_noise: bool) -> UpsampleGuidance:
+        """These settings for a pass that makes its image from noise alone, or from an image."""
+        return self if self.eta or from_noise else replace(self, eta=1.0)
 
-        from_noise: whether the pass makes its image from noise alone.
-        """
-        if self.eta:
-            return self
-        return replace(self, eta=ETA_FROM_NOISE if from_noise else 1.0)
+    def decided(self, steps: int) -> UpsampleGuidance:
+        """These settings for a schedule of so many steps, with nothing left automatic of what
+        depends on them. Where no one says otherwise (`in_pass`), the image comes from noise."""
+        few, many = steps < FEW_STEPS, steps >= MANY_STEPS
+        return replace(
+            self,
+            eta=self.eta or (1.0 if few else ETA_FROM_NOISE),
+            cadence=self.cadence or (1 if few else 3 if many else 2),
+        )
 
     @property
     def evaluates_windows(self) -> bool:

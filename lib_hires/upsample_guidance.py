@@ -46,10 +46,10 @@ def guidance_weight(
 
     timestep: any shape, 0 to T = training_steps. `settings.edge` is the width of the ramp at the
     end of the window in steps of the sampler, taken as T/steps timesteps each; 0 is eq. 5 as
-    printed. A window that lasts to the end of the run (eta = 1) has no ramp. An automatic eta is
-    that of a run from noise.
+    printed. A window that lasts to the end of the run (eta = 1) has no ramp. `steps` also decide
+    an automatic eta.
     """
-    settings = settings.decided(from_noise=True)
+    settings = settings.decided(steps)
     past_end = timestep - (1 - settings.eta) * training_steps
     if settings.edge == 0 or settings.eta == 1:
         return settings.theta * (past_end >= 0).to(timestep.dtype)
@@ -76,11 +76,11 @@ class UpsampleGuided:
 
     predict: the model, in the parametrisation named by `prediction`.
     reduction: on the model's device.
-    times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers).
+    times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers), by
+    which automatic settings are decided.
     shrink_cond: fits conditioning of the image's size (c_concat, hints) to the native evaluation,
     and conditioning that was cropped to windows to theirs.
     predict_native: `predict` as it is called for native evaluations, where a host marks them.
-    settings: an automatic eta is that of a run from noise; `settings.decided` knows others.
     on_guided: receives, for every guided evaluation, whether a native evaluation was made for it.
     Call it like the model, which may be evaluated in windows; where a host evaluates the model at
     full size itself, use `model_input` before and `guide` after.
@@ -112,7 +112,7 @@ class UpsampleGuided:
                 blend=settings.windows,
                 fit_cond=shrink_cond,
             )
-        self._settings = settings.decided(from_noise=True)
+        self._settings = settings.decided(len(times) - 1)
         self._family = family
         self._reduction = reduction
         self._rising_times = sorted(times)

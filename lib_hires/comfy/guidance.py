@@ -149,7 +149,7 @@ class GuidedCalls:
         reduction: Reduction,
         sigmas: Tensor,
     ) -> None:
-        self._settings = settings.decided(from_noise=_share(sigmas, family) > FROM_NOISE)
+        self._settings = settings.in_pass(from_noise=_share(sigmas, family) > FROM_NOISE)
         self._family, self._reduction = family, reduction
         self._large = reduction.large
         self._times = whole_times(sigmas, family)

@@ -71,8 +71,10 @@ def _edge(first: PlannedPass, settings: Settings, model: Model) -> dict[str, flo
     """Where the guidance of the first pass ends, if inside it."""
     if first.small is None or all(first.weights):
         return None
+    steps = first.whole_steps or first.steps
+    eta = guidance_of(settings, first.kind).decided(steps).eta
     return {
-        "timestep": (1 - guidance_of(settings, first.kind).eta) * len(model.sigmas),
+        "timestep": (1 - eta) * len(model.sigmas),
         "step": first.guided_steps,
     }
 

@@ -44,8 +44,8 @@ def guides(settings: Settings, kind: Kind) -> bool:
 
 
 def guidance_of(settings: Settings, kind: Kind) -> UpsampleGuidance:
-    """The controls of Upsample Guidance as they are in a pass."""
-    return settings.ug.decided(from_noise=kind == "text")
+    """The controls of Upsample Guidance in a pass."""
+    return settings.ug.in_pass(from_noise=kind == "text")
 
 
 def guided_at(

@@ -31,7 +31,7 @@ from lib_hires.run.passes import (
     pass_name,
 )
 from lib_hires.run.schedules import Model, Sampler, Sampling, schedule_times
-from lib_hires.settings import Settings
+from lib_hires.settings import Settings, UpsampleGuidance
 from lib_hires.sizes import Size, count, shown
 from lib_hires.upsample_guidance import guidance_weight, shifted_schedule
 from lib_hires.windows import corners
@@ -285,9 +285,10 @@ def _time_at(timestep: float, *, sampler: Sampler, model: Model) -> float:
 def _planned(course: _Course, settings: Settings, model: Model, frames: int) -> PlannedPass:
     native_frames, small = _native(course.kind, course.size, frames, settings, model) or (1, None)
     timesteps = _timesteps(course, model)
-    weights = _weights(timesteps, course, settings, model) if small else [0.0] * len(timesteps)
-    native = native_steps(weights, settings.ug.cadence)
-    evaluations = count_evaluations(course.sampler, native, settings.ug.cadence)
+    ug = guidance_of(settings, course.kind).decided(course.whole_steps)
+    weights = _weights(timesteps, course, ug, model) if small else [0.0] * len(timesteps)
+    native = native_steps(weights, ug.cadence)
+    evaluations = count_evaluations(course.sampler, native, ug.cadence)
     return PlannedPass(
         kind=course.kind,
         number=course.number,
@@ -315,13 +316,10 @@ def _timesteps(course: _Course, model: Model) -> Tensor:
     return family.timestep(torch.tensor(course.times[:-1], dtype=torch.float64))
 
 
-def _weights(timesteps: Tensor, course: _Course, settings: Settings, model: Model) -> list[float]:
+def _weights(timesteps: Tensor, course: _Course, ug: UpsampleGuidance, model: Model) -> list[float]:
     """w_t of each step of a guided pass."""
     weights: list[float] = guidance_weight(
-        timesteps,
-        guidance_of(settings, course.kind),
-        training_steps=len(model.sigmas),
-        steps=course.whole_steps,
+        timesteps, ug, training_steps=len(model.sigmas), steps=course.whole_steps
     ).tolist()
     return weights
 

@@ -82,11 +82,11 @@ def test_an_automatic_share_ends_where_a_run_begins_in_noise(host):
     for start in (largest, largest / 10):
         host.model.model.calls.clear()
         low = largest / 1000  # below the share of 0.8
-        sigmas = torch.tensor([start, low, 0.0])
+        sigmas = torch.cat([torch.linspace(start, largest / 20, 10), torch.tensor([low, 0.0])])
         host.sample(guided(host, eta=0, edge=0, shifted_start=False), sigmas, host.noise(8))
         sizes = [shape[-1] for shape, _, _ in host.model.model.calls]
         guided_steps.append(sizes.count(4))
-    assert guided_steps == [1, 2]
+    assert guided_steps == [10, 11]
 
 
 def test_the_native_evaluation_has_the_matched_noise(host):

@@ -100,7 +100,7 @@ def test_ones_own_presets_come_back(file):
     assert list(PresetFile(file.path).values()) == ["My preset", "ünïcode \U0001f600"]
     assert file.find("My preset").settings() == MINE
     assert file.find("My preset").values == {
-        "ug": True, "ug_theta": 0.8, "ug_eta": 0, "ug_cadence": 3, "refine_eta2": "0.2, 0.4"
+        "ug": True, "ug_theta": 0.8, "ug_eta": 0, "ug_cadence": 0, "refine_eta2": "0.2, 0.4"
     }  # fmt: skip
     assert file.find("My preset").first_size((512, 768)) == (512, 768)
     file.delete("My preset")

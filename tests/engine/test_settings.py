@@ -244,7 +244,7 @@ def test_updated_changes_what_is_named_and_nothing_else():
 
 def test_changed_names_the_enabled_groups_changes():
     chosen = Settings.from_values({"ug": True, "ug_theta": 0.5, "pfsa_gamma": 0.1})
-    default = {"ug_eta": 0, "ug_cadence": 3}  # stated, for earlier versions had other defaults
+    default = {"ug_eta": 0, "ug_cadence": 0}  # stated, for earlier versions had other defaults
     assert chosen.changed() == {"ug": True, "ug_theta": 0.5, **default}
     assert Settings.from_values(chosen.changed()).ug == chosen.ug
 
@@ -260,9 +260,20 @@ def test_what_an_earlier_version_has_left_out_is_at_the_default_of_then():
 
 def test_an_automatic_share_is_that_of_the_pass():
     automatic, chosen = UpsampleGuidance(), UpsampleGuidance(eta=0.7)
-    assert automatic.decided(from_noise=True).eta == 0.8
-    assert automatic.decided(from_noise=False).eta == 1
-    assert chosen.decided(from_noise=True) == chosen.decided(from_noise=False) == chosen
+    assert automatic.in_pass(from_noise=True) == automatic
+    assert automatic.in_pass(from_noise=False).eta == 1
+    assert chosen.in_pass(from_noise=True) == chosen.in_pass(from_noise=False) == chosen
+
+
+@pytest.mark.parametrize(
+    ("steps", "eta", "cadence"),
+    [(1, 1, 1), (4, 1, 1), (9, 1, 1), (10, 0.8, 2), (17, 0.8, 2), (18, 0.8, 3), (50, 0.8, 3)],
+)
+def test_automatic_settings_follow_the_steps(steps, eta, cadence):
+    decided = UpsampleGuidance(theta=0.5).decided(steps)
+    assert decided == UpsampleGuidance(theta=0.5, eta=eta, cadence=cadence)
+    chosen = UpsampleGuidance(eta=0.7, cadence=4)
+    assert chosen.decided(steps) == chosen
 
 
 def one_value(row):

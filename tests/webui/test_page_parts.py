@@ -279,7 +279,7 @@ def test_ones_own_presets_are_in_the_schema(fetch_schema, data):
 
     preset_file().save("mine", Settings.from_values({"ug": True}))
     schema = fetch_schema()
-    assert schema["own_presets"] == {"mine": {"ug": True, "ug_eta": 0, "ug_cadence": 3}}
+    assert schema["own_presets"] == {"mine": {"ug": True, "ug_eta": 0, "ug_cadence": 0}}
     assert schema["own_presets_error"] == ""
     for damaged in ("{", '{"mine": {"ug_theta": NaN}}'):
         (data / "hires-guidance-presets.json").write_text(damaged)

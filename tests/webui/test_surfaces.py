@@ -70,12 +70,12 @@ def test_png_info_is_flat_under_one_prefix(host):
 
 def test_the_text_of_an_earlier_version_means_what_it_meant(host):
     """Its defaults of eta and cadence were others, and it does not state them."""
-    old = host.generate(infotext={"HiRes ug": True, "HiRes ug theta": 0.5})
+    old = host.generate(infotext={"HiRes ug": True, "HiRes ug theta": 0.5}, steps=12)
     meant = {"ug": True, "ug_theta": 0.5, "ug_eta": 1, "ug_cadence": 1}
-    assert old.images[0].equal(host.generate(meant).images[0])
-    new = host.generate({"ug": True, "ug_theta": 0.5})
+    assert old.images[0].equal(host.generate(meant, steps=12).images[0])
+    new = host.generate({"ug": True, "ug_theta": 0.5}, steps=12)
     assert not new.images[0].equal(old.images[0])
-    assert host.generate(infotext=new.parameters).images[0].equal(new.images[0])
+    assert host.generate(infotext=new.parameters, steps=12).images[0].equal(new.images[0])
 
 
 def test_options_of_the_engine_alone_are_not_shown(host):

@@ -74,7 +74,7 @@ def test_a_preset_sets_the_groups_and_the_size_and_leaves_the_rest(
     visit.wait_for_text("status", "done in")
     about = read_about(max(served.folder.glob("*.png")))
     assert (about["request"]["prompt"], about["request"]["steps"]) == ("a blue boat", 4)
-    settings = {"ug": True, "ug_eta": 0.8, "ug_cadence": 3}
+    settings = {"ug": True, "ug_eta": 0, "ug_cadence": 0}
     assert (about["request"]["width"], about["settings"]) == (32, settings)
     visit.fill(width=16, height=32)
     choose_preset(visit, "2x, UG alone")  # again, now in a shape of one's own

@@ -216,7 +216,7 @@ def test_an_image_repeats_exactly_from_its_png(hires) -> None:
     assert about["settings"] == {
         "ug": True,
         "ug_eta": 0,
-        "ug_cadence": 3,
+        "ug_cadence": 0,
         "refine": True,
         "refine_eta2": "0.5",
     }

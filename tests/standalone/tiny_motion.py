@@ -12,12 +12,16 @@ from safetensors.torch import save_file
 
 
 def make_adapter(
-    widths: tuple[int, ...] = (32, 64), layers: int = 1, mid: bool = False, positions: int = 32
+    widths: tuple[int, ...] = (32, 64),
+    layers: int = 1,
+    mid: bool = False,
+    positions: int = 32,
+    seed: int = 5,
 ) -> Any:
     """Random also where AnimateDiff starts at zero, so that frames differ from images."""
     from diffusers import MotionAdapter
 
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     adapter = MotionAdapter(
         block_out_channels=widths,
         motion_layers_per_block=layers,

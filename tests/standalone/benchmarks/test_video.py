@@ -189,6 +189,10 @@ def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     assert len(made) == 2 * len(rows) + 2 * 4
     video(out, model, clips=2, steps=2, cases=cases)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == made
+    others = with_motion(tiny_model, write_adapter(tmp_path / "other", seed=1))
+    for another, steps in ((model, 3), (others, 2)):
+        with pytest.raises(SettingsError, match="holds clips of another model or other settings"):
+            video(out, another, clips=2, steps=steps, cases=cases)
     by_name = {(row["technique"], row["sides"], row["times"]): row for row in rows}
     assert by_name["UG", 2, 2]["evaluations"] == 3 and by_name["plain", 2, 2]["evaluations"] == 2
     assert (out / "samples.png").exists() and (out / "UG-2x-2t" / "20000.webp").exists()

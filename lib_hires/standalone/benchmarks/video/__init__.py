@@ -5,6 +5,8 @@ Each clip is generated and measured once and kept, so that a second call makes w
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -121,13 +123,14 @@ def video(
 ) -> str:
     """Measure every case on as many clips; writes report.json, report.md, a sheet and the clips.
 
-    Returns the table. Raises SettingsError for a model without a motion module, or fewer than 2
-    clips.
+    Returns the table. Raises SettingsError for a model without a motion module, fewer than 2
+    clips, or a folder of clips that were made otherwise.
     """
     if model.motion is None:
         raise SettingsError("--motion: expected a motion module's file or folder")
     if clips < 2:
         raise SettingsError(f"--clips: expected at least 2, got {clips}")
+    _claim(out, model, cases, steps)
     eyes = Eyes.open(judge)
     seeds, others = _seeds(clips), range(TRUE_SEEDS, TRUE_SEEDS + clips)
     sizes = dict.fromkeys((case.sides, case.times) for case in cases)
@@ -157,11 +160,42 @@ def video(
     (out / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     sheet([path.with_suffix(".png") for _, path in shown]).save(out / "samples.png")
     four = {case.title: path for case, path in shown if case in FOUR}
-    if four:
+    if len(four) == len(FOUR):
         rate = FPS * max(case.times for case in FOUR)
         clip_files.save_clip(side_by_side(four), out / "four.webp", "", rate)
     head = f"{clips} clips a technique, {model.motion.frames} native frames, {steps} steps"
     return "\n".join([head, *text])
+
+
+def _claim(out: Path, model: LatentModel, cases: Sequence[Case], steps: int) -> None:
+    """Note in each case's folder how its clips are made.
+
+    Raises SettingsError, before anything is written, where one holds clips made otherwise.
+    """
+    how = {"model": model.name, "motion": _hash_of_motion(model), "steps": steps}
+    how["dtype"] = str(model.dtype).removeprefix("torch.")
+    notes = {}
+    for case in cases:
+        made = {**how, "settings": Settings.from_values(case.settings).values()}
+        path = out / case.folder / "made.json"
+        if path.exists() and json.loads(path.read_text()) != made:
+            raise SettingsError(
+                f"--out: {path.parent} holds clips of another model or other settings; give "
+                "another folder"
+            )
+        notes[path] = made
+    for path, made in notes.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made, indent=1) + "\n")
+
+
+def _hash_of_motion(model: LatentModel) -> str:
+    """Of the motion module's weights: a file that is trained on keeps its name."""
+    digest = hashlib.sha256()
+    for name, weights in sorted(model.unet.state_dict().items()):
+        if "motion_modules" in name:
+            digest.update(weights.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _seeds(clips: int) -> range:

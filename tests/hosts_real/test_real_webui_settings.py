@@ -40,7 +40,7 @@ def test_positions_and_names_are_the_same(webui):
     [
         ({"ug_teta": 1}, "did you mean ug_theta"),
         ({"ug": True, "ug_theta": "much"}, "expected a number from 0 to 2"),
-        ([True, None, 7], "expected a number from 0 to 1"),
+        ([True, None, 7], "expected a number from 0.05 to 1 (0: automatic)"),
         ({"refine": True, "refine_width": 32}, "expected a whole number from 64"),
         ({"refine": True, "refine_width": 64, "refine_height": 64}, "is smaller than the first"),
     ],
@@ -57,12 +57,24 @@ def test_png_info_makes_the_same_image(webui):
     first = webui.generate(settings)
     keys = [part.split(":")[0] for part in first.info.split(", ") if part.startswith("HiRes")]
     assert keys == [
-        "HiRes ug", "HiRes ug eta", "HiRes pfsa", "HiRes pfsa gamma", "HiRes refine",
-        "HiRes refine factor", "HiRes refine eta2", "HiRes native size",
+        "HiRes ug", "HiRes ug eta", "HiRes ug cadence", "HiRes pfsa", "HiRes pfsa gamma",
+        "HiRes refine", "HiRes refine factor", "HiRes refine eta2", "HiRes native size",
     ]  # fmt: skip
     text = "a red circle on grass\nNegative prompt: blue\n" + first.info
     again = webui.generate(infotext=text, styles=[])  # Forge's API fails to read those of a text
     assert again.pixels == first.pixels
+
+
+def test_png_info_of_an_earlier_version_makes_its_image(webui):
+    """Its defaults of eta and cadence were others, and it does not state them."""
+    old = webui.generate(UG, steps=12)
+    text = "a red circle on grass\nNegative prompt: blue\n"
+    text += old.info.replace("HiRes ug eta: 1.0, ", "").replace("HiRes ug cadence: 1, ", "")
+    assert "HiRes ug" in text and "HiRes ug eta" not in text and "HiRes ug cadence" not in text
+    assert webui.generate(infotext=text, styles=[]).pixels == old.pixels
+    new = webui.generate({"ug": True}, steps=12)
+    assert new.pixels != old.pixels
+    assert "HiRes ug eta: 0.0, HiRes ug cadence: 0" in new.info
 
 
 def test_png_info_of_a_plain_image_has_nothing_of_ours(webui):

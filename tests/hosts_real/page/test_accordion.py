@@ -41,7 +41,7 @@ def test_an_accordion_switches_on_by_opening(open_page: Any, tab: str) -> None:
     page.wait_for_line("stage 1 1024x1024")
     page.open("refine")  # closes it
     assert not page.is_on("refine")
-    page.wait_for_line("^(First pass|Img2img) 512x512 in .*evaluations, 2 times")
+    page.wait_for_line("^(First pass|Img2img) 512x512 in .*evaluations, 1[.][0-9]+ times")
 
 
 def test_the_keyboard_switches_too(open_page: Any) -> None:
@@ -49,7 +49,7 @@ def test_the_keyboard_switches_too(open_page: Any) -> None:
     page.size(512, 512)
     page.ours("ug-visible-checkbox").focus()
     page.page.keyboard.press("Space")
-    page.wait_for_line(f"20 guided at {NATIVE}x{NATIVE}")
+    page.wait_for_line(f"steps .[0-9]+ guided at {NATIVE}x{NATIVE}")
     page.page.keyboard.press("Tab")
     accordion = "document.activeElement.closest('.input-accordion')"  # in Forge its button
     assert page.page.evaluate(f"{accordion}.id") == "script_txt2img_hires_guidance_pfsa"

@@ -6,17 +6,38 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lib_hires.settings import SettingsError
+
 PACKAGES = ("hires-guidance", "diffusers", "transformers", "k-diffusion", "numpy")
 MADE_WITH = "made_with"  # the key in each row
 
 _ROOT = Path(__file__).parents[3]
+
+
+def claim_folders(
+    notes: Mapping[Path, Mapping[str, Any]],
+    what: str,
+    as_written_now: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> None:
+    """Write into each folder how what is in it is made, so that it can be added to later.
+
+    notes: by their files. what: the folder holds, where its note is another, for the message.
+    as_written_now: brings an earlier version's note to the present form.
+    Raises SettingsError, before anything is written, where a note is there and is another.
+    """
+    for path, made in notes.items():
+        if path.exists() and as_written_now(json.loads(path.read_text())) != made:
+            raise SettingsError(f"--out: {path.parent} holds {what}; give another folder")
+    for path, made in notes.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(made, indent=1) + "\n")
 
 
 def write_report(

@@ -7,6 +7,7 @@ missing.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from lib_hires.sizes import Size
 from lib_hires.standalone import bundled
 from lib_hires.standalone.benchmarks.memory import peak_memory
 from lib_hires.standalone.benchmarks.processes import fresh_processes, in_fresh_process
+from lib_hires.standalone.benchmarks.reports import claim_folders
 from lib_hires.standalone.benchmarks.techniques import Technique, make
 from lib_hires.standalone.models import load_model, usable
 from lib_hires.standalone.models.latent import LatentModel
@@ -135,15 +137,10 @@ def claim(out: Path, subject: Subject, plan: Sequence[Sample]) -> None:
         path = sample.path(out).with_name("made.json")
         if path in notes:
             raise SettingsError(f"--techniques: {technique.name} is there twice")
-        if path.exists() and _as_written_now(json.loads(path.read_text())) != made:
-            raise SettingsError(
-                f"--out: {path.parent} holds images of another model, other prompts or other "
-                "settings; give another folder"
-            )
         notes[path] = made
-    for path, made in notes.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(made, indent=1) + "\n")
+    claim_folders(
+        notes, "images of another model, other prompts or other settings", _as_written_now
+    )
 
 
 def _file_hash(path: str) -> str:
@@ -187,7 +184,7 @@ def generate(out: Path, subject: Subject, samples: Sequence[Sample], threads: in
     benchmark = parent_process()
     for sample in samples:
         if benchmark is not None and not benchmark.is_alive():
-            return  # it was ended, and nobody waits for more
+            os._exit(1)  # it was ended; this process would wait for it for ever
         made = make(sample.technique, model, subject.request(sample.seed), sample.scale)
         took = {"seconds": made.seconds, "model_evaluations": made.model_evaluations}
         save(made.images[0], sample.path(out), made.about | took)

@@ -6,7 +6,6 @@ Each clip is generated and measured once and kept, so that a second call makes w
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from lib_hires.files import whole_file
 from lib_hires.settings import Plain, Settings, SettingsError
 from lib_hires.standalone.benchmarks.quality.real_features import CropFeatures
-from lib_hires.standalone.benchmarks.reports import write_report
+from lib_hires.standalone.benchmarks.reports import claim_folders, write_report
 from lib_hires.standalone.benchmarks.video.calibration import TRUE, Change, changes_for
 from lib_hires.standalone.benchmarks.video.interpolation import (
     Between,
@@ -176,17 +175,9 @@ def _claim(out: Path, model: LatentModel, cases: Sequence[Case], steps: int) -> 
     how["dtype"] = str(model.dtype).removeprefix("torch.")
     notes = {}
     for case in cases:
-        made = {**how, "settings": Settings.from_values(case.settings).values()}
-        path = out / case.folder / "made.json"
-        if path.exists() and json.loads(path.read_text()) != made:
-            raise SettingsError(
-                f"--out: {path.parent} holds clips of another model or other settings; give "
-                "another folder"
-            )
-        notes[path] = made
-    for path, made in notes.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(made, indent=1) + "\n")
+        settings = Settings.from_values(case.settings).values()
+        notes[out / case.folder / "made.json"] = {**how, "settings": settings}
+    claim_folders(notes, "clips of another model or other settings")
 
 
 def _hash_of_motion(model: LatentModel) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -96,7 +98,10 @@ class Ended:
 def test_nothing_more_is_generated_for_a_benchmark_that_was_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its processes end too: a pool's would wait for ever."""
     monkeypatch.setattr(generation, "parent_process", Ended)
+    monkeypatch.setattr(os, "_exit", sys.exit)
     sample = Sample(NATIVE, 1, 50)
-    generate(tmp_path, Subject(sampling=Request(steps=1)), [sample], threads=1)
+    with pytest.raises(SystemExit):
+        generate(tmp_path, Subject(sampling=Request(steps=1)), [sample], threads=1)
     assert not sample.path(tmp_path).exists()

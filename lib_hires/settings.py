@@ -34,8 +34,10 @@ PASSES = ("automatic", "first pass", "Hires. fix", "both", "img2img")
 
 Value = TypeVar("Value")
 
-ETA_FROM_NOISE = 0.8  # the automatic eta of an image from noise (docs/choosing-settings.md) ...
-FEW_STEPS, MANY_STEPS = 10, 18  # ... in a run of at least FEW_STEPS
+# What automatic settings of UG go by (docs/choosing-settings.md).
+EARLY_END = 0.8  # eta of a pass that begins above EARLY_START of the timesteps
+EARLY_START = 0.65
+FEW_STEPS, MANY_STEPS = 10, 18
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,10 @@ class UpsampleGuidance(Declared):
         0.0,
         "Guided share of steps",
         "The share of the run that is guided, from its start, counted in training timesteps as in "
-        "the paper: with a Karras schedule 0.8 is about 13 of 20 steps. 0: automatic, 0.8 in an "
-        "image from noise of 10 steps or more, where guidance to the end gives grain, and 1 in all "
-        "other passes, which repeat the last steps only, and in runs of few steps.",
+        "the paper: with a Karras schedule 0.8 is about 13 of 20 steps. 0: automatic, 0.8 from "
+        "noise and in passes of a denoising strength above 0.65, where guidance to the end gives "
+        "grain; 1 in all others, which repeat the last steps only, and in runs of fewer than 10 "
+        "steps.",
         "η",
         minimum=0.05,
         maximum=1,
@@ -167,17 +170,16 @@ class UpsampleGuidance(Declared):
         since=1,
     )
 
-    def in_pass(self, *, from_noise: bool) -> UpsampleGuidance:
-        """These settings for a pass that makes its image from noise alone, or from an image."""
-        return self if self.eta or from_noise else replace(self, eta=1.0)
+    def decided(self, steps: int, start: float = 1.0) -> UpsampleGuidance:
+        """These settings for one pass, with eta and cadence chosen where they are automatic.
 
-    def decided(self, steps: int) -> UpsampleGuidance:
-        """These settings for a schedule of so many steps, with nothing left automatic of what
-        depends on them. Where no one says otherwise (`in_pass`), the image comes from noise."""
+        steps: of the whole schedule. start: the share of the training timesteps at which the pass
+        begins; 1 is noise.
+        """
         few, many = steps < FEW_STEPS, steps >= MANY_STEPS
         return replace(
             self,
-            eta=self.eta or (1.0 if few else ETA_FROM_NOISE),
+            eta=self.eta or (1.0 if few or start <= EARLY_START else EARLY_END),
             cadence=self.cadence or (1 if few else 3 if many else 2),
         )
 

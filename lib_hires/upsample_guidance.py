@@ -46,8 +46,8 @@ def guidance_weight(
 
     timestep: any shape, 0 to T = training_steps. `settings.edge` is the width of the ramp at the
     end of the window in steps of the sampler, taken as T/steps timesteps each; 0 is eq. 5 as
-    printed. A window that lasts to the end of the run (eta = 1) has no ramp. `steps` also decide
-    an automatic eta.
+    printed. A window that lasts to the end of the run (eta = 1) has no ramp. An automatic eta is
+    that of a run from noise.
     """
     settings = settings.decided(steps)
     past_end = timestep - (1 - settings.eta) * training_steps
@@ -76,8 +76,8 @@ class UpsampleGuided:
 
     predict: the model, in the parametrisation named by `prediction`.
     reduction: on the model's device.
-    times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers), by
-    which automatic settings are decided.
+    times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers). It, and
+    the time of the first call, decide what is automatic in the settings.
     shrink_cond: fits conditioning of the image's size (c_concat, hints) to the native evaluation,
     and conditioning that was cropped to windows to theirs.
     predict_native: `predict` as it is called for native evaluations, where a host marks them.
@@ -112,7 +112,7 @@ class UpsampleGuided:
                 blend=settings.windows,
                 fit_cond=shrink_cond,
             )
-        self._settings = settings.decided(len(times) - 1)
+        self._settings = settings  # those of the pass, once it has begun
         self._family = family
         self._reduction = reduction
         self._rising_times = sorted(times)
@@ -155,9 +155,9 @@ class UpsampleGuided:
     def _weight(self, t: Tensor, axes: int) -> Tensor | float | None:
         """w_t, (b, 1, ...) with so many axes, or the one number of all steps; None where it is 0
         for every image."""
-        settings = self._settings
-        if settings.theta == 0:
+        if self._settings.theta == 0:
             return None
+        settings = self._settings = self._decided(t)
         if settings.eta == 1:
             return settings.theta
         weight = guidance_weight(
@@ -167,6 +167,13 @@ class UpsampleGuided:
             steps=len(self._rising_times) - 1,
         )
         return per_image(weight, axes) if weight.any() else None
+
+    def _decided(self, t: Tensor) -> UpsampleGuidance:
+        """The settings, in which the first call's time leaves nothing automatic."""
+        if self._settings.eta and self._settings.cadence:
+            return self._settings
+        start = float(self._family.timestep(t.float()).max()) / self._family.training_steps
+        return self._settings.decided(len(self._rising_times) - 1, start)
 
     def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """x0_small, float32, of D[x]'s shape: the model's image for D[x] at the matched time."""

@@ -38,8 +38,6 @@ from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
 
 log = logging.getLogger("hires_guidance")
 
-FROM_NOISE = 0.9  # of the training timesteps: a schedule that goes through more begins in noise
-
 KEY = "hires_guidance"  # of our wrappers
 
 
@@ -149,8 +147,7 @@ class GuidedCalls:
         reduction: Reduction,
         sigmas: Tensor,
     ) -> None:
-        self._settings = settings.in_pass(from_noise=_share(sigmas, family) > FROM_NOISE)
-        self._family, self._reduction = family, reduction
+        self._settings, self._family, self._reduction = settings, family, reduction
         self._large = reduction.large
         self._times = whole_times(sigmas, family)
         self._guides: dict[Hashable, UpsampleGuided] = {}
@@ -210,18 +207,13 @@ def _evaluate(x: Tensor, sigma: Tensor, *, call: Call) -> Tensor:
     return torch.cat(list(branches), dim=1)
 
 
-def _share(sigmas: Tensor, family: NoiseFamily) -> float:
-    """Of the training timesteps, how many a schedule goes through."""
-    return float(family.timestep(sigmas[:1].float())) / family.training_steps
-
-
 def whole_times(sigmas: Tensor, family: NoiseFamily) -> list[float]:
     """The schedule of a run, with as many times before it as a run from pure noise would have.
 
     By them the engine knows how long a step is; a run may be the end of a schedule.
     """
     times: list[float] = sigmas.tolist()
-    share = _share(sigmas, family)
+    share = float(family.timestep(sigmas[:1].float())) / family.training_steps
     steps = len(times) - 1
     missing = round(steps / share) - steps if 0 < share < 1 else 0
     return [float("inf")] * min(missing, 10 * steps) + times

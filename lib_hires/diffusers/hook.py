@@ -21,7 +21,6 @@ from lib_hires.resample import Reduction
 from lib_hires.run.passes import (
     Kind,
     attends_in_windows,
-    guidance_of,
     guided_at,
     guides,
     mixes,
@@ -188,7 +187,7 @@ class GuidanceHook(ModelHook):
         """The guidance of a place in the step, with what it keeps from step to step."""
         assert sampling.reduction is not None
         if sampling.place not in sampling.guides:
-            ug = guidance_of(self.settings, self.kind)
+            ug = self.settings.ug
             windows = ug.windows if model.layout.takes_windows else "off"
             sampling.guides[sampling.place] = UpsampleGuided(
                 model,

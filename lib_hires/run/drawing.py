@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib_hires.run.passes import guidance_of, pass_name
+from lib_hires.run.passes import pass_name
 from lib_hires.run.plan import PlannedPass, RunPlan
 from lib_hires.run.schedules import Model
 from lib_hires.settings import Settings
@@ -72,7 +72,7 @@ def _edge(first: PlannedPass, settings: Settings, model: Model) -> dict[str, flo
     if first.small is None or all(first.weights):
         return None
     steps = first.whole_steps or first.steps
-    eta = guidance_of(settings, first.kind).decided(steps).eta
+    eta = settings.ug.decided(steps, max(first.timesteps) / len(model.sigmas)).eta
     return {
         "timestep": (1 - eta) * len(model.sigmas),
         "step": first.guided_steps,

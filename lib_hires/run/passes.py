@@ -43,11 +43,6 @@ def guides(settings: Settings, kind: Kind) -> bool:
     return ug.enabled and chosen and (ug.theta > 0 or ug.evaluates_windows)
 
 
-def guidance_of(settings: Settings, kind: Kind) -> UpsampleGuidance:
-    """The controls of Upsample Guidance in a pass."""
-    return settings.ug.in_pass(from_noise=kind == "text")
-
-
 def guided_at(
     settings: Settings, kind: Kind, size: Size, *, native: Size, multiple: int
 ) -> Size | None:

@@ -23,7 +23,6 @@ from lib_hires.run.evaluations import count_evaluations, evaluations_of_steps, n
 from lib_hires.run.passes import (
     Kind,
     clip_guided_at,
-    guidance_of,
     guides,
     idle_reason,
     in_windows,
@@ -285,7 +284,8 @@ def _time_at(timestep: float, *, sampler: Sampler, model: Model) -> float:
 def _planned(course: _Course, settings: Settings, model: Model, frames: int) -> PlannedPass:
     native_frames, small = _native(course.kind, course.size, frames, settings, model) or (1, None)
     timesteps = _timesteps(course, model)
-    ug = guidance_of(settings, course.kind).decided(course.whole_steps)
+    start = max(timesteps.tolist(), default=0.0) / len(model.sigmas)
+    ug = settings.ug.decided(course.whole_steps, start)
     weights = _weights(timesteps, course, ug, model) if small else [0.0] * len(timesteps)
     native = native_steps(weights, ug.cadence)
     evaluations = count_evaluations(course.sampler, native, ug.cadence)

@@ -258,11 +258,10 @@ def test_what_an_earlier_version_has_left_out_is_at_the_default_of_then():
     assert not Settings.from_kept({}).changed()
 
 
-def test_an_automatic_share_is_that_of_the_pass():
-    automatic, chosen = UpsampleGuidance(), UpsampleGuidance(eta=0.7)
-    assert automatic.in_pass(from_noise=True) == automatic
-    assert automatic.in_pass(from_noise=False).eta == 1
-    assert chosen.in_pass(from_noise=True) == chosen.in_pass(from_noise=False) == chosen
+@pytest.mark.parametrize(("start", "eta"), [(1.2, 0.8), (0.7, 0.8), (0.6, 1), (0.2, 1)])
+def test_an_automatic_share_is_that_of_the_pass(start, eta):
+    assert UpsampleGuidance().decided(20, start).eta == eta
+    assert UpsampleGuidance(eta=0.7).decided(20, start).eta == 0.7
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
 from lib_hires.noise import VarianceExploding, draw, generators
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
-from lib_hires.run.passes import clip_guided_at, guidance_of, in_windows
+from lib_hires.run.passes import clip_guided_at, in_windows
 from lib_hires.run.plan import RunPlan, run_plan
 from lib_hires.run.record import RunRecord
 from lib_hires.run.schedules import Model, Sampler, Sampling, sigmas_of
@@ -406,7 +406,7 @@ class Generation:
         if reduction is not None:
             denoise = UpsampleGuided(
                 denoise,
-                guidance_of(settings, "stage" if stage else "text"),
+                settings.ug,
                 predict_native=as_it_is,
                 family=self._run.family,
                 reduction=reduction.to(x.device),

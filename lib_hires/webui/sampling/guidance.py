@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from lib_hires.resample import Reduction
-from lib_hires.run.passes import Kind, clip_guided_at, guidance_of, mixes
+from lib_hires.run.passes import Kind, clip_guided_at, mixes
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size
 from lib_hires.upsample_guidance import shifted_schedule
@@ -188,7 +188,7 @@ def _guide(
     guidance = _without_windows(sampler, guidance)
     if times is None:
         times = _follow_schedule(stack, sampler, reduction, guidance)
-    settings = guidance_of(guidance.settings, guidance.kind)
+    settings = guidance.settings.ug
     record = run.record.current
     acting = run.acting("ug", *(["ug_windows"] if settings.windows != "off" else []))
 

@@ -54,15 +54,17 @@ def test_the_share_of_the_run_ends_the_guidance():
     assert plan.passes[0].guided_steps == 12  # at 999, 949, ... 449 of 999 timesteps
 
 
-def test_an_automatic_share_ends_in_an_image_from_noise_alone():
-    """There as 0.8 does; a stage, and img2img, are guided to their last step."""
+def test_an_automatic_share_ends_early_near_noise():
+    """There as 0.8 does; a stage, and img2img of half the strength, to their last step."""
     values = {"ug": True, "refine": True, "refine_eta2": "0.4", "ug_edge": 0}
     plan = planned((1024, 1024), **values)
     assert plan.passes[0] == planned((1024, 1024), **values, ug_eta=0.8).passes[0]
     assert 0 < plan.passes[0].guided_steps < 20
     assert plan.passes[1] == planned((1024, 1024), **values, ug_eta=1).passes[1]
-    image = planned((1024, 1024), strength=0.5, **values)
-    assert image == planned((1024, 1024), strength=0.5, **values, ug_eta=1)
+    for strength, eta in ((0.5, 1), (0.75, 0.8)):
+        image = planned((1024, 1024), strength=strength, **values)
+        wanted = planned((1024, 1024), strength=strength, **values, ug_eta=eta)
+        assert image.passes[0] == wanted.passes[0]
 
 
 def test_stages_have_their_sizes_and_steps():

@@ -79,10 +79,10 @@ def test_an_automatic_share_ends_where_a_run_begins_in_noise(host):
     """A schedule that begins further down is guided to its end."""
     largest = float(host.model.model.model_sampling.sigmas[-1])
     guided_steps = []
-    for start in (largest, largest / 30):
+    for start in (largest, largest / 18):
         host.model.model.calls.clear()
         low = largest / 1000  # below the share of 0.8
-        sigmas = torch.cat([torch.linspace(start, largest / 31, 10), torch.tensor([low, 0.0])])
+        sigmas = torch.cat([torch.linspace(start, largest / 20, 10), torch.tensor([low, 0.0])])
         host.sample(guided(host, eta=0, edge=0, shifted_start=False), sigmas, host.noise(8))
         sizes = [shape[-1] for shape, _, _ in host.model.model.calls]
         guided_steps.append(sizes.count(4))

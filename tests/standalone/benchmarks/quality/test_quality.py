@@ -79,7 +79,7 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     assert true["detail"] > 3 * enlarged["detail"] > 0 and through_vae["detail"] > 0
     assert len(guided["octaves"]) == 4 and guided["octaves"][0] == guided["detail"]
     assert (true["model_evaluations"], native["model_evaluations"]) == (None, 2)
-    assert guided["model_evaluations"] == 3  # every third step natively
+    assert guided["model_evaluations"] == 4  # both steps natively
     assert 0 < native["memory_mib"] < guided["memory_mib"] < 2000
     first = "2 images a technique, seeds from 50, 2 steps, Karras, CFG 3, torch.float32"
     assert text.splitlines()[0] == first
@@ -90,7 +90,7 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
     assert few in in_the_report and calibration.split(": ", 1)[1] in in_the_report
     promised = "technique scale n one_object class_accuracy colour_accuracy kd_crop fd_crop"
     assert {*promised.split(), "seconds_per_picture"} <= set(guided)
-    assert text.splitlines()[-1].endswith("ug_cadence=3 DPM++ 2M, Karras, 2 steps, CFG 3")
+    assert text.splitlines()[-1].endswith("ug_cadence=0 DPM++ 2M, Karras, 2 steps, CFG 3")
     assert (tmp_path / "samples.png").is_file()
     page = (tmp_path / "index.html").read_text()
     linked = {tmp_path / name for name in re.findall('src="([^"]+)"', page)}
@@ -116,7 +116,7 @@ def test_quality_reports_a_row_for_each_technique_and_makes_no_image_twice(
 @bundled
 @pytest.mark.slow(30)
 def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path, small_demo: Path) -> None:
-    """CFG 1 halves the rows of an evaluation, and UG makes a native one at every third step.
+    """CFG 1 halves the rows of an evaluation, and UG makes a native one at every step.
 
     A model of the bundled one's scenes is judged as that one is.
     """
@@ -126,7 +126,7 @@ def test_few_step_models_are_sampled_as_they_want_it(tmp_path: Path, small_demo:
     assert main(["benchmark", "quality", *given, *options.split()]) == 0
     report = {row["technique"]: row for row in json.loads((tmp_path / "report.json").read_text())}
     assert (report["native"]["sampler"], report["native"]["model_evaluations"]) == ("LCM", 2)
-    assert (report["ug"]["sampler"], report["ug"]["model_evaluations"]) == ("LCM", 3)
+    assert (report["ug"]["sampler"], report["ug"]["model_evaluations"]) == ("LCM", 4)
     assert report["ug_eta0.6_edge4_euler"]["sampler"] == "Euler"
     assert {(row["steps"], row["cfg"]) for row in report.values() if row["sampler"]} == {(2, 1)}
     assert report["native"]["class_accuracy"] is not None
@@ -216,7 +216,7 @@ def test_any_model_is_measured_by_what_is_on_the_machine(
     assert (native["patch_fid"], guided["patch_fid"] > 0) == (None, True)
     assert {"kid", "patch_kid", "fid_error", "detail", "seconds_per_picture"} <= set(guided)
     assert "one_object" not in guided
-    assert (native["model_evaluations"], guided["model_evaluations"]) == (4, 5)
+    assert (native["model_evaluations"], guided["model_evaluations"]) == (4, 8)
     prompts = {read_about(path)["request"]["prompt"] for path in generated}
     assert prompts == {"a red house", "a blue fish"}
     page = (inputs / "out" / "index.html").read_text()

@@ -64,10 +64,10 @@ class UpsampleGuidance(Declared):
         0.0,
         "Guided share of steps",
         "The share of the run that is guided, from its start, counted in training timesteps as in "
-        "the paper: with a Karras schedule 0.8 is about 13 of 20 steps. 0: automatic, 0.8 from "
-        "noise and in passes of a denoising strength above 0.65, where guidance to the end gives "
-        "grain; 1 in all others, which repeat the last steps only, and in runs of fewer than 10 "
-        "steps.",
+        f"the paper: with a Karras schedule 0.8 is about 13 of 20 steps. 0: automatic, {EARLY_END} "
+        f"from noise and in passes of a denoising strength above {EARLY_START}, where guidance to "
+        "the end gives grain; 1 in all others, which repeat the last steps only, and in runs of "
+        f"fewer than {FEW_STEPS} steps.",
         "η",
         minimum=0.05,
         maximum=1,
@@ -100,8 +100,8 @@ class UpsampleGuidance(Declared):
         0,
         "Evaluate every n-th step",
         "Evaluate the native size at every n-th step only, and reuse the prediction between. "
-        "Higher is faster. 0: automatic, 3 in a run of 18 steps or more, 2 from 10 steps on, 1 "
-        "below.",
+        f"Higher is faster. 0: automatic, 3 in a run of {MANY_STEPS} steps or more, 2 from "
+        f"{FEW_STEPS} steps on, 1 below.",
         "n",
         minimum=1,
         maximum=10,
@@ -176,6 +176,8 @@ class UpsampleGuidance(Declared):
         steps: of the whole schedule. start: the share of the training timesteps at which the pass
         begins; 1 is noise.
         """
+        if self.eta and self.cadence:
+            return self
         few, many = steps < FEW_STEPS, steps >= MANY_STEPS
         return replace(
             self,
@@ -386,14 +388,6 @@ class Settings:
         """
         return cls().updated(values)
 
-    @classmethod
-    def from_kept(cls, values: Mapping[str, object]) -> Settings:
-        """Build from what an image or a preset states, maybe of an earlier version's defaults.
-
-        Raises SettingsError as `from_values`.
-        """
-        return cls.from_values(as_kept(values))
-
     def updated(self, values: Mapping[str, object]) -> Settings:
         """These settings with the controls named in `values` replaced."""
         known = {name: (group, short) for name, group, short, _, _ in _rows()}
@@ -441,6 +435,11 @@ class Declaration:
     kind: type
     control: Control
     default: Plain
+
+    @property
+    def unstated(self) -> Plain:
+        """Its value where an image's text does not name it: the default of when it was written."""
+        return self.default if self.control.former is None else self.control.former
 
 
 def declarations(*, clips: bool = False) -> tuple[Declaration, ...]:

@@ -170,7 +170,7 @@ class UpsampleGuided:
 
     def _decided(self, t: Tensor) -> UpsampleGuidance:
         """The settings, in which the first call's time leaves nothing automatic."""
-        if self._settings.eta and self._settings.cadence:
+        if self._settings.eta and self._settings.cadence:  # so that no step waits for the device
             return self._settings
         start = float(self._family.timestep(t.float()).max()) / self._family.training_steps
         return self._settings.decided(len(self._rising_times) - 1, start)

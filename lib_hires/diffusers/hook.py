@@ -18,13 +18,7 @@ from lib_hires.detail.processors import attention_in_windows
 from lib_hires.diffusers.layouts import RESIDUALS, Fitted, Layout, layout_of
 from lib_hires.diffusers.levels import Levels, Unsupported, level_at, schedule, time_scale
 from lib_hires.resample import Reduction
-from lib_hires.run.passes import (
-    Kind,
-    attends_in_windows,
-    guided_at,
-    guides,
-    mixes,
-)
+from lib_hires.run.passes import Kind, attends_in_windows, guided_at, guides, mixes
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size, why_unguided
 from lib_hires.upsample_guidance import UpsampleGuided

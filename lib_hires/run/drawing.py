@@ -40,7 +40,7 @@ def drawing(
     final = model.latent(plan.passes[-1].size)
     return {
         "passes": [_drawn(part) for part in plan.passes],
-        "edge": _edge(plan.passes[0], settings, model),
+        "edge": _edge(plan.passes[0], model),
         "theta": settings.ug.theta,
         "gamma": settings.pfsa.gamma,
         "native_evaluations": sum(part.native_evaluations for part in plan.passes),
@@ -67,14 +67,12 @@ def _drawn(part: PlannedPass) -> dict[str, Any]:
     }
 
 
-def _edge(first: PlannedPass, settings: Settings, model: Model) -> dict[str, float] | None:
+def _edge(first: PlannedPass, model: Model) -> dict[str, float] | None:
     """Where the guidance of the first pass ends, if inside it."""
     if first.small is None or all(first.weights):
         return None
-    steps = first.whole_steps or first.steps
-    eta = settings.ug.decided(steps, max(first.timesteps) / len(model.sigmas)).eta
     return {
-        "timestep": (1 - eta) * len(model.sigmas),
+        "timestep": (1 - first.guided_share) * len(model.sigmas),
         "step": first.guided_steps,
     }
 

@@ -66,6 +66,7 @@ class PlannedPass:
     frames: int = 1  # of a clip
     small_frames: int = 1  # of its native evaluations
     whole_steps: int = 0  # that it would take if it were finished; 0: it is
+    guided_share: float = 0.0  # eta, where it is guided
 
     @property
     def steps(self) -> int:
@@ -305,6 +306,7 @@ def _planned(course: _Course, settings: Settings, model: Model, frames: int) -> 
         frames=frames,
         small_frames=native_frames,
         whole_steps=course.left_early,
+        guided_share=ug.eta if small else 0.0,
     )
 
 

@@ -9,7 +9,15 @@ from typing import Any
 import gradio as gr
 
 from lib_hires.presets import Preset
-from lib_hires.settings import GROUPS, NOTHING, Control, Declaration, Settings, declarations
+from lib_hires.settings import (
+    GROUPS,
+    NOTHING,
+    Control,
+    Declaration,
+    Settings,
+    as_kept,
+    declarations,
+)
 from lib_hires.sizes import Size
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.pipeline.upsamplers import find_upsampler, known_upsamplers
@@ -85,7 +93,7 @@ class Controls:
         Raises SettingsError, also where a feature upsampler is not here.
         """
         request = asdict(Request.from_values(about.get("request", {})))
-        settings = Settings.from_kept(about.get("settings", {})).values()
+        settings = Settings.from_values(as_kept(about.get("settings", {}))).values()
         upsampler = find_upsampler(settings["refine_upsampler"])
         settings["refine_upsampler"] = NOTHING if upsampler is None else upsampler.name
         return [*(request[name] for name in self.request), *self._setting_values(settings)]

@@ -60,9 +60,7 @@ def reader(name: str) -> Callable[[Mapping[str, Any]], Plain | None]:
                 return on.values()[row.name]
             if not on.values()[row.group]:
                 return None
-            former = row.control.former
-            silent = row.default if former is None else former
-            value = _alone(row.name, parameters.get(key(row.name), silent))
+            value = _alone(row.name, parameters.get(key(row.name), row.unstated))
             return listed(str(value)) if row.control.listed else value
         except SettingsError:
             return None

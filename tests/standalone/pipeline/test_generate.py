@@ -124,27 +124,12 @@ def test_the_small_call_runs_at_the_native_size(tiny_model: LatentModel) -> None
 
 
 def test_stages_have_the_planned_sizes_and_ug_only_above_native(tiny_model: LatentModel) -> None:
-    done = stages(
-        tiny_model,
-        {"steps": 10},
-        refine=True,
-        refine_eta2="0.2, 0.4",
-        refine_factor=4,
-        ug=True,
-        ug_cadence=1,
-    )
+    settings = {"ug": True, "refine": True, "refine_eta2": "0.2, 0.4", "refine_factor": 4}
+    done = stages(tiny_model, {"steps": 10}, **settings, ug_cadence=1)
     assert [tuple(stage.images.shape[-2:]) for stage in done] == [(16, 16), (48, 48), (64, 64)]
     assert [stage.native_evaluations for stage in done] == [0, 2, 6]
     assert [stage.model_evaluations for stage in done] == [10, 14, 22]
-    unguided = stages(
-        tiny_model,
-        {"steps": 10},
-        refine=True,
-        refine_eta2="0.2, 0.4",
-        refine_factor=4,
-        ug=True,
-        refine_guided=False,
-    )
+    unguided = stages(tiny_model, {"steps": 10}, **settings, refine_guided=False)
     assert [stage.native_evaluations for stage in unguided] == [0, 0, 0]
 
 

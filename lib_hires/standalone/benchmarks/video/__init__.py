@@ -46,7 +46,6 @@ FIRST_SEED, TRUE_SEEDS = 20_000, 950_000
 UG: Mapping[str, Plain] = {"ug": True, "ug_eta": 0.6, "ug_cadence": 1}
 REFINE: Mapping[str, Plain] = {"refine": True, "refine_factor": 2.0, "refine_eta2": "0.4"}
 PIVOT: Mapping[str, Plain] = {"refine": True, "refine_factor": 2.0, "refine_method": "Pivot"}
-STAGES: Mapping[str, Plain] = {"ug": True, "ug_cadence": 1}  # guided in the stages
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ CASES: tuple[Case, ...] = (
     Case("plain", 2),
     Case("UG", 2, 1, UG),
     Case("refinement", 2, 1, REFINE),
-    Case("refinement, UG", 2, 1, {**REFINE, **STAGES}),
+    Case("refinement, UG", 2, 1, {**REFINE, "ug": True, "ug_cadence": 1}),
     Case("pivot", 2, 1, PIVOT),
     Case("pivot, UG", 2, 1, {**PIVOT, **UG}),
     Case("plain", 1, 2),

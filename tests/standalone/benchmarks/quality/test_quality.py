@@ -7,7 +7,6 @@ import re
 import shutil
 import warnings
 from io import BytesIO
-from mmap import PAGESIZE, mmap
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lib_hires.settings import SettingsError
-from lib_hires.standalone.benchmarks.memory import peak_memory
 from lib_hires.standalone.benchmarks.quality import quality
 from lib_hires.standalone.benchmarks.quality.calibration import ROWS
 from lib_hires.standalone.benchmarks.quality.generation import Subject, costs
@@ -389,19 +387,3 @@ def test_a_mark_is_a_share_or_a_mean() -> None:
     unknown = [Look(None, None, [1.0], {"score": None}) for _ in seen]
     measures = row(unknown, unknown, Names("f", "fc", "k", "kc"))
     assert {measures[name] for name in ("score", "score_error", "f", "fc", "k", "kc")} == {None}
-
-
-def take_new_pages() -> None:
-    """64 MiB straight from the system: in the heap earlier tests may have left as much."""
-    with mmap(-1, 2**26) as pages:
-        pages[::PAGESIZE] = bytes(2**26 // PAGESIZE)
-
-
-def test_the_peak_is_of_the_work_alone() -> None:
-    freed = bytearray(2**28)
-    del freed
-    # A system that is short of memory may take other pages of this process away meanwhile.
-    peaks = [peak_memory(torch.device("cpu"), take_new_pages) for _ in range(3)]
-    if None in peaks:
-        pytest.skip("this system reports no peak of memory")
-    assert 0.9 < max(peaks) / 2**26 < 2

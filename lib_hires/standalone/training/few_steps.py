@@ -49,7 +49,7 @@ class FewStepsConfig(StageConfig):
     minutes: float = 16.0
     batch: int = 8
     rate: float = 3e-4
-    cfg: float = 5.0  # the guidance that the few steps have inside
+    cfg: float = 3.0  # the guidance that the few steps have inside: what the bundled model wants
 
 
 def train(work: Path, out: Path, config: FewStepsConfig | None = None) -> Path:

@@ -40,6 +40,7 @@ from lib_hires.standalone.benchmarks.quality.resolution import (
     Eye,
     Resolution,
     calibration_looks,
+    native_looks,
     upsampled_natives,
 )
 from lib_hires.standalone.benchmarks.reports import write_report
@@ -109,16 +110,20 @@ def _measured(
     eye = Eye(measurer, native, size, subject.device)
     true = eye.at((None, image) for image in measurer.true_images(size[1], size[0]))
     known = calibration_looks(eye, measurer, subject, len(files[0]), (native, size))
+    originals = native_looks(eye, measurer, len(files[0]), native) if known else []
     upsampled = upsampled_natives(eye, files[0], size)
     resolution = Resolution(true, known, upsampled, measurer.apart)
+    natives: list[Look] = []
     report, shown = [], []
     for name, seen in known.items():
-        measures = row(seen, true[measurer.apart], names) | resolution.calibration_row(name)
+        measures = row(seen, true[measurer.apart], names, originals)
+        measures |= resolution.calibration_row(name)
         report.append({"technique": name, "scale": scale} | measures)
     for each, paths in tqdm(list(zip(plan, files, strict=True)), desc="measuring", leave=False):
         whole = each.scale == scale
         seen, taken = eye.at(_opened(paths), native=not whole), list(costs(paths))
-        measures = row(seen, true, names) | resolution.row(each.technique.name, seen)
+        natives = natives or seen  # the plan begins with them
+        measures = row(seen, true, names, natives) | resolution.row(each.technique.name, seen)
         if not whole:
             measures |= dict.fromkeys(only_of_the_size(names))
         sampled = each.technique.sampled(subject.sampling)

@@ -23,6 +23,7 @@ from lib_hires.standalone.benchmarks.quality.distances import (
     share_interval,
 )
 from lib_hires.standalone.benchmarks.quality.real_features import CropFeatures
+from lib_hires.standalone.benchmarks.quality.structure import coarse, moved
 from lib_hires.standalone.world.judge import to_tensor
 from lib_hires.standalone.world.octaves import beside_truth, octave_energies
 
@@ -71,6 +72,7 @@ class Look:
     crops: Tensor | None  # (CROPS, d) features at full detail
     energies: list[float]  # of the octaves, the finest first
     marks: dict[str, Mark]
+    coarse: Tensor  # (3, GRID, GRID) means
     real: Tensor | None = None  # (1, crops, 1280) features of a real network
 
 
@@ -93,14 +95,18 @@ def looks(
         whole, crops = measurer.features(image, False), measurer.features(pieces, True)
         marks = {} if seed is None else measurer.marks(image, seed)
         features = real and real(image, number, real_crops)
-        seen.append(Look(whole, crops, octave_energies(image), marks, features))
+        energies = octave_energies(image)
+        seen.append(Look(whole, crops, energies, marks, coarse(image), features))
     return seen
 
 
-def row(generated: Sequence[Look], true: Sequence[Look], names: Names) -> dict[str, Any]:
+def row(
+    generated: Sequence[Look], true: Sequence[Look], names: Names, natives: Sequence[Look]
+) -> dict[str, Any]:
     """A technique's measures; of each `x`, `x_error` is the standard error by bootstrap.
 
-    Shares have the interval of 95 % `x_95` instead: a share of 100 % redrawn has no spread.
+    natives: the native images of the same seeds. Shares have the interval of 95 % `x_95` instead:
+    a share of 100 % redrawn has no spread.
     """
     measures: dict[str, Any] = {"n": len(generated)}
     for name in generated[0].marks:
@@ -115,6 +121,7 @@ def row(generated: Sequence[Look], true: Sequence[Look], names: Names) -> dict[s
     energies = [np.array([look.energies for look in seen]) for seen in (generated, true)]
     finest = [each[:, 0] for each in energies]
     measures |= _measured("detail", lambda a, b: float(a.mean() / b.mean()), *finest)
+    measures |= moved(*([look.coarse for look in seen] for seen in (generated, natives)))
     return measures | {"octaves": [round(each, 2) for each in beside_truth(*energies)]}
 
 

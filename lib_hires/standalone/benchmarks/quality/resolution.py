@@ -96,6 +96,11 @@ def calibration_looks(
     }
 
 
+def native_looks(eye: Eye, measurer: Measurer, count: int, native: Size) -> list[Look]:
+    """Looks at the native images of the calibration's scenes."""
+    return eye.at(measurer.other_true_images(count, native[1], native[0]), native=True)
+
+
 def upsampled_natives(eye: Eye, paths: Sequence[Path], size: Size) -> list[Look]:
     """Looks at the model's native images, from their files, upsampled by Lanczos' filter."""
 

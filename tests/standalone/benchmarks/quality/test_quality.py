@@ -376,14 +376,14 @@ def test_a_mark_is_a_share_or_a_mean() -> None:
     def look(value: float, objects: int) -> Look:
         features = torch.tensor([[value, 1.0]])
         marks = {"one": objects == 1, "objects": 1.0 * objects}
-        return Look(features, features, [1 + value, 2.0], marks)
+        return Look(features, features, [1 + value, 2.0], marks, torch.full((3, 16, 16), value))
 
     seen = [look(value, objects) for value, objects in ((0.0, 1), (1.0, 3), (2.0, 1), (1.0, 1))]
-    measures = row(seen, seen, Names("f", "fc", "k", "kc"))
+    measures = row(seen, seen, Names("f", "fc", "k", "kc"), seen)
     assert (measures["one"], measures["one_95"]) == (0.75, "0.30-0.95")
     assert (measures["objects"], measures["detail"], measures["f"]) == (1.5, 1, 0)
     assert measures["octaves"] == [1, 1]
     assert 0.3 < measures["objects_error"] < 0.55  # std(objects) / 2 = 0.43
-    unknown = [Look(None, None, [1.0], {"score": None}) for _ in seen]
-    measures = row(unknown, unknown, Names("f", "fc", "k", "kc"))
+    unknown = [Look(None, None, [1.0], {"score": None}, torch.zeros(3, 16, 16)) for _ in seen]
+    measures = row(unknown, unknown, Names("f", "fc", "k", "kc"), unknown)
     assert {measures[name] for name in ("score", "score_error", "f", "fc", "k", "kc")} == {None}

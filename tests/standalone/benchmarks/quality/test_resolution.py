@@ -21,7 +21,7 @@ from lib_hires.standalone.benchmarks.quality.resolution import (
 def looks(value, count=6, detail=1.0):
     """Images whose every crop has one feature vector, all its entries `value`."""
     real = torch.full((1, 2, 8), float(value))
-    return [Look(None, None, [detail, 1.0], {}, real) for _ in range(count)]
+    return [Look(None, None, [detail, 1.0], {}, torch.zeros(3, 16, 16), real) for _ in range(count)]
 
 
 def distance(value, true=0.0):
@@ -72,7 +72,7 @@ def test_without_calibration_there_is_no_gap():
 
 
 def test_what_the_network_did_not_see_stays_empty():
-    blind = [Look(None, None, [1.0, 1.0], {}) for _ in range(3)]
+    blind = [Look(None, None, [1.0, 1.0], {}, torch.zeros(3, 16, 16)) for _ in range(3)]
     found = Resolution(blind, {}, blind, slice(None))
     assert (found.row("ug", blind), found.sentences()) == (NOTHING, [])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from modules import sd_unet
@@ -19,6 +20,7 @@ from lib_hires.webui.callers import caller_of_run
 from lib_hires.webui.hosts import host_of
 from lib_hires.webui.hosts.model import is_supported
 from lib_hires.webui.hosts.protocol import FACTOR
+from lib_hires.webui.messages import warn_failed
 from lib_hires.webui.patching import Once
 from lib_hires.webui.refining.kept import show_kept
 from lib_hires.webui.refining.refine import prepare_stages, refine_samples
@@ -46,10 +48,21 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
 
 
 def before_sampling(p: Any) -> None:
-    """Make the sampling that follows, the first pass or that of Hires. fix, a guided one."""
-    run, kind = HostRun.of(p), kind_of(p)
+    """Make the sampling that follows, the first pass or that of Hires. fix, a guided one.
+
+    An error here leaves the run as it is without us, and a message.
+    """
+    run = HostRun.of(p)
     if not _is_on(run.settings):
         return
+    try:
+        _prepare(run, kind_of(p))
+    except Exception as error:
+        warn_failed(partial(run.turn_off, ALL), "HiRes Guidance", error)
+
+
+def _prepare(run: HostRun, kind: Kind) -> None:
+    p = run.p
     if run.state.size is None:
         run.state.size = list(passes_of(p).values())[-1]
         if NATIVE.is_refused():

@@ -91,6 +91,23 @@ def test_what_cannot_be_set_up_leaves_the_plain_image_and_a_message(host, monkey
     assert same(guided, host.generate(settings))
 
 
+@pytest.mark.parametrize("place", ["prepare_stages", "_warn_if_idle", "Once"])
+def test_what_fails_before_the_sampling_leaves_the_plain_image_and_a_message(
+    host, monkeypatch, place
+):
+    settings = UG | PFSA | REFINE
+    plain, guided = host.generate(), host.generate(settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lib_hires.webui.lifecycle.{place}", lambda *_: raise_failure())
+        made = host.generate(settings)
+    assert same(plain, made)
+    (message,) = made.messages
+    assert "without HiRes Guidance, because it failed (Failure: as asked)." in message
+    assert set(made.parameters) == {"HiRes note"}
+    assert leftovers() == 0
+    assert same(guided, host.generate(settings))
+
+
 def raise_out_of_memory():
     raise RuntimeError("MPS backend out of memory")
 

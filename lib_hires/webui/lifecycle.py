@@ -50,7 +50,8 @@ def begin(p: Any, arguments: Sequence[object]) -> None:
 def before_sampling(p: Any) -> None:
     """Make the sampling that follows, the first pass or that of Hires. fix, a guided one.
 
-    An error here leaves the run as it is without us, and a message.
+    An error here leaves a run that has just begun as it is without us, a later pass unguided, and
+    a message.
     """
     run = HostRun.of(p)
     if not _is_on(run.settings):
@@ -58,7 +59,9 @@ def before_sampling(p: Any) -> None:
     try:
         _prepare(run, kind_of(p))
     except Exception as error:
-        warn_failed(partial(run.turn_off, ALL), "HiRes Guidance", error)
+        begun = bool(run.state.acted)  # then the PNG info is true of the passes before
+        warn = run.leaving_out("ug") if begun else partial(run.turn_off, ALL)
+        warn_failed(warn, "HiRes Guidance", error)
 
 
 def _prepare(run: HostRun, kind: Kind) -> None:

@@ -108,6 +108,24 @@ def test_what_fails_before_the_sampling_leaves_the_plain_image_and_a_message(
     assert same(guided, host.generate(settings))
 
 
+def test_a_second_pass_that_cannot_be_guided_keeps_the_png_info_of_the_first(host, monkeypatch):
+    from lib_hires.webui import lifecycle
+
+    guided, once, calls = host.generate(UG, enable_hr=True), lifecycle.Once, []
+
+    def fail_at_the_second(*given):
+        calls.append(given)
+        return once(*given) if len(calls) == 1 else raise_failure()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lifecycle, "Once", fail_at_the_second)
+        made = host.generate(UG, enable_hr=True)
+    assert len(calls) == 2
+    assert "without HiRes Guidance, because it failed" in made.messages[0]
+    assert {"HiRes note", *guided.parameters} == set(made.parameters)
+    assert same(guided, host.generate(UG, enable_hr=True))
+
+
 def raise_out_of_memory():
     raise RuntimeError("MPS backend out of memory")
 

@@ -11,7 +11,7 @@ OCTAVES = 4  # the finest first: details of 1 to 2 pixels, 2 to 4, 4 to 8, 8 to 
 
 def octave_energies(image: Tensor, octaves: int = OCTAVES) -> list[float]:
     """Mean squared difference between an image (b, c, h, w) and itself without the finest detail,
-    then the same of the image at half the size, and so on; the first is `distances.detail`.
+    then the same of the image at half the size, and so on.
 
     Raises ValueError for an image that cannot be halved so often.
     """

@@ -13,7 +13,6 @@ from lib_hires.standalone.benchmarks.quality.calibration import (
     calibrated,
     enlarged,
     findings,
-    see,
     through_vae,
 )
 from lib_hires.standalone.benchmarks.quality.real_features import CropFeatures
@@ -40,6 +39,10 @@ def scenes(first, size):
         yield draw(random_scene(np.random.default_rng(seed)), size, size)
 
 
+def see(images, look):
+    return torch.cat([look(as_tensor(image), k, CROPS) for k, image in enumerate(images)])
+
+
 @pytest.fixture(scope="module")
 def look():
     return CropFeatures()
@@ -47,18 +50,18 @@ def look():
 
 @pytest.fixture(scope="module")
 def true(look):
-    return see(scenes(0, SIZE), look, CROPS)
+    return see(scenes(0, SIZE), look)
 
 
 @pytest.fixture(scope="module")
 def again(look):
-    return see(scenes(100, SIZE), look, CROPS)
+    return see(scenes(100, SIZE), look)
 
 
 def report_of(by, look, true, again):
     small = enlarged(scenes(100, SIZE // 4), SIZE, SIZE)
     back = through_vae(scenes(100, SIZE), Model(by))
-    rows = zip(calibration.ROWS, (again, see(small, look, CROPS), see(back, look, CROPS)))  # noqa: B905
+    rows = zip(calibration.ROWS, (again, see(small, look), see(back, look)))  # noqa: B905
     return calibrated(dict(rows), true)
 
 
@@ -69,10 +72,7 @@ def test_the_rows_stand_in_their_order(look, true, again, monkeypatch):
     near, far, limit = (report[name] for name in calibration.ROWS)
     assert near["kd_crop"] < limit["kd_crop"] < far["kd_crop"]
     assert near["fd_crop"] < limit["fd_crop"] < far["fd_crop"]
-    assert near["detail"] > limit["detail"] > far["detail"]
     assert near["gap_closed"] > 1
-    assert len(near["octaves"]) == 4 and near["octaves"][0] == near["detail"]
-    assert far["octaves"][2] > 0.5 > far["octaves"][0]
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ Image k of all three is the same scene, so that rows differ by what was done to 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,34 +17,14 @@ from torch import Tensor
 
 from lib_hires.standalone.benchmarks.quality.real_features import (
     Beside,
-    CropFeatures,
     Estimate,
     Reference,
     gap_closed,
 )
-from lib_hires.standalone.world.octaves import beside_truth, octave_energies
 
 AGAIN, ENLARGED, THROUGH_VAE = ROWS = ("true_again", "true_enlarged", "true_through_vae")
 FRECHET_DRAWS = 20  # each takes about a second
 SOUND = 10  # times farther than true_again must true_enlarged be
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What the measures of resolution need of a set of n images, which themselves are dropped."""
-
-    features: Tensor  # (n, crops, d)
-    energies: np.ndarray  # (n, octaves), the finest first
-
-
-def see(images: Iterable[Image.Image], look: CropFeatures, crops: int) -> Seen:
-    """Look at images of one size, `crops` crops of each."""
-    features, energies = [], []
-    for number, image in enumerate(images):
-        values = as_tensor(image)
-        features.append(look(values, number, crops))
-        energies.append(octave_energies(values))
-    return Seen(torch.cat(features), np.array(energies))
 
 
 def as_tensor(image: Image.Image) -> Tensor:
@@ -91,20 +70,15 @@ def closed_share(closed: Estimate | None) -> dict[str, Any]:
     }
 
 
-def calibrated(rows: Mapping[str, Seen], true: Seen) -> dict[str, dict[str, Any]]:
-    """The measures of the three calibration rows beside other true images.
+def calibrated(rows: Mapping[str, Tensor], true: Tensor) -> dict[str, dict[str, Any]]:
+    """The distances of the three calibration rows from other true images.
 
-    `gap_closed` is that of true_again, where true_enlarged takes the place of the model's
-    upsampled native images.
+    rows, true: features (n, crops, d). `gap_closed` is that of true_again, where true_enlarged
+    takes the place of the model's upsampled native images.
     """
-    reference = Reference(true.features)
-    beside = {name: reference.beside(rows[name].features) for name in ROWS}
-    report: dict[str, dict[str, Any]] = {}
-    for name in ROWS:
-        octaves = beside_truth(rows[name].energies, true.energies)
-        report[name] = crop_distances(beside[name])
-        report[name] |= {"detail": round(octaves[0], 3)}
-        report[name] |= {"octaves": [round(each, 3) for each in octaves]}
+    reference = Reference(true)
+    beside = {name: reference.beside(rows[name]) for name in ROWS}
+    report = {name: crop_distances(beside[name]) for name in ROWS}
     report[AGAIN] |= closed_share(gap_closed(*(beside[name] for name in ROWS)))
     return report
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -55,13 +54,6 @@ def kernel_distance(features_a: Tensor | np.ndarray, features_b: Tensor | np.nda
         return float((values.sum() - np.trace(values)) / (n * (n - 1)))
 
     return mean_of_pairs(a) + mean_of_pairs(b) - 2 * float(kernel(a, b).mean())
-
-
-def detail(image: Tensor) -> float:
-    """Energy of what an image (b, c, H, W) loses when its sides are halved: its finest octave."""
-    halved = F.interpolate(image.float(), scale_factor=0.5, mode="area")
-    back = F.interpolate(halved, size=image.shape[-2:], mode="bicubic", align_corners=False)
-    return float((image.float() - back).square().mean())
 
 
 def native_crops(

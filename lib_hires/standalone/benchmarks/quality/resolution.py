@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lib_hires.sizes import Size
 from lib_hires.standalone.benchmarks.quality.calibration import (
@@ -21,7 +21,6 @@ from lib_hires.standalone.benchmarks.quality.calibration import (
     ENLARGED,
     ROWS,
     THROUGH_VAE,
-    Seen,
     calibrated,
     closed_share,
     crop_distances,
@@ -136,13 +135,13 @@ class Resolution:
         self._reference: Reference | None = None
         if true[0].real is None:
             return
-        self._reference = Reference(_seen(true).features)
-        self._upsampled = self._reference.beside(_seen(upsampled).features)
+        self._reference = Reference(_features(true))
+        self._upsampled = self._reference.beside(_features(upsampled))
         if calibration:
-            rows = {name: _seen(calibration[name]) for name in ROWS}
-            others = _seen(true[apart])
+            rows = {name: _features(calibration[name]) for name in ROWS}
+            others = _features(true[apart])
             self._calibration = calibrated(rows, others)
-            self._ceiling = Reference(others.features).beside(rows[THROUGH_VAE].features)
+            self._ceiling = Reference(others).beside(rows[THROUGH_VAE])
 
     def calibration_row(self, name: str) -> dict[str, Any]:
         """The measures of a row of the calibration."""
@@ -153,7 +152,7 @@ class Resolution:
         """The measures of a technique, whose images have the seeds of the native ones."""
         if self._reference is None or seen[0].real is None:
             return dict(NOTHING)
-        beside = self._rows[name] = self._reference.beside(_seen(seen).features)
+        beside = self._rows[name] = self._reference.beside(_features(seen))
         closed = self._ceiling and gap_closed(beside, self._upsampled, self._ceiling)
         return crop_distances(beside) | closed_share(closed)
 
@@ -163,6 +162,5 @@ class Resolution:
         return [*found, *within_noise(self._rows)]
 
 
-def _seen(seen: Sequence[Look]) -> Seen:
-    features = [look.real for look in seen if look.real is not None]
-    return Seen(torch.cat(features), np.array([look.energies for look in seen]))
+def _features(seen: Sequence[Look]) -> Tensor:  # (n, crops, d)
+    return torch.cat([look.real for look in seen if look.real is not None])

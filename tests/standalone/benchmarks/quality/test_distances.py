@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from lib_hires.standalone.benchmarks.quality.distances import (
     bootstrap_error,
-    detail,
     frechet_distance,
     kernel_distance,
     native_crops,
@@ -134,11 +133,3 @@ def test_kernel_distance_is_zero_on_average_for_sets_of_one_kind():
     ]
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(len(values))
     assert min(values) < 0
-
-
-def test_detail_sees_the_finest_octave_alone():
-    fine = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)[None, None]
-    coarse = torch.ones(1, 1, 16, 16)
-    assert detail(coarse) == pytest.approx(0, abs=1e-6)
-    assert detail(fine) == pytest.approx(1)
-    assert detail(fine + 5) == pytest.approx(1, rel=1e-5)

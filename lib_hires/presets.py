@@ -68,6 +68,7 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
         1,
         {
             "ug": True,
+            "ug_theta": 0.5,
             "ug_windows": "attention",
             "refine": True,
             "refine_eta2": "0.5",

@@ -19,8 +19,9 @@ pytestmark = pytest.mark.skipif(not MODEL.is_file(), reason="the bundled model i
 
 
 @pytest.mark.slow
-def test_detail_and_colour_are_kept(side: int = 256) -> None:
+def test_detail_and_colour_are_kept() -> None:
     """At the native size; the quality reports show it above (docs/results)."""
+    side = 256
     true = [draw(scene_of(seed), side, side) for seed in range(900_000, 900_016)]
     back = list(through_vae(true, load_model(None)))
     small = [image.resize((side // 2, side // 2), Image.Resampling.BOX) for image in true]

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from lib_hires.settings import declarations, markdown_table
+from lib_hires.standalone.benchmarks.techniques import chosen, varied
 from lib_hires.standalone.cli import _parser
+from lib_hires.standalone.cli.options import names_in
+from lib_hires.standalone.pipeline.request import Request
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -19,8 +22,10 @@ DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = [
     (document, line)
     for document in DOCUMENTS
-    for line in re.findall(r"^(?:\.venv/bin/)?hires (.*)$", document.read_text(), re.MULTILINE)
-    if not line.endswith("\\")
+    for line in re.findall(
+        r"^(?:\.venv/bin/)?hires (.*)$", document.read_text().replace("\\\n", ""), re.MULTILINE
+    )
+    if not line.endswith("...")
 ]
 
 
@@ -43,7 +48,11 @@ def test_the_readme_is_short() -> None:
     ("document", "line"), COMMANDS, ids=[f"{d.stem}: {line[:40]}" for d, line in COMMANDS]
 )
 def test_every_command_shown_is_understood(document: Path, line: str) -> None:
-    _parser().parse_args(shlex.split(line, comments=True))
+    options = _parser().parse_args(shlex.split(line, comments=True))
+    for words in getattr(options, "variant", ()):
+        varied(words, options.scale)
+    if names := names_in(getattr(options, "techniques", "") or ""):
+        chosen(names, options.scale, Request())
 
 
 def test_every_control_but_the_webuis_own_is_an_option() -> None:
@@ -61,10 +70,17 @@ def test_every_control_but_the_webuis_own_is_an_option() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.relative_to(ROOT).as_posix())
 def test_links_and_images_are_there(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
-    for link in links:
+    for link, heading in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
         if "://" not in link:
-            assert (document.parent / link).exists(), link
+            target = document.parent / link if link else document
+            assert target.exists(), link
+            assert not heading or heading in headings(target), f"{link}#{heading}"
+
+
+def headings(document: Path) -> set[str]:
+    """A document's headings as links name them."""
+    titles = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_the_engine_s_example_runs() -> None:

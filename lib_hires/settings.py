@@ -497,7 +497,7 @@ def _range(row: Declaration) -> str:
     if row.kind is tuple:
         return "numbers in (0, 1]"
     bounds = f"{row.control.minimum:.10g} to {row.control.maximum:.10g}"
-    return bounds + ", 0: automatic" if row.control.automatic else bounds
+    return bounds + ", or 0" if row.control.automatic else bounds
 
 
 def _shown(value: Plain) -> str:

@@ -49,8 +49,8 @@ class Detail(Declared):
     )
     sharper: float = control(
         0.0,
-        "Sharper question",
-        "How much less noise the large evaluation is told than there is, in the middle of a run.",
+        "Smaller sigma",
+        "How much smaller the large evaluation's sigma is than the noise's, in mid-run.",
         minimum=-0.5,
         maximum=0.5,
     )

@@ -181,7 +181,7 @@ DETAILED = tuple(
     for name, label, detail in (
         ("split", "split CFG", Detail(cfg_high=15)),
         ("mixing", "mixed latents", Detail(mixing=True)),
-        ("sharper", "sharper question", Detail(sharper=0.1)),
+        ("sharper", "smaller sigma", Detail(sharper=0.1)),
         ("sharpened", "sharpened", Detail(sharpen=1)),
         ("unfinished", "unfinished", Detail(unfinished="same")),
         ("matched", "unfinished, matched", Detail(unfinished="matched")),

@@ -62,7 +62,7 @@ class RunDetail:
         return low, high or low, reduction.to(self._model.device)
 
     def sharper(self, denoise: Denoiser, family: VarianceExploding) -> Denoiser:
-        """The denoiser of the large image; `denoise` itself where it is told the truth."""
+        """The denoiser of the large image; `denoise` itself where it receives the true sigma."""
         return sharper(denoise, self.chosen.sharper, family)
 
     def left(self, sigmas: Tensor, size: Size, after: Size, start: float) -> Tensor:

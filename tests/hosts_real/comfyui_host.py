@@ -32,6 +32,7 @@ import comfy.supported_models  # noqa: E402
 import comfy.utils  # noqa: E402
 import nodes  # noqa: E402
 import torch  # noqa: E402
+import yaml  # noqa: E402
 from comfy.model_base import ModelType  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
@@ -43,7 +44,8 @@ from lib_hires.resample import Reduction  # noqa: E402
 
 GIVEN = load_file(f"{EXCHANGE}/given.safetensors")
 SETTINGS = json.loads(Path(EXCHANGE, "given.json").read_text())
-WEIGHTS = load_file(f"{ROOT}/lib_hires/standalone/bundled/hires-demo.safetensors")
+BUNDLED = Path(ROOT, "lib_hires", "standalone", "bundled", "hires-demo.safetensors")
+WEIGHTS = load_file(BUNDLED)
 UNET = "model.diffusion_model."
 POSITIVE, NEGATIVE = ([[GIVEN[name], {}]] for name in ("cond", "uncond"))
 LARGE, SMALL = (64, 64), (32, 32)
@@ -126,9 +128,10 @@ def host_model(kind=ModelType.V_PREDICTION, weights=WEIGHTS):
 def host_vae():
     prefix = "first_stage_model."
     weights = {k.removeprefix(prefix): v for k, v in WEIGHTS.items() if k.startswith(prefix)}
-    shape = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3}
-    shape |= {"ch": 64, "ch_mult": [1] * 4, "num_res_blocks": 1, "attn_resolutions": []}
-    params = {"ddconfig": {**shape, "dropout": 0.0}, "embed_dim": 4}
+    config = yaml.safe_load(BUNDLED.with_suffix(".yaml").read_text())["model"]["params"]
+    params = {
+        name: config["first_stage_config"]["params"][name] for name in ("ddconfig", "embed_dim")
+    }
     return comfy.sd.VAE(sd=weights, config={"params": params}, dtype=torch.float32)
 
 

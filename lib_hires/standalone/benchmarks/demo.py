@@ -43,9 +43,10 @@ WISHES = (
 )
 SHOWN_AT = {1: 4, 2: 4, 4: 1}  # how many of the wishes at each scale; 4x costs most
 FAILURE = replace(NAIVE, label="plain sampling (failure)")
+OF_ITS_OWN = replace(UG, label="Upsample Guidance: an image of its own, with small ghosts")
 REPEATING = replace(PIVOT, label="pivot (Self-Cascade): repeats parts")
 SHOWN: Mapping[int, tuple[Technique, ...]] = {  # from top to bottom, the recommended way first
-    2: (UG_REFINE, REFINE, UG, REPEATING, LANCZOS, FAILURE),
+    2: (UG_REFINE, REFINE, OF_ITS_OWN, REPEATING, LANCZOS, FAILURE),
     4: (UG_REFINE, LANCZOS, FAILURE),
     1: (NATIVE, NATIVE_PFSA),
 }

@@ -68,7 +68,8 @@ def test_the_host_loads_the_nodes(seen):
 def test_an_image_is_the_standalone_sides(seen, standalone, name):
     """Of the same seed; of refinements the first latent is given, and their noise is the seed's."""
     off = differences(seen["files"][name], standalone[1][name])
-    assert off.max() <= 0.2, f"{off.max()} of 255"  # seen: 0.15, of two decodes and an encode
+    most = 0.2 if name in ("refined", "pivot") else 0.1  # seen there: 0.15, of two more VAE passes
+    assert off.max() <= most, f"{off.max()} of 255"
 
 
 def differences(image, ours):

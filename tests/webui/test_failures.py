@@ -75,34 +75,26 @@ def test_a_mix_that_fails_leaves_the_image_with_a_message(host, monkeypatch):
     assert same(mixed, host.generate(PFSA))
 
 
-@pytest.mark.parametrize("place", ["guiding", "mixing"])
-def test_what_cannot_be_set_up_leaves_the_plain_image_and_a_message(host, monkeypatch, place):
-    settings = UG | PFSA
-    plain, guided = host.generate(), host.generate(settings)
-    with monkeypatch.context() as patch:
-        patch.setattr(f"lib_hires.webui.sampling.guidance.{place}", lambda *_: raise_failure())
-        made = host.generate(settings)
-    assert same(plain, made)
-    (message,) = made.messages
-    both = "Upsample Guidance and Attentive Guidance"
-    assert f"without {both}, because it failed (Failure: as asked)." in message
-    assert set(made.parameters) == {"HiRes note"}
-    assert leftovers() == 0
-    assert same(guided, host.generate(settings))
-
-
-@pytest.mark.parametrize("place", ["prepare_stages", "_warn_if_idle", "Once"])
-def test_what_fails_before_the_sampling_leaves_the_plain_image_and_a_message(
-    host, monkeypatch, place
+@pytest.mark.parametrize(
+    ("place", "settings", "left_out"),
+    [
+        ("sampling.guidance.guiding", UG | PFSA, "Upsample Guidance and Attentive Guidance"),
+        ("sampling.guidance.mixing", UG | PFSA, "Upsample Guidance and Attentive Guidance"),
+        ("lifecycle.prepare_stages", UG | PFSA | REFINE, "HiRes Guidance"),
+        ("lifecycle._warn_if_idle", UG | PFSA | REFINE, "HiRes Guidance"),
+        ("lifecycle.Once", UG | PFSA | REFINE, "HiRes Guidance"),
+    ],
+)
+def test_what_cannot_be_set_up_leaves_the_plain_image_and_a_message(
+    host, monkeypatch, place, settings, left_out
 ):
-    settings = UG | PFSA | REFINE
     plain, guided = host.generate(), host.generate(settings)
     with monkeypatch.context() as patch:
-        patch.setattr(f"lib_hires.webui.lifecycle.{place}", lambda *_: raise_failure())
+        patch.setattr(f"lib_hires.webui.{place}", lambda *_: raise_failure())
         made = host.generate(settings)
     assert same(plain, made)
     (message,) = made.messages
-    assert "without HiRes Guidance, because it failed (Failure: as asked)." in message
+    assert f"without {left_out}, because it failed (Failure: as asked)." in message
     assert set(made.parameters) == {"HiRes note"}
     assert leftovers() == 0
     assert same(guided, host.generate(settings))

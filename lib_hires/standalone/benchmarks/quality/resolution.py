@@ -145,8 +145,7 @@ class Resolution:
 
     def calibration_row(self, name: str) -> dict[str, Any]:
         """The measures of a row of the calibration."""
-        found = self._calibration.get(name, {})
-        return NOTHING | {key: found[key] for key in NOTHING if key in found}
+        return NOTHING | self._calibration.get(name, {})
 
     def row(self, name: str, seen: Sequence[Look]) -> dict[str, Any]:
         """The measures of a technique, whose images have the seeds of the native ones."""

@@ -20,7 +20,7 @@ from lib_hires.standalone.benchmarks.video.calibration import (
     held,
     shuffled,
 )
-from lib_hires.standalone.benchmarks.video.measures import jitter, residual, seen, steadiness
+from lib_hires.standalone.benchmarks.video.measures import cuts, jitter, residual, seen
 from lib_hires.standalone.benchmarks.video.report import Report
 from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.pipeline.outputs import save_clip
@@ -65,11 +65,16 @@ def test_what_moves_as_a_whole_leaves_little_residual():
     assert residual(before, other) > 2 * residual(before, moved)
 
 
-def test_steadiness_falls_where_frames_are_of_different_clips():
-    rng = np.random.default_rng(0)
-    one = rng.normal(size=12)
-    same = one + 0.01 * rng.normal(size=(8, 12))
-    assert steadiness(same) > 0.99 > steadiness(rng.normal(size=(8, 12)))
+def test_a_cut_is_a_move_that_no_true_object_makes():
+    even = np.stack([np.linspace(0, 0.8, 17), np.linspace(0.3, 0.3, 17)], 1)
+    assert cuts(even) == 0
+    broken = even.copy()
+    broken[5:11, 1] += 0.2
+    assert cuts(broken) == 2
+    for seed in range(200):  # as fast as the world's own objects are
+        scene, motion = benchmark.clip_of(seed)
+        first = [still.subjects[0] for still in moments(scene, motion, 16)]
+        assert cuts(np.array([[each.x, each.y] for each in first])) == 0
 
 
 def test_short_clips_hold_what_changes():

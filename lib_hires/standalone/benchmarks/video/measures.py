@@ -15,6 +15,7 @@ from lib_hires.standalone.world.judge import SIDE, Judge, reduce_area
 
 BLOCK = 16  # pixels at 256, of what is moved as a whole
 REACH = 0.04  # sides, how far a block may move between two frames of a native clip
+CUT = 0.1  # sides; true objects move less than 0.04 between two frames of a native clip
 SHORT = 4  # frames of a short clip
 LOOKED_AT = 4  # frames whose crops the real network sees
 CHANNELS = 1280  # of its features
@@ -108,12 +109,9 @@ def jitter(path: np.ndarray) -> float:
     return float(np.linalg.norm(bends, axis=1).mean())
 
 
-def steadiness(features: np.ndarray) -> float:
-    """Mean cosine of each frame's features with the clip's mean, both without their own mean."""
-    centred = features - features.mean(1, keepdims=True)
-    middle = centred.mean(0)
-    norms = np.linalg.norm(centred, axis=1) * np.linalg.norm(middle)
-    return float((centred @ middle / norms).mean())
+def cuts(path: np.ndarray) -> int:
+    """How often a path (f, 2) in sides moves farther between two frames than a true one can."""
+    return int((np.linalg.norm(np.diff(path, axis=0), axis=1) > CUT).sum())
 
 
 def short_clips(features: np.ndarray) -> np.ndarray:

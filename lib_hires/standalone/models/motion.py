@@ -219,7 +219,7 @@ def write_motion(path: Path, adapter: Any, frames: int, modules: Sequence[str]) 
 
 def _module_of(name: str) -> str:
     """`up_blocks.0.motion_modules.1` of a tensor's name."""
-    return ".".join(name.split(".")[:4])
+    return re.sub(r"(\.motion_modules\.\d+)\..*", r"\1", name)
 
 
 def _fill(path: Path, adapter: Any, state: Mapping[str, Tensor]) -> None:

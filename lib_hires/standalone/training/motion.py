@@ -4,7 +4,8 @@ Clips of the moving world are drawn once, encoded frame by frame by the model's 
 The module learns on them what the model predicts: all frames of a clip at one time, with noise of
 their own. It begins by changing nothing (AnimateDiff, arXiv:2307.04725), so the first clip is so
 many images. Of the two modules on the way up each level only the first is trained, so that the file
-stays below 3 MB.
+stays below 3 MB. Noisy times are learned most: there the frames agree on where things are, and a
+clip whose frames do not agree is cut into several.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip
 from lib_hires.standalone.pipeline.request import Request
-from lib_hires.standalone.training.diffusion import random_times
 from lib_hires.standalone.training.loop import Panel, Progress, averaged, computed_in, plot
 from lib_hires.standalone.training.stages import StageConfig, run_stage
 from lib_hires.standalone.world import model as demo
+from lib_hires.standalone.world.model import TRAINING_STEPS
 from lib_hires.standalone.world.motion import FRAMES, draw_clip, random_clip
 
 NAME = f"{demo.NAME}-motion"
@@ -99,7 +100,7 @@ def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None
 def loss(model: LatentModel, x0: Tensor, context: Tensor) -> Tensor:
     """Mean squared error of the prediction on clips x0 (b, c, f, h, w), noised as they were
     learned; context (b, n, d)."""
-    t = random_times(len(x0))
+    t = noisy_times(len(x0))
     abar = per_image(model.alphas_cumprod.to(x0)[t], x0.ndim)
     a, s = abar.sqrt(), (1 - abar).sqrt()
     noise = torch.randn_like(x0)
@@ -107,6 +108,12 @@ def loss(model: LatentModel, x0: Tensor, context: Tensor) -> Tensor:
         predicted = model.predict(a * x0 + s * noise, t, context=context)
     wanted = noise if model.prediction == "eps" else a * noise - s * x0
     return F.mse_loss(predicted.float(), wanted)
+
+
+def noisy_times(n: int) -> Tensor:
+    """(n,) timesteps, each as often as it is far from the end; half lie in the first 0.3."""
+    share = (torch.randperm(n) + torch.rand(n)) / n  # stratified
+    return (share.sqrt() * TRAINING_STEPS).long().clamp(max=TRAINING_STEPS - 1)
 
 
 # --- the modules ----------------------------------------------------------------------------------
@@ -123,7 +130,7 @@ def new_adapter(model: LatentModel) -> Any:
             motion_layers_per_block=config.layers_per_block,
             motion_num_attention_heads=HEADS,
             motion_max_seq_length=POSITIONS,
-            use_motion_mid_block=False,
+            use_motion_mid_block=True,
         )
     )
 
@@ -135,10 +142,11 @@ def trained_modules(network: Any) -> dict[str, nn.Module]:
         for k, block in enumerate(network.down_blocks)
         for n, module in enumerate(block.motion_modules)
     }
-    return down | {
+    up = {
         f"up_blocks.{k}.motion_modules.0": block.motion_modules[0]
         for k, block in enumerate(network.up_blocks)
     }
+    return down | up | {"mid_block.motion_modules.0": network.mid_block.motion_modules[0]}
 
 
 def _key(name: str) -> str:

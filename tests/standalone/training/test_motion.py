@@ -51,7 +51,7 @@ def test_the_file_is_the_module_that_was_trained(trained, tiny_model):
             weight = own[f"{module.replace('-', '.')}.{rest}"]
             torch.testing.assert_close(weight, value.half().float())
     moved = [value.any() for name, value in learned.items() if name.endswith("proj_out.weight")]
-    assert all(moved) and len(moved) == 4, "two down, two up"
+    assert all(moved) and len(moved) == 5, "two down, one in the middle, two up"
     for name, weight in own.items():
         if "up_blocks" in name and "motion_modules.1.proj_out" in name:
             assert not weight.any(), "what is not in the file changes nothing"
@@ -110,6 +110,14 @@ def test_the_module_learns_what_only_neighbouring_frames_can_tell(tiny_model):
         optimizer.step()
     first, last = (torch.stack(some).mean().item() for some in (losses[:8], losses[-8:]))
     assert last < 0.8 * first
+
+
+def test_most_of_what_is_learned_lies_where_places_are_decided():
+    torch.manual_seed(0)
+    times = torch.cat([motion.noisy_times(2) for _ in range(2000)]).float() / 1000
+    shares = torch.tensor([(times > edge).float().mean() for edge in (0.3, 0.7, 0.9)])
+    torch.testing.assert_close(shares, torch.tensor([0.91, 0.51, 0.19]), atol=0.02, rtol=0)
+    assert times.max() < 1 and (motion.noisy_times(2) > 707).sum() == 1, "one of two in each half"
 
 
 def test_clips_depend_on_the_seed_alone_and_are_drawn_once(tiny_model, tmp_path):

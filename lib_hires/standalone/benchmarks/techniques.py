@@ -173,6 +173,21 @@ RECIPES = (
         detail=Detail(unfinished="matched", cfg_low=7.5, cfg_high=35),
     ),
 )
+SCALED_RECIPES = tuple(
+    replace(recipe, name=f"{recipe.name}_scaled", label=f"{recipe.label}, CFG scaled", **details)
+    for recipe, details in zip(
+        RECIPES,
+        (
+            {
+                "detail": Detail(unfinished="same", cfg_low=12),
+                "detail_4x": Detail(unfinished="same", cfg_low=20),
+            },
+            {"detail": Detail(unfinished="matched", cfg_low=3, cfg_high=14)},
+        ),
+        strict=True,
+    )
+)
+"""With 3 for SDXL's usual 7.5, as the bundled model wants."""
 
 
 # Each alone, beside `ug_refine`.
@@ -273,7 +288,7 @@ def every(scale: int) -> tuple[Technique, ...]:
     """All that there are at a scale, those with the bundled feature upsampler last."""
     upsampled = (with_upsampler(each, BUNDLED_2X) for each in FIT_FOR_UPSAMPLERS[scale])
     others = (*HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT, *IN_WINDOWS, *FEW_STEPS)
-    return (*STANDARD, *others, *RECIPES, *DETAILED, *upsampled)
+    return (*STANDARD, *others, *RECIPES, *SCALED_RECIPES, *DETAILED, *upsampled)
 
 
 def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, ...]:

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -70,12 +70,15 @@ def with_motion(model: LatentModel, path: Path) -> LatentModel:
     path = Path(path)
     if not path.exists():
         raise ModelError(f"{path}: no such motion module; give a .safetensors file or a folder")
-    adapter, frames = _from_folder(path) if path.is_dir() else _from_file(path)
-    _check_fits(path, adapter, model)
+    read = _from_folder(path) if path.is_dir() else _from_file(path)
+    _check_fits(path, read.adapter, model)
     try:
-        return with_adapter(model, adapter, path.stem, frames)
+        moving = with_adapter(model, read.adapter, path.stem, read.frames)
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not for {model.name}: {reason(error)}") from error
+    if read.modules:
+        skip_others(moving.unet, read.modules)
+    return moving
 
 
 def with_adapter(model: LatentModel, adapter: Any, name: str, frames: int) -> LatentModel:
@@ -88,6 +91,28 @@ def with_adapter(model: LatentModel, adapter: Any, name: str, frames: int) -> La
     unet = UNetMotionModel.from_unet2d(model.unet, adapter)
     motion = Motion(name, frames, int(adapter.config.motion_max_seq_length))
     return replace(model, unet=placed(unet, model.device, model.dtype), motion=motion)
+
+
+class _Skipped(nn.Module):
+    """In the place of a motion module that changes nothing: hands on what it gets."""
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden_states
+
+
+def skip_others(unet: Any, modules: Collection[str]) -> None:
+    """Spend no time on motion modules but these, such as `up_blocks.0.motion_modules.1`.
+
+    For modules that change nothing: the result is the same.
+    """
+    found = {name for name, module in unet.named_modules() if _is_motion(module)}
+    for name in found.difference(modules):
+        block, _, place = name.rpartition(".")
+        unet.get_submodule(block)[int(place)] = _Skipped()
+
+
+def _is_motion(module: nn.Module) -> bool:
+    return type(module).__name__ == "AnimateDiffTransformer3D"
 
 
 def silent(adapter: Any) -> Any:
@@ -109,7 +134,7 @@ def set_context(unet: Any, context: int | None, frames: int) -> None:
 
     for module in unet.modules():
         blocks = getattr(module, "transformer_blocks", None)
-        if type(module).__name__ != "AnimateDiffTransformer3D" or blocks is None:
+        if not _is_motion(module) or blocks is None:
             continue
         for place, block in enumerate(blocks):
             kind = BasicTransformerBlock if context is None else FreeNoiseTransformerBlock
@@ -139,7 +164,13 @@ def _rebuilt(block: Any, kind: Any) -> nn.Module:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def _from_folder(path: Path) -> tuple[Any, int]:
+class _Read(NamedTuple):
+    adapter: Any
+    frames: int  # native
+    modules: frozenset[str] = frozenset()  # that are in a file of ours, which may lack some
+
+
+def _from_folder(path: Path) -> _Read:
     from diffusers import MotionAdapter
 
     try:
@@ -158,7 +189,7 @@ def _from_folder(path: Path) -> tuple[Any, int]:
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: the motion module {reason(error)}; copy it again") from error
     _refuse_pia(path, adapter)
-    return adapter, _native_frames(config, adapter)
+    return _Read(adapter, _native_frames(config, adapter))
 
 
 def _native_frames(config: Mapping[str, Any], adapter: Any) -> int:
@@ -172,7 +203,7 @@ def _native_frames(config: Mapping[str, Any], adapter: Any) -> int:
     return min(frames, int(adapter.config.motion_max_seq_length))
 
 
-def _from_file(path: Path) -> tuple[Any, int]:
+def _from_file(path: Path) -> _Read:
     from diffusers import MotionAdapter
 
     try:
@@ -188,7 +219,7 @@ def _from_file(path: Path) -> tuple[Any, int]:
     key = (len(config["block_out_channels"]), config["use_motion_mid_block"], positions)
     adapter = MotionAdapter(**config | {"motion_max_seq_length": positions or LCM_POSITIONS})
     weights = {key: value for key, value in state.items() if not key.endswith("pos_encoder.pe")}
-    there = set(map(_module_of, state))
+    there = frozenset(map(_module_of, state))
     kept = {
         name: value
         for name, value in silent(adapter).state_dict().items()
@@ -199,7 +230,8 @@ def _from_file(path: Path) -> tuple[Any, int]:
     except RuntimeError as error:
         raise ModelError(f"{path}: its tensors {reason(error)}; copy it again") from error
     _, frames = KINDS.get(key, ("", NATIVE_FRAMES))
-    return adapter, stated.get(NATIVE) or min(frames, positions or LCM_POSITIONS)
+    native = stated.get(NATIVE) or min(frames, positions or LCM_POSITIONS)
+    return _Read(adapter, native, there if stated else frozenset())
 
 
 def write_motion(path: Path, adapter: Any, frames: int, modules: Sequence[str]) -> None:

@@ -26,7 +26,13 @@ from lib_hires.files import whole_file
 from lib_hires.noise import per_image
 from lib_hires.settings import Settings
 from lib_hires.standalone.models.latent import LatentModel
-from lib_hires.standalone.models.motion import HEADS, silent, with_adapter, write_motion
+from lib_hires.standalone.models.motion import (
+    HEADS,
+    silent,
+    skip_others,
+    with_adapter,
+    write_motion,
+)
 from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip
@@ -66,6 +72,7 @@ def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None
     clips = encode_clips(work / "clips", model, config)
     moving = with_adapter(model, new_adapter(model), NAME, config.frames)
     modules = trained_modules(moving.unet)
+    skip_others(moving.unet, modules)
     learning = nn.ModuleDict({_key(name): module for name, module in modules.items()})
     learning.requires_grad_(True)
     averages = {"motion": averaged(learning, config.ema)}

@@ -70,8 +70,10 @@ class Pen:
 def _widths(passes: Sequence[Mapping[str, Any]]) -> list[float]:
     """By their steps, but wide enough to be read."""
     steps = sum(len(part["weights"]) for part in passes)
-    shares = [max(len(part["weights"]) / steps, NARROWEST) for part in passes]
-    return [share / sum(shares) * (WIDTH - LEFT - 2) for share in shares]
+    least = min(NARROWEST, 1 / len(passes))
+    left = 1 - least * len(passes)
+    shares = [least + left * len(part["weights"]) / steps for part in passes]
+    return [share * (WIDTH - LEFT - 2) for share in shares]
 
 
 def _draw_pass(

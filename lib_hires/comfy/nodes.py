@@ -114,10 +114,12 @@ def plan(
     sampler_name: str,
     scheduler: str,
     refine: bool,
+    stage_steps: int = 0,
     **values: Any,
 ) -> tuple[str, Tensor]:
     """MODEL to the plan's line and drawing."""
     values = {name.removeprefix("final_"): value for name, value in values.items()}
+    values["steps"] = stage_steps
     settings = Settings.from_values({**meant_values("refine", values), "refine": refine})
     made = planned(model, settings, (height, width), steps, sampler_name, scheduler)
     return made.plan.summary(), made.image()
@@ -199,6 +201,19 @@ SAMPLING = (
 
 REFINEMENT = control_widgets("refine", ("guided", "keep_stages", "steps"))
 
+STAGE_STEPS = replace(
+    widget(
+        "stage_steps",
+        "INT",
+        "The steps of Progressive Refinement, where they are not the first image's. 0: the same.",
+        "Steps of the stages",
+        default=0,
+        min=0,
+        max=10000,
+    ),
+    optional=True,  # it came after the others
+)
+
 PROGRESSIVE_REFINEMENT = Node(
     "HiResProgressiveRefinement",
     "Progressive Refinement",
@@ -260,6 +275,7 @@ PLAN = Node(
             replace(part, name=f"final_{part.name}") if part.name in SIDES else part
             for part in REFINEMENT
         ),
+        STAGE_STEPS,
     ),
     (
         Output("STRING", "plan", "The plan in one line."),

@@ -2,6 +2,7 @@ from collections import Counter
 
 import nodes
 import pytest
+from PIL import Image, ImageDraw
 
 from lib_hires.comfy import drawing
 from lib_hires.comfy.guidance import guided_model
@@ -36,6 +37,16 @@ def test_the_node_says_it_in_a_line(host):
     assert "stage 1 128x128" in line
 
 
+def test_the_stages_may_have_steps_of_their_own(host):
+    widgets = classic(PLAN).INPUT_TYPES()["required"]
+    values = {name: part[1]["default"] for name, part in widgets.items() if "default" in part[1]}
+    values |= {"width": 32, "height": 32, "steps": 20, "final_width": 64, "refine": True}
+    values |= {"eta2": "0.5", "sampler_name": "euler", "scheduler": "normal"}
+    for stage_steps, expected in ((0, 10), (6, 3)):
+        line, _ = PLAN.run(host.model, stage_steps=stage_steps, **values)
+        assert f"stage 1 64x64 in {expected} steps" in line
+
+
 def test_an_unguided_model_is_planned_so(host):
     plan = planned(host.model, Settings(), (64, 64), 5, "euler", "normal").plan
     assert plan.evaluations == 5
@@ -59,6 +70,15 @@ def test_the_drawing_has_the_guidance_while_it_lasts(host):
     assert whole[1] > 2 * drawing.WIDTH - 20
     step = (2 * drawing.WIDTH - 2 * drawing.LEFT) / 10
     assert part[1] - part[0] == pytest.approx(part[2] * step, abs=12)
+
+
+def test_a_pass_of_few_steps_is_wide_enough_for_its_words():
+    few = drawing._widths([{"weights": [1.0] * steps} for steps in (30, 2, 3)])
+    words = drawing.Pen(ImageDraw.Draw(Image.new("RGB", (1, 1))))._font.getlength("strength 0.45")
+    assert min(few) > words / drawing.SCALE and few[0] > 2 * few[2] > 2 * few[1]
+    assert sum(few) == pytest.approx(drawing.WIDTH - drawing.LEFT - 2)
+    many = drawing._widths([{"weights": [1.0] * 4}] * 8)
+    assert many == pytest.approx([sum(many) / 8] * 8) and sum(many) == pytest.approx(sum(few))
 
 
 def test_the_node_shows_its_drawing(host):

@@ -114,12 +114,11 @@ def plan(
     sampler_name: str,
     scheduler: str,
     refine: bool,
-    stage_steps: int = 0,
     **values: Any,
 ) -> tuple[str, Tensor]:
     """MODEL to the plan's line and drawing."""
+    values["steps"] = values.pop("stage_steps", 0)
     values = {name.removeprefix("final_"): value for name, value in values.items()}
-    values["steps"] = stage_steps
     settings = Settings.from_values({**meant_values("refine", values), "refine": refine})
     made = planned(model, settings, (height, width), steps, sampler_name, scheduler)
     return made.plan.summary(), made.image()

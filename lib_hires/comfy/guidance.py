@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -55,12 +55,27 @@ def guided_model(model: Any, settings: UpsampleGuidance, native: int = 0) -> Any
     return patched
 
 
+def in_schedule(model: Any, steps: int) -> Any:
+    """The same for runs that are the end of a schedule of so many steps; the model itself where it
+    has no guidance."""
+    for wrapper in model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {}).get(KEY, ()):
+        patched = model.clone()
+        guidance = replace(wrapper, whole_steps=steps)
+        patched.wrappers[WrappersMP.SAMPLER_SAMPLE][KEY] = [guidance]  # at its place among others
+        return patched
+    return model
+
+
 @dataclass(frozen=True)
 class GuidedSampling:
-    """The wrapper around a sampler's run."""
+    """The wrapper around a sampler's run.
+
+    whole_steps: of the schedule whose end the run is; 0: not known, and told from its start.
+    """
 
     settings: UpsampleGuidance
     native: int
+    whole_steps: int = 0
 
     def __call__(
         self,
@@ -79,7 +94,8 @@ class GuidedSampling:
         if reduction is not None:
             family = family_of(model.model_sampling)
             sigmas = self._schedule(sigmas, family, reduction)
-            calls = GuidedCalls(self.settings, family, reduction.to(noise.device), sigmas)
+            times = whole_times(sigmas, family, self.whole_steps)
+            calls = GuidedCalls(self.settings, family, reduction.to(noise.device), times)
             options = extra_args["model_options"]  # this and the guider's are the run's own
             options["transformer_options"]["sample_sigmas"] = sigmas
             if self.settings.windows == "attention":
@@ -145,11 +161,11 @@ class GuidedCalls:
         settings: UpsampleGuidance,
         family: NoiseFamily,
         reduction: Reduction,
-        sigmas: Tensor,
+        times: Sequence[float],
     ) -> None:
         self._settings, self._family, self._reduction = settings, family, reduction
         self._large = reduction.large
-        self._times = whole_times(sigmas, family)
+        self._times = times
         self._guides: dict[Hashable, UpsampleGuided] = {}
         self._calls: Counter[Hashable] = Counter()  # in this evaluation
         self._controls = Controls()
@@ -207,13 +223,16 @@ def _evaluate(x: Tensor, sigma: Tensor, *, call: Call) -> Tensor:
     return torch.cat(list(branches), dim=1)
 
 
-def whole_times(sigmas: Tensor, family: NoiseFamily) -> list[float]:
-    """The schedule of a run, with as many times before it as a run from pure noise would have.
+def whole_times(sigmas: Tensor, family: NoiseFamily, whole_steps: int = 0) -> list[float]:
+    """The schedule of a run, with as many times before it as the whole schedule has.
 
-    By them the engine knows how long a step is; a run may be the end of a schedule.
+    By them the engine knows how long a step is; a run may be the end of a schedule. Where its steps
+    are not known (0), they are what a run from pure noise would have at this run's pace.
     """
     times: list[float] = sigmas.tolist()
-    share = float(family.timestep(sigmas[:1].float())) / family.training_steps
     steps = len(times) - 1
+    if whole_steps:
+        return [float("inf")] * (whole_steps - steps) + times
+    share = float(family.timestep(sigmas[:1].float())) / family.training_steps
     missing = round(steps / share) - steps if 0 < share < 1 else 0
     return [float("inf")] * min(missing, 10 * steps) + times

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lib_hires.comfy.conditioning import scaled_conditioning
 from lib_hires.comfy.features import with_small
+from lib_hires.comfy.guidance import in_schedule
 from lib_hires.comfy.model import MULTIPLE, sigma_at
 from lib_hires.noise import draw, generators, stage_seed
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
@@ -167,6 +168,7 @@ class StageSampling:
             )
             for stage in run.stages()
         }
+        self._model = in_schedule(run.model, len(sigmas) - 1)
         self._total = sum(len(sigmas) - 1 for sigmas in self._sigmas.values())
         self._progress = latent_preview.prepare_callback(run.model, self._total)
         self._done = 0  # steps
@@ -190,7 +192,7 @@ class StageSampling:
             for conditioning in (run.positive, run.negative)
         )
         result: Tensor = comfy.sample.sample_custom(
-            with_small(run.model, before),
+            with_small(self._model, before),
             draw(generators(self._seeds(len(latent)), stage.number), tuple(latent.shape[1:])),
             run.cfg,
             comfy.samplers.sampler_object(run.sampler if steps > 1 else ONE_STEP_SAMPLER),

@@ -1,10 +1,15 @@
+from collections import Counter
+
 import latent_preview
 import nodes
 import pytest
 import torch
 import torch.nn.functional as F
 
+from lib_hires.comfy.guidance import guided_model
 from lib_hires.comfy.nodes import progressive_refinement
+from lib_hires.comfy.planning import planned
+from lib_hires.settings import ProgressiveRefinement, Settings, UpsampleGuidance
 
 RUN = {"seed": 5, "steps": 6, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal"}
 RUN |= {"workflow": {"prompt": {"1": "of the page"}, "extra_pnginfo": None}}
@@ -55,6 +60,22 @@ def test_each_stage_gives_an_image_and_the_bar_counts_all_steps(host):
     assert latent["samples"].shape == (1, 4, 32, 32)
     assert [tuple(image.shape) for image in images] == [(1, 192, 192, 3), (1, 256, 256, 3)]
     assert [(step, 5) for step in range(1, 6)] == latent_preview.PROGRESS  # 2 and 3 steps
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(10, "0.4"), (6, "0.5"), (14, "0.5")])
+def test_a_stage_evaluates_the_native_size_as_often_as_planned(host, steps, strength):
+    """With an automatic cadence, which the steps of the whole schedule decide."""
+    model = guided_model(host.model, UpsampleGuidance(enabled=True), host.native)
+    settings = ProgressiveRefinement(enabled=True, eta2=strength, steps=steps)
+    run = {**RUN, "steps": steps, "scheduler": "karras", "eta2": strength}
+    plan = planned(model, Settings(refine=settings), (32, 32), steps, "euler", "karras").plan
+    host.model.model.calls.clear()
+    progressive_refinement(
+        model, host.positive, host.negative, Vae(), {"samples": host.noise(4)}, **run
+    )
+    sizes = Counter(shape[-1] for shape, _, _ in host.model.model.calls)
+    (stage,) = plan.passes[1:]
+    assert sizes == {8: len(stage.weights), 4: stage.native_evaluations}
 
 
 def test_the_pivot_starts_at_its_timestep_in_a_larger_latent(host):

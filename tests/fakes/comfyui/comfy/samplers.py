@@ -65,12 +65,14 @@ def sampler_object(name):
 
 class KSampler:
     SAMPLERS = tuple(FUNCTIONS)
-    SCHEDULERS = ("normal",)
+    SCHEDULERS = ("normal", "karras")
 
     def __init__(self, model, steps, device, sampler, scheduler, denoise):
         table = model.get_model_object("model_sampling").sigmas
-        picked = torch.linspace(len(table) - 1, 0, steps).round().long()
-        self.sigmas = torch.cat([table[picked], table.new_zeros(1)])
+        picked = table[torch.linspace(len(table) - 1, 0, steps).round().long()]
+        if scheduler == "karras":
+            picked = torch.linspace(table[-1] ** (1 / 7), table[0] ** (1 / 7), steps) ** 7
+        self.sigmas = torch.cat([picked, table.new_zeros(1)])
 
 
 def calc_cond_batch(model, conds, x, sigma, options):

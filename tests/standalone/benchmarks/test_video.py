@@ -20,7 +20,7 @@ from lib_hires.standalone.benchmarks.video.calibration import (
     held,
     shuffled,
 )
-from lib_hires.standalone.benchmarks.video.measures import cuts, jitter, residual, seen
+from lib_hires.standalone.benchmarks.video.measures import Seen, cuts, jitter, residual, seen
 from lib_hires.standalone.benchmarks.video.report import Report
 from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.pipeline.outputs import save_clip
@@ -75,6 +75,27 @@ def test_a_cut_is_a_move_that_no_true_object_makes():
         scene, motion = benchmark.clip_of(seed)
         first = [still.subjects[0] for still in moments(scene, motion, 16)]
         assert cuts(np.array([[each.x, each.y] for each in first])) == 0
+
+
+def measured(centre):
+    """Of a clip with this path, and else nothing to see."""
+    frames = len(centre)
+    yes, still = np.ones(frames, bool), np.ones(frames - 1)
+    features = np.random.default_rng(frames).normal(size=(frames, 5))
+    size = np.linspace(0, 1, frames) ** 2
+    return Seen(yes, yes, yes, centre, size, features, still, still, np.zeros((0, 5)))
+
+
+def test_frames_between_do_not_hide_a_cut():
+    path = np.array([[0.2, 0.5]] * 8 + [[0.35, 0.5]] * 8)
+    hard, mixed = np.repeat(path, 2, axis=0), np.repeat(path, 2, axis=0)
+    mixed[15:17, 0] = 0.2375, 0.3125  # as linear interpolation has it
+    counts = []
+    for times, centre in ((1, path), (2, hard), (2, mixed)):
+        report = Report(1, times, [measured(centre), measured(centre)])
+        report.add("cut", [measured(centre), measured(centre)])
+        counts.append(report.rows[0]["cuts"])
+    assert counts == [1, 1, 1]
 
 
 def test_short_clips_hold_what_changes():
@@ -153,6 +174,7 @@ def test_the_measures_tell_true_clips_from_what_was_done_to_them(tiny_model):
         assert bad["path_jitter_beside"] > 1.5 * true["path_jitter_beside"]
     assert shuffled["change_beside"] > 1.2 * true["change_beside"]
     assert shuffled["residual_beside"] > 1.2 * true["residual_beside"]
+    assert shuffled["kd_clips"] > true["kd_clips"]
 
 
 def test_each_change_is_what_it_says():
@@ -162,6 +184,28 @@ def test_each_change_is_what_it_says():
     assert sorted(shuffled(clip)[0, :, 0, 0].mul(6).tolist()) == [0, 1, 2, 3, 4, 5]
     assert not torch.equal(shuffled(clip), clip)
     torch.testing.assert_close(blurred(clip), clip)
+
+
+def test_steps_that_cannot_be_leave_the_folder_as_it_was(tiny_model, tmp_path):
+    model = with_motion(tiny_model, write_adapter(tmp_path / "motion"))
+    with pytest.raises(SettingsError, match="steps"):
+        video(tmp_path / "out", model, clips=2, steps=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupt_leaves_no_clip_half_kept(tiny_model, tmp_path, monkeypatch):
+    """What is measured is kept when the clip is: a later call makes it whole."""
+    model = with_motion(tiny_model, write_adapter(tmp_path / "motion"))
+    case = next(case for case in CASES if case.folder == "plain-1x-1t")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "save_clip", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark._made(tmp_path, model, lambda *_: measured(np.zeros((4, 2))), case, 20000, 1)
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 @pytest.mark.slow(20)
@@ -198,6 +242,11 @@ def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     for another, steps in ((model, 3), (others, 2)):
         with pytest.raises(SettingsError, match="holds clips of another model or other settings"):
             video(out, another, clips=2, steps=steps, cases=cases)
+    shorter = with_motion(tiny_model, write_adapter(tmp_path / "motion"))
+    shorter = replace(shorter, motion=replace(shorter.motion, frames=shorter.motion.frames // 2))
+    new = [kinds["refinement", 2, 1]]  # of which the folder has no clips, but true ones of its size
+    with pytest.raises(SettingsError, match="holds clips of another model or other settings"):
+        video(out, shorter, clips=2, steps=2, cases=new)
     by_name = {(row["technique"], row["sides"], row["times"]): row for row in rows}
     assert by_name["UG", 2, 2]["evaluations"] == 3 and by_name["plain", 2, 2]["evaluations"] == 2
     assert (out / "samples.png").exists() and (out / "UG-2x-2t" / "20000.webp").exists()

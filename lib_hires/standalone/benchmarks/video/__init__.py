@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,12 @@ from lib_hires.files import whole_file
 from lib_hires.settings import Plain, Settings, SettingsError
 from lib_hires.standalone.benchmarks.quality.real_features import CropFeatures
 from lib_hires.standalone.benchmarks.reports import claim_folders, write_report
-from lib_hires.standalone.benchmarks.video.calibration import TRUE, Change, changes_for
+from lib_hires.standalone.benchmarks.video.calibration import (
+    THROUGH_VAE,
+    TRUE,
+    Change,
+    changes_for,
+)
 from lib_hires.standalone.benchmarks.video.interpolation import (
     Between,
     RifeMissing,
@@ -128,6 +134,7 @@ def video(
         raise SettingsError("--motion: expected a motion module's file or folder")
     if clips < 2:
         raise SettingsError(f"--clips: expected at least 2, got {clips}")
+    Request(steps=steps)  # raises for steps that cannot be
     _claim(out, model, cases, steps)
     eyes = Eyes.open(judge)
     seeds, others = _seeds(clips), range(TRUE_SEEDS, TRUE_SEEDS + clips)
@@ -170,21 +177,26 @@ def _claim(out: Path, model: LatentModel, cases: Sequence[Case], steps: int) -> 
 
     Raises SettingsError, before anything is written, where one holds clips made otherwise.
     """
-    how = {"model": model.name, "motion": _hash_of_motion(model), "steps": steps}
-    how["dtype"] = str(model.dtype).removeprefix("torch.")
-    notes = {}
+    dtype = str(model.dtype).removeprefix("torch.")
+    motion = {name: v for name, v in model.unet.state_dict().items() if "motion_modules" in name}
+    how = {"model": model.name, "motion": _hash_of(motion), "steps": steps, "dtype": dtype}
+    notes: dict[Path, dict[str, Any]] = {}
     for case in cases:
         settings = Settings.from_values(case.settings).values()
         notes[out / case.folder / "made.json"] = {**how, "settings": settings}
+        true = {"native": list(model.native), "frames": _frames(model)}
+        for name in changes_for(model, case.times):
+            vae = {"vae": _hash_of(model.vae.state_dict()), "dtype": dtype}
+            folder = out / Case(name, case.sides, case.times).folder
+            notes[folder / "made.json"] = {**true, **(vae if name == THROUGH_VAE else {})}
     claim_folders(notes, "clips of another model or other settings")
 
 
-def _hash_of_motion(model: LatentModel) -> str:
-    """Of the motion module's weights: a file that is trained on keeps its name."""
+def _hash_of(weights: Mapping[str, Tensor]) -> str:
+    """Of their values: a file that is trained on keeps its name."""
     digest = hashlib.sha256()
-    for name, weights in sorted(model.unet.state_dict().items()):
-        if "motion_modules" in name:
-            digest.update(weights.float().cpu().numpy().tobytes())
+    for _, values in sorted(weights.items()):
+        digest.update(values.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -261,10 +273,10 @@ def _made(
         started = time.perf_counter()
         clip, evaluations = _generated(model, case, scene.caption, seed, steps)
         cost = {"seconds": time.perf_counter() - started, "evaluations": float(evaluations)}
-        _keep(path, eyes(clip, scene), cost)
         save_clip(clip, path.with_suffix(".webp"), {"caption": scene.caption}, FPS * case.times)
         if seed == FIRST_SEED:
             strip(clip).save(path.with_suffix(".png"))
+        _keep(path, eyes(clip, scene), cost)  # the last one: it says that all is there
     return _kept(path)
 
 

@@ -1,8 +1,8 @@
 """What a report on clips can see: true clips, and true clips made worse in ways that are known.
 
-Every measure must tell `true` from what was done to it: `true_blurred` has half the sides,
-`true_held` half the frame rate, `true_shuffled` its frames in another order, and
-`true_through_vae` was encoded and decoded, as near as a latent model can come.
+`true_blurred` has half the sides, which kd_crop must see; `true_held` half the frame rate, which
+the path's jitter must see; `true_shuffled` its frames in another order, which change, cuts and
+short clips must see; `true_through_vae` was encoded and decoded, as near as a latent model comes.
 """
 
 from __future__ import annotations

@@ -109,9 +109,11 @@ def jitter(path: np.ndarray) -> float:
     return float(np.linalg.norm(bends, axis=1).mean())
 
 
-def cuts(path: np.ndarray) -> int:
-    """How often a path (f, 2) in sides moves farther between two frames than a true one can."""
-    return int((np.linalg.norm(np.diff(path, axis=0), axis=1) > CUT).sum())
+def cuts(path: np.ndarray, times: int = 1) -> float:
+    """How often a path (f, 2) in sides moves farther in the time between two native frames than a
+    true one can; times: frames to a native one, so that each cut lies in as many such moves."""
+    moves = np.linalg.norm(path[times:] - path[:-times], axis=1)
+    return float((moves > CUT).sum() / times)
 
 
 def short_clips(features: np.ndarray) -> np.ndarray:

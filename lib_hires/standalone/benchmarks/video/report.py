@@ -48,7 +48,7 @@ class Report:
             "one_object": round(mean(lambda c: c.one_object.mean()), 3),
             "right_class": round(mean(lambda c: c.right_class.mean()), 3),
             "right_colour": round(mean(lambda c: c.right_colour.mean()), 3),
-            "cuts": round(mean(lambda c: cuts(c.centre)), 2),
+            "cuts": round(mean(lambda c: cuts(c.centre, self._size["times"])), 2),
             "path_jitter_beside": beside(lambda c: jitter(c.centre)),
             "size_jitter_beside": beside(lambda c: jitter(c.size)),
             "change_beside": beside(lambda c: c.change.mean()),

@@ -13,6 +13,7 @@ from lib_hires.standalone.cli.options import add_option, names_in, say
 from lib_hires.standalone.training.upsampler_config import UpsamplerTraining
 
 if TYPE_CHECKING:
+    from lib_hires.standalone.training.motion import MotionConfig
     from lib_hires.standalone.training.vae import VaeConfig
 
 BUNDLED_STAGES = ("crops", "vae", "latents", "model", "export", "judge")
@@ -85,7 +86,10 @@ def _train_demo(options: argparse.Namespace) -> int:
     from lib_hires.standalone.training import judge as train_judge
     from lib_hires.standalone.training import turbo as train_turbo
     from lib_hires.standalone.training.bundled import STAGES, TrainingConfig, start_from, train
+    from lib_hires.standalone.training.motion import MotionConfig
 
+    given = _minutes(minutes=options.motion_minutes, clips=options.motion_clips)
+    motion = MotionConfig(**given)
     if options.start_from:
         start_from(options.start_from, options.work)
     own = [stage for stage in stages if stage in STAGES]
@@ -101,7 +105,7 @@ def _train_demo(options: argparse.Namespace) -> int:
         turbo = train_turbo.TurboConfig(**_minutes(minutes=options.turbo_minutes))
         train_turbo.train(options.work, options.out, turbo)
     if "motion" in stages:
-        _train_motion(options)
+        _train_motion(options, motion)
     return 0
 
 
@@ -122,16 +126,15 @@ def _vae_config(words: Sequence[str]) -> VaeConfig:
     return VaeConfig(**values)
 
 
-def _train_motion(options: argparse.Namespace) -> None:
+def _train_motion(options: argparse.Namespace, config: MotionConfig) -> None:
     """For the model that lies in --out, where one was trained there; else for the bundled one."""
     from lib_hires.standalone.models import load_model
-    from lib_hires.standalone.training import motion
+    from lib_hires.standalone.training.motion import train
     from lib_hires.standalone.world.model import NAME
 
     own = options.out / f"{NAME}.safetensors"
     model = load_model(own if own.exists() else None)
-    given = _minutes(minutes=options.motion_minutes, clips=options.motion_clips)
-    say(str(motion.train(options.work, options.out, model, motion.MotionConfig(**given))))
+    say(str(train(options.work, options.out, model, config)))
 
 
 def _minutes(**given: float | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ clip whose frames do not agree is cut into several.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from lib_hires.files import whole_file
 from lib_hires.noise import per_image
-from lib_hires.settings import Settings
+from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.models.latent import LatentModel
 from lib_hires.standalone.models.motion import (
     HEADS,
@@ -60,16 +61,22 @@ class MotionConfig(StageConfig):
     caption_dropout: float = 0.1
     frames: int = FRAMES
 
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise SettingsError(f"--motion-clips: expected at least 1, got {self.clips}")
+
 
 def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None = None) -> Path:
     """Train a motion module for `model` into `out`/hires-demo-motion.safetensors, returned.
 
-    Resumable: clips lie in `work`/clips, the checkpoint is `work`/motion.pt.
+    Resumable: clips and checkpoint lie in `work`, under a name of the model's weights, so that
+    another model begins anew.
     """
     config = config or MotionConfig()
+    key = _key_of(model, config)
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 5])
-    clips = encode_clips(work / "clips", model, config)
+    clips = encode_clips(work / f"clips-{key}", model, config)
     moving = with_adapter(model, new_adapter(model), NAME, config.frames)
     modules = trained_modules(moving.unet)
     skip_others(moving.unet, modules)
@@ -94,7 +101,7 @@ def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None
         save_clip(stage.images[0], path, {"step": step}, FPS)
 
     progress = run_stage(
-        "motion", work / "motion.pt", config, config.minutes, rates={"motion": config.rate},
+        "motion", work / f"motion-{key}.pt", config, config.minutes, rates={"motion": config.rate},
         parts={"motion": learning}, averages=averages, rng=rng, loss_of=loss_of, look=look,
     )  # fmt: skip
     path = out / f"{NAME}.safetensors"
@@ -102,6 +109,15 @@ def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None
     _write_record(out / "motion-training.json", model, config, progress, len(clips))
     plot(out / "motion-loss.png", [Panel("motion module", {"": progress.curve()}, scale="linear")])
     return path
+
+
+def _key_of(model: LatentModel, config: MotionConfig) -> str:
+    """Of all that clips and checkpoint depend on and that does not change as training goes on."""
+    digest = hashlib.sha256(f"{config.seed} {config.frames}".encode())
+    for network in (model.vae, model.unet, *(encoder.model for encoder in model.encoders)):
+        for weights in network.state_dict().values():
+            digest.update(weights.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:8]
 
 
 def loss(model: LatentModel, x0: Tensor, context: Tensor) -> Tensor:
@@ -212,12 +228,13 @@ def encode_clips(folder: Path, model: LatentModel, config: MotionConfig) -> Clip
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{k:04d}.npz" for k in range(-(-config.clips // CHUNK))]
     for number, path in enumerate(tqdm(paths, desc="clips", unit="file")):
-        if not path.exists():
-            count = min(CHUNK, config.clips - number * CHUNK)
+        count = min(CHUNK, config.clips - number * CHUNK)
+        if not path.exists() or len(np.load(path)["captions"]) < count:
             _encode_some(path, model, config, number, count)
     stored = [np.load(path) for path in paths]
     latents = torch.from_numpy(np.concatenate([part["latents"] for part in stored]))
-    return Clips(latents, [str(text) for part in stored for text in part["captions"]])
+    captions = [str(text) for part in stored for text in part["captions"]]
+    return Clips(latents[: config.clips], captions[: config.clips])
 
 
 def _encode_some(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib_hires.settings import Settings
+from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.motion import with_adapter, with_motion
 from lib_hires.standalone.pipeline.generate import Run
@@ -24,6 +26,11 @@ CONFIG = MotionConfig(clips=3, frames=4, batch=2, minutes=0.005, warmup_steps=2,
 def trained(tiny_model, tmp_path_factory):
     work, out = (tmp_path_factory.mktemp(name) for name in ("work", "out"))
     return train(work, out, tiny_model, CONFIG), work
+
+
+def checkpoint(work):
+    (path,) = work.glob("motion-*.pt")
+    return torch.load(path, weights_only=True)
 
 
 def clip(model, frames=4):
@@ -42,7 +49,7 @@ def test_the_file_is_the_module_that_was_trained(trained, tiny_model):
     path, work = trained
     model = with_motion(tiny_model, path)
     assert (model.motion.frames, model.motion.most) == (4, 32)
-    state = torch.load(work / "motion.pt", weights_only=True)
+    state = checkpoint(work)
     learned = state["modules"]["ema_motion"]
     own = dict(model.unet.named_parameters())
     for name, value in learned.items():
@@ -84,14 +91,14 @@ def test_the_record_and_the_samples(trained, tiny_model):
 @pytest.mark.slow
 def test_training_goes_on_where_it_stopped(trained, tiny_model):
     path, work = trained
-    before = torch.load(work / "motion.pt", weights_only=True)["progress"]
+    before = checkpoint(work)["progress"]
     weights = load_file(path)
     train(work, path.parent, tiny_model, replace(CONFIG, minutes=0.0))
     again = load_file(path)
     assert all(torch.equal(again[name], weight) for name, weight in weights.items())
     longer = before["seconds"] / 60 + 0.001
     train(work, path.parent, tiny_model, replace(CONFIG, minutes=longer))
-    assert torch.load(work / "motion.pt", weights_only=True)["progress"]["step"] > before["step"]
+    assert checkpoint(work)["progress"]["step"] > before["step"]
 
 
 @pytest.mark.slow
@@ -132,6 +139,30 @@ def test_clips_depend_on_the_seed_alone_and_are_drawn_once(tiny_model, tmp_path)
     before = file.stat().st_mtime_ns
     encode_clips(tmp_path / "one", tiny_model, replace(CONFIG, clips=2))
     assert file.stat().st_mtime_ns == before
+
+
+def test_a_file_of_clips_that_was_shorter_is_drawn_anew(tiny_model, tmp_path):
+    two = encode_clips(tmp_path, tiny_model, replace(CONFIG, clips=2))
+    three = encode_clips(tmp_path, tiny_model, replace(CONFIG, clips=3))
+    assert (len(two), len(three)) == (2, 3) and torch.equal(two._latents, three._latents[:2])
+    assert len(encode_clips(tmp_path, tiny_model, replace(CONFIG, clips=1))) == 1
+
+
+@pytest.mark.slow
+def test_another_model_begins_anew(trained, tiny_model, tmp_path):
+    """With clips of its own: the latents are of the model's VAE."""
+    work = shutil.copytree(trained[1], tmp_path / "work")
+    before = {file: file.read_bytes() for file in work.glob("*.pt")}
+    other = replace(tiny_model, unet=copy.deepcopy(tiny_model.unet))
+    next(other.unet.parameters()).data += 0.1
+    train(work, tmp_path, other, CONFIG)
+    assert len(list(work.glob("clips-*"))) == len(list(work.glob("*.pt"))) == 2
+    assert all(file.read_bytes() == data for file, data in before.items())
+
+
+def test_no_clips_are_refused():
+    with pytest.raises(SettingsError, match="--motion-clips: expected at least 1, got 0"):
+        MotionConfig(clips=0)
 
 
 def test_the_file_for_the_bundled_model_stays_below_3_mb(tmp_path):

@@ -289,6 +289,9 @@ def _configuration(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
             f"{path}: not a motion module; give AnimateDiff's, HotShot-XL's or AnimateLCM's"
         )
     blocks = sorted({block for block, _ in found})
+    without = [block for block in blocks if (block, 0) not in found]
+    if without:
+        raise ModelError(f"{path}: lacks down_blocks.{without[0]}.motion_modules.0; copy it again")
     layers = tuple(sum(block == number for block, _ in found) for number in blocks)
     transformers = {
         int(match[1]) for match in (re.search(r"transformer_blocks\.(\d+)\.", key) for key in state)

@@ -160,6 +160,11 @@ def test_what_is_refused_by_name(image_model, tmp_path):
     save_file(state, tmp_path / "part.safetensors")
     message = refused(image_model, tmp_path / "part.safetensors")
     assert "lacks down_blocks.0.motion_modules.0.proj_out" in message
+    state = original_layout(make_adapter(layers=2))
+    state = {name: value for name, value in state.items() if "0.motion_modules.0." not in name}
+    save_file(state, tmp_path / "first.safetensors")
+    message = refused(image_model, tmp_path / "first.safetensors")
+    assert "lacks down_blocks.0.motion_modules.0" in message
     (tmp_path / "page.safetensors").write_text("<html>")
     assert "a web page, not a model" in refused(image_model, tmp_path / "page.safetensors")
     assert "expected a MotionAdapter" in refused(image_model, _folder_of_another_kind(tmp_path))

@@ -173,35 +173,6 @@ RECIPES = (
         detail=Detail(unfinished="matched", cfg_low=7.5, cfg_high=35),
     ),
 )
-SCALED_RECIPES = tuple(
-    replace(recipe, name=f"{recipe.name}_scaled", label=f"{recipe.label}, CFG scaled", **details)
-    for recipe, details in zip(
-        RECIPES,
-        (
-            {
-                "detail": Detail(unfinished="same", cfg_low=12),
-                "detail_4x": Detail(unfinished="same", cfg_low=20),
-            },
-            {"detail": Detail(unfinished="matched", cfg_low=3, cfg_high=14)},
-        ),
-        strict=True,
-    )
-)
-"""With 3 for SDXL's usual 7.5, as the bundled model wants."""
-
-
-# Each alone, beside `ug_refine`.
-DETAILED = tuple(
-    replace(UG_REFINE, name=f"ug_refine_{name}", label=f"UG in refinement, {label}", detail=detail)
-    for name, label, detail in (
-        ("split", "split CFG", Detail(cfg_high=15)),
-        ("mixing", "mixed latents", Detail(mixing=True)),
-        ("sharper", "smaller sigma", Detail(sharper=0.1)),
-        ("sharpened", "sharpened", Detail(sharpen=1)),
-        ("unfinished", "unfinished", Detail(unfinished="same")),
-        ("matched", "unfinished, matched", Detail(unfinished="matched")),
-    )
-)
 
 
 def with_upscaler(file: str) -> tuple[Technique, ...]:
@@ -219,19 +190,26 @@ def with_upscaler(file: str) -> tuple[Technique, ...]:
     )
 
 
-def variant(technique: Technique, changes: Mapping[str, Plain]) -> Technique:
-    """The same with other values of some settings, which stand in its name and label."""
+def variant(
+    technique: Technique, changes: Mapping[str, Plain], details: Mapping[str, Plain] | None = None
+) -> Technique:
+    """The same with other values of some settings and details, in its name and label too."""
+    details = details or {}
     named = {name.partition("_")[2] or name: str(value) for name, value in changes.items()}
     if len(named) < len(changes):  # of two groups alike
         named = {name: str(value) for name, value in changes.items()}
+    named |= {name: str(value) for name, value in details.items()}
     suffix = "_".join(f"{name}={value}" for name, value in named.items())
     values_4x = technique.settings_4x and {**technique.settings_4x, **changes}
+    detail_4x = technique.detail_4x and replace(technique.detail_4x, **details)
     return replace(
         technique,
         name=f"{technique.name}_{re.sub('[^a-zA-Z0-9_=.-]+', '+', suffix)}",  # also a folder's name
         label=", ".join((technique.label, *(" ".join(each) for each in named.items()))),
         settings={**technique.settings, **changes},
         settings_4x=values_4x,
+        detail=replace(technique.detail, **details),
+        detail_4x=detail_4x,
     )
 
 
@@ -288,7 +266,7 @@ def every(scale: int) -> tuple[Technique, ...]:
     """All that there are at a scale, those with the bundled feature upsampler last."""
     upsampled = (with_upsampler(each, BUNDLED_2X) for each in FIT_FOR_UPSAMPLERS[scale])
     others = (*HIRES_FIX, *PUBLISHED, *UG_GRID, UG_PIVOT, *IN_WINDOWS, *FEW_STEPS)
-    return (*STANDARD, *others, *RECIPES, *SCALED_RECIPES, *DETAILED, *upsampled)
+    return (*STANDARD, *others, *RECIPES, *upsampled)
 
 
 def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, ...]:
@@ -309,7 +287,7 @@ def chosen(names: Sequence[str], scale: int, base: Request) -> tuple[Technique, 
 
 
 def varied(words: Sequence[str], scale: int) -> Technique:
-    """A technique's name and then settings as NAME=VALUE.
+    """A technique's name and then settings or details as NAME=VALUE.
 
     Raises SettingsError also for settings that would make images of another size, or no other
     images.
@@ -323,11 +301,14 @@ def varied(words: Sequence[str], scale: int) -> Technique:
             "ug_refine refine_eta2=0.4"
         )
     try:
-        values = Settings.from_values(given).values()
         known = {technique.name: technique for technique in every(scale)}
         if name not in known:
             raise SettingsError(f"there is no technique {name!r}{meant_hint(name, known)}")
-        made = variant(known[name], {each: values[each] for each in given})
+        of_detail = {each for each, *_ in Detail.rows()} & given.keys()
+        details = vars(Detail.from_values({each: given.pop(each) for each in of_detail}))
+        values = Settings.from_values(given).values()
+        changes = {each: values[each] for each in given}
+        made = variant(known[name], changes, {each: details[each] for each in sorted(of_detail)})
         _check_variant(known[name], made, given, scale)
     except SettingsError as error:
         raise SettingsError(f"--variant {text}: {error}") from None
@@ -346,7 +327,8 @@ def _check_variant(
     settings = made.settings_at(scale)
     if made.starts_large and settings.refine.enabled:
         raise SettingsError(f"refine: {technique.name} starts at the final size")
-    if settings.changed() == technique.settings_at(scale).changed():
+    alike = settings.changed() == technique.settings_at(scale).changed()
+    if alike and made.detail_at(scale) == technique.detail_at(scale):
         raise SettingsError("makes the same images")
 
 

@@ -91,7 +91,7 @@ def _add_quality_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("NAME", "SETTING=VALUE"),
-        help="one of them with other settings; repeatable",
+        help="one of them with other settings, or with names of --detail; repeatable",
     )
     text = "a model's file that enlarges images: a row of it alone, and one of refinement from it"
     parser.add_argument("--upscaler", action="append", default=[], metavar="FILE", help=text)

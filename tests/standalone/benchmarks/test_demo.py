@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from lib_hires.detail import Detail
 from lib_hires.presets import PURPOSES, preset_for
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.benchmarks.demo import CELL, LABEL, SHOWN, Row, contact_sheet, demo
 from lib_hires.standalone.benchmarks.techniques import (
-    DETAILED,
     NAIVE,
     NATIVE,
     NATIVE_PFSA,
@@ -125,16 +125,33 @@ def test_the_recipes_take_the_steps_of_their_papers(tiny_model: LatentModel) -> 
     assert 40 <= steps["frecas", 2][0] < 50 and 30 <= steps["frecas", 4][0] < 50
 
 
-def test_detail_of_a_technique_acts_in_its_images(tiny_model: LatentModel) -> None:
-    made = {
-        each.name: make(each, tiny_model, Request(prompt="x", steps=10), 2)
-        for each in (UG_REFINE, *DETAILED)
-    }
-    plain = np.asarray(made.pop("ug_refine").images[0])
-    assert len(made) == len(DETAILED)
-    for name, each in made.items():
-        assert each.about["detail"], name
-        assert not np.array_equal(np.asarray(each.images[0]), plain), name
+@pytest.mark.parametrize(
+    "detail",
+    [
+        "cfg_high=15",
+        "mixing=on",
+        "sharper=0.1",
+        "sharpen=1",
+        "unfinished=same",
+        "unfinished=matched",
+    ],
+)
+def test_detail_of_a_variant_acts_in_its_images(tiny_model: LatentModel, detail: str) -> None:
+    plain, detailed = (
+        make(each, tiny_model, Request(prompt="x", steps=10), 2)
+        for each in (UG_REFINE, varied(["ug_refine", detail], 2))
+    )
+    assert detailed.about["detail"] and "detail" not in plain.about
+    assert not np.array_equal(np.asarray(detailed.images[0]), np.asarray(plain.images[0]))
+
+
+def test_a_variant_may_have_settings_and_details() -> None:
+    made = varied(["ug_refine", "ug_theta=1", "unfinished=same", "sharpen=1"], 2)
+    assert made.name == "ug_refine_theta=1.0_sharpen=1.0_unfinished=same"
+    assert made.detail_at(2) == Detail(sharpen=1, unfinished="same") and made.detail_4x is None
+    assert made.settings_at(2).ug.theta == 1
+    scaled = varied(["rectified_hr_recipe", "cfg_low=12"], 4)
+    assert scaled.detail_at(4) == scaled.detail_at(2) == Detail(cfg_low=12, unfinished="same")
 
 
 def test_techniques_can_be_sent_to_other_processes() -> None:

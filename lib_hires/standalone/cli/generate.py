@@ -112,6 +112,9 @@ def resolve(options: argparse.Namespace) -> Job:
     if not options.prompts and not about and "prompt" not in wanted:
         raise SettingsError("prompt: expected one, or an image to repeat with --from")
     request = Request.from_values(about.get("request", {}) | wanted)
+    motion = _motion(options, about, request)
+    if motion is None and not options.prompts:
+        _check_no_clip(wanted)
     return Job(
         request=request,
         settings=settings,
@@ -122,7 +125,7 @@ def resolve(options: argparse.Namespace) -> Job:
         device=options.device,
         dtype=_dtype(options, about),
         overrides=_overrides(options, about),
-        motion=_motion(options, about, request),
+        motion=motion,
         loras=_loras(options, about),
         prompts=options.prompts,
         source=_source(options, about, request, wanted) if about else None,
@@ -140,6 +143,14 @@ def _motion(options: argparse.Namespace, about: Mapping[str, Any], request: Requ
     if stated:
         raise SettingsError(f"--from: made with {stated}; name its file with --motion")
     return None
+
+
+def _check_no_clip(wanted: Mapping[str, Any]) -> None:
+    """Raises SettingsError where an image is asked for with what is for clips alone."""
+    for name, _, control, _ in Request.rows():
+        if control.clips and name in wanted and name != "frames":  # which the run refuses
+            option = name.replace("_", "-")
+            raise SettingsError(f"--{option}: is for clips; give --frames or --motion too")
 
 
 def _detail(options: argparse.Namespace, about: Mapping[str, Any]) -> Detail:

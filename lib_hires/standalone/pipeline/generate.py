@@ -490,9 +490,6 @@ def clip_length(request: Request, motion: Motion | None) -> tuple[int, int | Non
     if motion is None:
         if request.frames > 1:
             raise SettingsError("frames: a clip needs a motion module; name its file with --motion")
-        for name in ("fps", "context", "keep_frames", "clip_format"):
-            if getattr(request, name) != getattr(Request, name):
-                raise SettingsError(f"{name}: is for clips; give --frames or --motion too")
         return 1, None
     frames = request.frames or motion.frames
     if frames == 1:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lib_hires.detail import Detail
 from lib_hires.settings import SettingsError
+from lib_hires.standalone import bundled
 from lib_hires.standalone.cli import _parser
 from lib_hires.standalone.cli.generate import Job, resolve
 from lib_hires.standalone.pipeline.outputs import save
@@ -65,6 +66,15 @@ def test_options_go_before_an_image(tmp_path: Path) -> None:
 def test_an_image_with_other_values_is_refused(values, message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=message):
         job("--from", made(tmp_path / "a.png", **values))
+
+
+@pytest.mark.parametrize(
+    "option", [["--fps", "12"], ["--context", "8"], ["--keep-frames"], ["--clip-format", "mp4"]]
+)
+def test_what_is_for_clips_is_refused_of_an_image(option: list[str]) -> None:
+    with pytest.raises(SettingsError, match=f"{option[0]}: is for clips; give --frames or"):
+        job("x", *option)
+    assert job("x", "--frames", "8", *option).motion == bundled.MOTION
 
 
 def test_what_cannot_stand_together_is_refused(tmp_path: Path) -> None:

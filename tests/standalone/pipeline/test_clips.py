@@ -172,15 +172,6 @@ def test_an_image_model_makes_no_clips(files):
     assert "frames" not in Run(image, request(), Settings()).about()["request"]
 
 
-@pytest.mark.parametrize(
-    "values", [{"fps": 12}, {"context": 8}, {"keep_frames": True}, {"clip_format": "mp4"}]
-)
-def test_what_is_for_clips_is_refused_of_an_image(files, values):
-    (name,) = values
-    with pytest.raises(SettingsError, match=f"{name}: is for clips; give --frames or --motion"):
-        Run(load_model(files[0]), Request("x", **values), Settings())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("windows", ["off", "attention", "Hann"])
 def test_a_clip_of_a_silent_module_is_so_many_guided_images(files, windows):

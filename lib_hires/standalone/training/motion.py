@@ -134,7 +134,7 @@ def loss(model: LatentModel, x0: Tensor, context: Tensor) -> Tensor:
 
 
 def noisy_times(n: int) -> Tensor:
-    """(n,) timesteps, each as often as it is far from the end; half lie in the first 0.3."""
+    """(n,) timesteps, each as often as it is large: half of them lie above 0.7 of the largest."""
     share = (torch.randperm(n) + torch.rand(n)) / n  # stratified
     return (share.sqrt() * TRAINING_STEPS).long().clamp(max=TRAINING_STEPS - 1)
 

@@ -58,12 +58,21 @@ def guided_model(model: Any, settings: UpsampleGuidance, native: int = 0) -> Any
 def in_schedule(model: Any, steps: int) -> Any:
     """The same for runs that are the end of a schedule of so many steps; the model itself where it
     has no guidance."""
+    guidance = guiding(model)
+    if guidance is None:
+        return model
+    patched = model.clone()
+    told = replace(guidance, whole_steps=steps)
+    patched.wrappers[WrappersMP.SAMPLER_SAMPLE][KEY] = [told]  # at its place among others
+    return patched
+
+
+def guiding(model: Any) -> GuidedSampling | None:
+    """The Upsample Guidance that a host's MODEL has."""
     for wrapper in model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {}).get(KEY, ()):
-        patched = model.clone()
-        guidance = replace(wrapper, whole_steps=steps)
-        patched.wrappers[WrappersMP.SAMPLER_SAMPLE][KEY] = [guidance]  # at its place among others
-        return patched
-    return model
+        if isinstance(wrapper, GuidedSampling):
+            return wrapper
+    return None
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from lib_hires.comfy.attentive import STEP_EVALUATIONS
 from lib_hires.comfy.drawing import plan_image
-from lib_hires.comfy.guidance import KEY, GuidedSampling
+from lib_hires.comfy.guidance import GuidedSampling, guiding
 from lib_hires.comfy.model import MULTIPLE, native_latent, pixels_per_position
 from lib_hires.run.drawing import drawing
 from lib_hires.run.plan import RunPlan, run_plan
@@ -32,10 +31,7 @@ SCHEDULES = {
 
 def guidance_of(model: Any) -> GuidedSampling:
     """The Upsample Guidance that a host's MODEL has; switched off where it has none."""
-    for wrapper in model.wrappers.get(WrappersMP.SAMPLER_SAMPLE, {}).get(KEY, ()):
-        if isinstance(wrapper, GuidedSampling):
-            return wrapper
-    return GuidedSampling(UpsampleGuidance(), 0)
+    return guiding(model) or GuidedSampling(UpsampleGuidance(), 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,9 +7,10 @@ pixels, latents are in the model's scaled space, images are (b, 3, H, W) in [-1,
 from __future__ import annotations
 
 import codecs
+import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -453,3 +454,15 @@ def no_inpainting(path: Path) -> str:
         f"{path}: the U-Net wants more inputs than a latent (inpainting, depth or editing); "
         "give a text-to-image model"
     )
+
+
+def hash_of_weights(*networks: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of networks' weights by name, as float32, in hexadecimal digits.
+
+    For what is kept of a network: its file may keep its name while it is trained on.
+    """
+    digest = hashlib.sha256()
+    for weights in networks:
+        for values in weights.values():
+            digest.update(values.float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -96,10 +96,20 @@ def _abar() -> Tensor:
 
 def random_times(n: int) -> Tensor:
     """(n,) timesteps: a quarter uniform, the rest around the middle, where shapes are decided."""
-    share = (torch.randperm(n) + torch.rand(n)) / n  # stratified
+    share = stratified(n)
     middle = torch.sigmoid(0.2 + torch.special.ndtri(share.clamp(1e-4, 1 - 1e-4)))
     share = torch.where(torch.rand(n) < 0.25, share, middle)
-    return (share * demo.TRAINING_STEPS).long().clamp(max=demo.TRAINING_STEPS - 1)
+    return timesteps(share)
+
+
+def stratified(n: int) -> Tensor:
+    """(n,) uniform numbers from 0 to 1 in random order, one in each n-th part."""
+    return (torch.randperm(n) + torch.rand(n)) / n
+
+
+def timesteps(shares: Tensor) -> Tensor:
+    """The training timesteps that lie at these shares of them, 0 to 1."""
+    return (shares * demo.TRAINING_STEPS).long().clamp(max=demo.TRAINING_STEPS - 1)
 
 
 class TokenCache:

@@ -11,7 +11,6 @@ model is for measuring what the techniques do for models of few steps, and is no
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +21,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 
+from lib_hires.standalone.models.latent import hash_of_weights
 from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.training.autoencoder import load_vae
 from lib_hires.standalone.training.diffusion import (
@@ -110,11 +110,8 @@ class Lesson:
 
     def checkpoint(self, stage: str, start: nn.Module) -> Path:
         """Where a stage stands whose student begins as `start`."""
-        digest = hashlib.sha256()
-        for part in (start, self._text):
-            for weights in part.state_dict().values():
-                digest.update(weights.numpy().tobytes())
-        return self._work / f"{stage}-{digest.hexdigest()[:8]}.pt"
+        key = hash_of_weights(start.state_dict(), self._text.state_dict())
+        return self._work / f"{stage}-{key[:8]}.pt"
 
     def teach(
         self,

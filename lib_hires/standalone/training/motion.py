@@ -10,7 +10,6 @@ clip whose frames do not agree is cut into several.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from lib_hires.files import whole_file
 from lib_hires.noise import per_image
 from lib_hires.settings import Settings, SettingsError
-from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.models.latent import LatentModel, hash_of_weights
 from lib_hires.standalone.models.motion import (
     HEADS,
     silent,
@@ -38,10 +37,10 @@ from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip
 from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.training.diffusion import stratified, timesteps
 from lib_hires.standalone.training.loop import Panel, Progress, averaged, computed_in, plot
 from lib_hires.standalone.training.stages import StageConfig, run_stage
 from lib_hires.standalone.world import model as demo
-from lib_hires.standalone.world.model import TRAINING_STEPS
 from lib_hires.standalone.world.motion import FRAMES, draw_clip, random_clip
 
 NAME = f"{demo.NAME}-motion"
@@ -113,11 +112,9 @@ def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None
 
 def _key_of(model: LatentModel, config: MotionConfig) -> str:
     """Of all that clips and checkpoint depend on and that does not change as training goes on."""
-    digest = hashlib.sha256(f"{config.seed} {config.frames}".encode())
-    for network in (model.vae, model.unet, *(encoder.model for encoder in model.encoders)):
-        for weights in network.state_dict().values():
-            digest.update(weights.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:8]
+    networks = model.vae, model.unet, *(encoder.model for encoder in model.encoders)
+    key = hash_of_weights(*(network.state_dict() for network in networks))
+    return f"{key[:8]}-{config.seed}-{config.frames}"
 
 
 def loss(model: LatentModel, x0: Tensor, context: Tensor) -> Tensor:
@@ -135,8 +132,7 @@ def loss(model: LatentModel, x0: Tensor, context: Tensor) -> Tensor:
 
 def noisy_times(n: int) -> Tensor:
     """(n,) timesteps, each as often as it is large: half of them lie above 0.7 of the largest."""
-    share = (torch.randperm(n) + torch.rand(n)) / n  # stratified
-    return (share.sqrt() * TRAINING_STEPS).long().clamp(max=TRAINING_STEPS - 1)
+    return timesteps(stratified(n).sqrt())
 
 
 # --- the modules ----------------------------------------------------------------------------------

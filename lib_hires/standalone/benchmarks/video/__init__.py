@@ -5,7 +5,6 @@ Each clip is generated and measured once and kept, so that a second call makes w
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -38,7 +37,7 @@ from lib_hires.standalone.benchmarks.video.measures import Seen, seen
 from lib_hires.standalone.benchmarks.video.report import Report, table
 from lib_hires.standalone.benchmarks.video.shown import sheet, side_by_side, strip
 from lib_hires.standalone.models.efficientnet import NetworkMissing
-from lib_hires.standalone.models.latent import LatentModel
+from lib_hires.standalone.models.latent import LatentModel, hash_of_weights
 from lib_hires.standalone.pipeline import clip_files
 from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip
@@ -179,25 +178,18 @@ def _claim(out: Path, model: LatentModel, cases: Sequence[Case], steps: int) -> 
     """
     dtype = str(model.dtype).removeprefix("torch.")
     motion = {name: v for name, v in model.unet.state_dict().items() if "motion_modules" in name}
-    how = {"model": model.name, "motion": _hash_of(motion), "steps": steps, "dtype": dtype}
+    motion_hash, vae_hash = hash_of_weights(motion), hash_of_weights(model.vae.state_dict())
+    how = {"model": model.name, "motion": motion_hash, "steps": steps, "dtype": dtype}
+    true = {"native": list(model.native), "frames": _frames(model)}
+    through_vae = {**true, "vae": vae_hash, "dtype": dtype}
     notes: dict[Path, dict[str, Any]] = {}
     for case in cases:
         settings = Settings.from_values(case.settings).values()
         notes[out / case.folder / "made.json"] = {**how, "settings": settings}
-        true = {"native": list(model.native), "frames": _frames(model)}
         for name in changes_for(model, case.times):
-            vae = {"vae": _hash_of(model.vae.state_dict()), "dtype": dtype}
             folder = out / Case(name, case.sides, case.times).folder
-            notes[folder / "made.json"] = {**true, **(vae if name == THROUGH_VAE else {})}
+            notes[folder / "made.json"] = through_vae if name == THROUGH_VAE else true
     claim_folders(notes, "clips of another model or other settings")
-
-
-def _hash_of(weights: Mapping[str, Tensor]) -> str:
-    """Of their values: a file that is trained on keeps its name."""
-    digest = hashlib.sha256()
-    for _, values in sorted(weights.items()):
-        digest.update(values.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _seeds(clips: int) -> range:

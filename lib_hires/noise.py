@@ -24,6 +24,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lib_hires.resample import Reduction
+
+AREAS = 4  # along a frame's height and width, which share their noise's coarse part
+
 Prediction = Literal["denoised", "eps", "v", "velocity"]
 
 
@@ -213,6 +217,32 @@ def draw(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tenso
     Each image's noise depends on its own generator alone, whatever the batch it is drawn in.
     """
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def turned(noise: Tensor, native_frames: int, frames_to_one: float = 1.0) -> Tensor:
+    """Clips' noise (b, c, f, h, w) whose coarse part turns slowly from frame to frame.
+
+    At a schedule's first level the signal is not quite gone: means over large areas still show
+    where things are, and a model reads them. With noise of its own each frame says something else
+    there, and objects jump (FreeInit, arXiv:2312.07537, section 3, on this gap). D is the mean over
+    `frames_to_one` frames (m_t of Upsample Guidance in time) and 4 x 4 areas of each, g its noise
+    gain, e_k = D[n]_k / g the coarse noise of the k-th frame of the native clip:
+
+        n' = n + g·U[cos(a_k)·e_0 + sin(a_k)·e_1 - e_k],  a_k = 90°·(k + 1/2) / native_frames
+
+    So D of n' is the native clip's turned noise, each frame of n' is normal and independent as n's,
+    and a longer clip begins with the same noise. One native frame leaves nothing to turn.
+    """
+    frames, height, width = noise.shape[2:]
+    small = round(frames / frames_to_one), min(AREAS, height), min(AREAS, width)
+    if small[0] < 2:
+        return noise
+    areas = Reduction.between((frames, height, width), small)
+    own = areas.reduce(noise) / areas.noise_gain
+    angles = (torch.arange(small[0]) + 0.5) / native_frames * (math.pi / 2)
+    angles = angles.view(-1, 1, 1).to(own)
+    wanted = angles.cos() * own[:, :, :1] + angles.sin() * own[:, :, 1:2]
+    return noise + areas.noise_gain * areas.upsample(wanted - own)
 
 
 def _indices(table: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lib_hires.attentive_guidance import mix_into_state_, pfsa
 from lib_hires.clips import as_clips, as_frames, frame_by_frame
-from lib_hires.noise import draw, generators
+from lib_hires.noise import draw, generators, turned
 from lib_hires.refinement import match_channels, plan, refine
 from lib_hires.settings import AttentiveGuidance, ProgressiveRefinement
 
@@ -56,6 +58,50 @@ def test_a_frames_noise_depends_on_its_seed_and_number_alone(stage):
     rows = as_frames(torch.cat([clips, drawn([9, 10, 11], 6)])).flatten(1)
     alike = torch.corrcoef(rows) - torch.eye(len(rows))
     assert alike.abs().max() < 0.75, "no two frames of neighbouring seeds share their noise"
+
+
+@pytest.mark.parametrize("to_one", [1, 2, 4])
+def test_the_coarse_noise_turns_and_the_rest_stays(to_one):
+    """Against the same in loops: for each native frame the means of 4 x 4 areas."""
+    clips = noise(2, 3, 8, 8, 16)
+    got = turned(clips, 5, to_one)
+    for clip, channel, frame in ((0, 0, 0), (1, 2, 3), (1, 1, 7)):
+        native = frame // to_one
+        angle = (native + 0.5) / 5 * math.pi / 2
+        for row, column in ((0, 0), (3, 1)):
+            rows, columns = slice(2 * row, 2 * row + 2), slice(4 * column, 4 * column + 4)
+            before = clips[clip, channel, :, rows, columns]
+            after = got[clip, channel, :, rows, columns]
+            means = before.reshape(-1, to_one * 8).mean(1)
+            wanted = math.cos(angle) * means[0] + math.sin(angle) * means[1]
+            torch.testing.assert_close(after.reshape(-1, to_one * 8).mean(1)[native], wanted)
+            torch.testing.assert_close(after[frame] - wanted, before[frame] - means[native])
+
+
+@pytest.mark.parametrize("size", [(6, 4, 8), (5, 6, 7)], ids=["whole", "between"])
+def test_turned_noise_is_as_normal_within_a_frame_as_drawn_noise(size):
+    """Over many draws, no two places of a frame share anything, and each varies by 1."""
+    frames, height, width = size
+    draws = turned(noise(40_000, 1, *size), 5, frames / 3)
+    for frame in (0, frames - 1):
+        covariance = torch.cov(draws[:, 0, frame].flatten(1).T)
+        apart = (covariance - torch.eye(height * width)).abs()
+        assert apart.max() < (0.03 if size == (6, 4, 8) else 0.15)
+
+
+def test_d_of_turned_noise_is_the_native_clips():
+    """In space and time, so that Upsample Guidance starts from noise that is turned too."""
+    clips = noise(1, 2, 8, 16, 16)
+    gain = (2 * 2 * 2) ** -0.5
+    native = turned(F.avg_pool3d(clips, 2) / gain, 4)
+    torch.testing.assert_close(F.avg_pool3d(turned(clips, 4, 2), 2) / gain, native)
+
+
+def test_a_longer_clip_begins_with_the_same_turned_noise():
+    clips = noise(1, 2, 9, 8, 8)
+    torch.testing.assert_close(turned(clips, 4)[:, :, :3], turned(clips[:, :, :3], 4))
+    single = clips[:, :, :2]
+    assert torch.equal(turned(single, 4, 2), single), "one native frame has nothing to turn"
 
 
 @pytest.mark.parametrize("method", ["AP-LDM", "Pivot"])

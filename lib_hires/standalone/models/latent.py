@@ -55,6 +55,7 @@ class Motion:
     name: str
     frames: int  # native, as it was trained
     most: int  # for which it has positions
+    ours: bool = False  # trained here
 
 
 @dataclass(frozen=True)

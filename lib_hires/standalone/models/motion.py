@@ -73,7 +73,7 @@ def with_motion(model: LatentModel, path: Path) -> LatentModel:
     read = _from_folder(path) if path.is_dir() else _from_file(path)
     _check_fits(path, read.adapter, model)
     try:
-        moving = with_adapter(model, read.adapter, path.stem, read.frames)
+        moving = with_adapter(model, read.adapter, path.stem, read.frames, ours=read.ours)
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not for {model.name}: {reason(error)}") from error
     if read.modules:
@@ -81,15 +81,19 @@ def with_motion(model: LatentModel, path: Path) -> LatentModel:
     return moving
 
 
-def with_adapter(model: LatentModel, adapter: Any, name: str, frames: int) -> LatentModel:
+def with_adapter(
+    model: LatentModel, adapter: Any, name: str, frames: int, *, ours: bool
+) -> LatentModel:
     """The model with a copy of diffusers' MotionAdapter, of so many native frames.
+
+    ours: it is trained here, and not by others.
 
     Raises ValueError or RuntimeError where their shapes differ.
     """
     from diffusers import UNetMotionModel
 
     unet = UNetMotionModel.from_unet2d(model.unet, adapter)
-    motion = Motion(name, frames, int(adapter.config.motion_max_seq_length))
+    motion = Motion(name, frames, int(adapter.config.motion_max_seq_length), ours)
     return replace(model, unet=placed(unet, model.device, model.dtype), motion=motion)
 
 
@@ -167,6 +171,7 @@ def _rebuilt(block: Any, kind: Any) -> nn.Module:
 class _Read(NamedTuple):
     adapter: Any
     frames: int  # native
+    ours: bool  # it states native frames itself, as no other does
     modules: frozenset[str] = frozenset()  # that are in a file of ours, which may lack some
 
 
@@ -189,7 +194,7 @@ def _from_folder(path: Path) -> _Read:
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{path}: the motion module {reason(error)}; copy it again") from error
     _refuse_pia(path, adapter)
-    return _Read(adapter, _native_frames(config, adapter))
+    return _Read(adapter, _native_frames(config, adapter), NATIVE in config)
 
 
 def _native_frames(config: Mapping[str, Any], adapter: Any) -> int:
@@ -231,7 +236,7 @@ def _from_file(path: Path) -> _Read:
         raise ModelError(f"{path}: its tensors {reason(error)}; copy it again") from error
     _, frames = KINDS.get(key, ("", NATIVE_FRAMES))
     native = stated.get(NATIVE) or min(frames, positions or LCM_POSITIONS)
-    return _Read(adapter, native, there if stated else frozenset())
+    return _Read(adapter, native, NATIVE in stated, there if stated else frozenset())
 
 
 def write_motion(path: Path, adapter: Any, frames: int, modules: Sequence[str]) -> None:

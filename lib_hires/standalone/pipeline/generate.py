@@ -20,7 +20,7 @@ from lib_hires.detail import NO_DETAIL, Detail
 from lib_hires.detail.processors import attention_in_windows
 from lib_hires.devices import allocated_peak, reset_allocated_peak
 from lib_hires.feature_upsampler import Upsampled, UpsamplerError, captured
-from lib_hires.noise import VarianceExploding, draw, generators
+from lib_hires.noise import VarianceExploding, draw, generators, turned
 from lib_hires.refinement import Remembering, Stage, StageResult, plan, refine
 from lib_hires.resample import Reduction
 from lib_hires.run.passes import clip_guided_at, in_windows
@@ -33,7 +33,7 @@ from lib_hires.standalone.models.latent import LatentModel, Motion
 from lib_hires.standalone.models.motion import set_context
 from lib_hires.standalone.pipeline.clip_files import check_format
 from lib_hires.standalone.pipeline.detail import RunDetail
-from lib_hires.standalone.pipeline.request import SAMPLERS, Request, warn_of_syntax
+from lib_hires.standalone.pipeline.request import OWN, SAMPLERS, TURNING, Request, warn_of_syntax
 from lib_hires.standalone.pipeline.rules import RULES
 from lib_hires.standalone.pipeline.sampling import (
     ClassifierFreeGuidance,
@@ -96,6 +96,8 @@ class Run:
         included, for example to time them. detail: techniques that are no settings.
         """
         request = request.drawn().scaled(model.cfg)
+        if model.motion:
+            request = request.noised(TURNING if model.motion.ours else OWN)
         model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
         self.frames, self.context = clip_length(request, model.motion)
@@ -346,7 +348,11 @@ class Generation:
         sources = generators(run.request.seeds, frames=run.frames)
         height, width = run.first
         shape = run.model.latent_channels, height // factor, width // factor
-        noise = self._drawn(sources, shape).to(sigmas)
+        noise = self._drawn(sources, shape)
+        if run.model.motion and run.request.clip_noise == TURNING:
+            to_one = reduction.frames_to_one if reduction else 1
+            noise = turned(noise, run.model.motion.frames, to_one)
+        noise = noise.to(sigmas)
         state = run.rules.start(noise, sigmas[0])
         schedule = run.first_schedule()
         return self._sample(state, sources, sigmas, schedule=schedule, reduction=reduction)

@@ -23,6 +23,7 @@ from lib_hires.run.record import RunRecord
 from lib_hires.settings import SettingsError
 from lib_hires.standalone.models.latent import Lora
 from lib_hires.standalone.pipeline import clip_files
+from lib_hires.standalone.pipeline.request import OWN
 
 if TYPE_CHECKING:
     from lib_hires.standalone.pipeline.generate import FinishedStage, Run
@@ -91,7 +92,8 @@ def read_about(path: Path) -> dict[str, Any]:
 def read_run(path: Path) -> dict[str, Any]:
     """What `save` wrote of a `Run`. Raises SettingsError also where it is not all there.
 
-    The request's and the settings' values are left to those who build them.
+    The request's and the settings' values are left to those who build them. A clip that does not
+    state its noise is of a version that knew one only.
     """
     about = read_about(path)
     whole = (
@@ -101,6 +103,8 @@ def read_run(path: Path) -> dict[str, Any]:
     )
     if not whole:
         raise SettingsError(f"--from: {path} does not state how it was made")
+    if about.get("motion"):
+        about["request"] = {"clip_noise": OWN} | about["request"]
     return about
 
 

@@ -67,6 +67,8 @@ SCHEDULES = ("Karras", "Exponential", "Uniform", "SGM Uniform")
 
 K_DIFFUSION, COMFYUI = "k-diffusion", "ComfyUI"
 
+AUTOMATIC, TURNING, OWN = "automatic", "turning", "own"  # noise of a clip's frames
+
 
 @dataclass(frozen=True)
 class Request(Declared):
@@ -150,6 +152,16 @@ class Request(Declared):
         choices=("webp", "mp4"),
         clips=True,
     )
+    clip_noise: str = control(
+        AUTOMATIC,
+        "Clip noise",
+        "Which a clip starts from. turning: its coarse part turns slowly from frame to frame, so "
+        "that objects keep their places; own: each frame has its own. automatic: turning for "
+        "modules that hires has trained, own for others, with which it is not measured.",
+        choices=(AUTOMATIC, TURNING, OWN),
+        clips=True,
+        on_page=False,
+    )
     rules: str = control(
         "k-diffusion",
         "Sampling rules",
@@ -172,6 +184,10 @@ class Request(Declared):
     def scaled(self, cfg: float) -> Request:
         """With that CFG scale, where it leaves it to the model."""
         return self if self.cfg else replace(self, cfg=cfg)
+
+    def noised(self, clip_noise: str) -> Request:
+        """With that noise of clips, where it leaves it to the motion module."""
+        return self if self.clip_noise != AUTOMATIC else replace(self, clip_noise=clip_noise)
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Request:

@@ -76,7 +76,7 @@ def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 5])
     clips = encode_clips(work / f"clips-{key}", model, config)
-    moving = with_adapter(model, new_adapter(model), NAME, config.frames)
+    moving = with_adapter(model, new_adapter(model), NAME, config.frames, ours=True)
     modules = trained_modules(moving.unet)
     skip_others(moving.unet, modules)
     learning = nn.ModuleDict({_key(name): module for name, module in modules.items()})
@@ -93,7 +93,7 @@ def train(work: Path, out: Path, model: LatentModel, config: MotionConfig | None
 
     def look(step: int) -> None:
         averaged_ = _adapter_of(model, averages["motion"].module)
-        seen = with_adapter(model, averaged_, NAME, config.frames)
+        seen = with_adapter(model, averaged_, NAME, config.frames, ours=True)
         (stage,) = Run(seen, Request(prompt=SHOWN), Settings()).generate()
         path = work / "samples" / f"motion-{step:06d}.webp"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -69,7 +69,14 @@ def test_an_image_with_other_values_is_refused(values, message: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "option", [["--fps", "12"], ["--context", "8"], ["--keep-frames"], ["--clip-format", "mp4"]]
+    "option",
+    [
+        ["--fps", "12"],
+        ["--context", "8"],
+        ["--keep-frames"],
+        ["--clip-format", "mp4"],
+        ["--clip-noise", "own"],
+    ],
 )
 def test_what_is_for_clips_is_refused_of_an_image(option: list[str]) -> None:
     with pytest.raises(SettingsError, match=f"{option[0]}: is for clips; give --frames or"):

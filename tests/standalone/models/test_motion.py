@@ -87,7 +87,7 @@ def test_each_known_layout(key, known, half, tmp_path):
     if half:
         state = {name: value.half() for name, value in state.items()}
     save_file(state, tmp_path / "module.safetensors")
-    read, frames, _ = motion._from_file(tmp_path / "module.safetensors")
+    read, frames, *_ = motion._from_file(tmp_path / "module.safetensors")
     assert frames == known[1]
     assert read.config.motion_max_seq_length == (positions or 64)
     assert read.config.use_motion_mid_block == mid

@@ -13,7 +13,7 @@ from tiny_models import write_folder
 from tiny_motion import write_adapter
 
 from lib_hires.detail import Detail
-from lib_hires.noise import draw, generators
+from lib_hires.noise import draw, generators, turned
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.models import load_model, motion
@@ -22,7 +22,7 @@ from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.pipeline.batch import generate_lines, processes
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.lines import Line
-from lib_hires.standalone.pipeline.outputs import free_paths, read_run, save_stage
+from lib_hires.standalone.pipeline.outputs import free_paths, read_run, save_clip, save_stage
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.motion import new_adapter
 
@@ -51,11 +51,15 @@ def clip(model, settings=None, **values):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scales", [(2, 1, 1), (1, 2, 2), (2, 2, 2)], ids=["time", "space", "both"])
-@pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM++ 2M"])
-def test_d_of_a_run_is_the_native_run(model, scales, sampler):
+@pytest.mark.parametrize(
+    ("sampler", "clip_noise"),
+    [("Euler", "own"), ("Euler", "turning"), ("Heun", "own"), ("DPM++ 2M", "turning")],
+)
+def test_d_of_a_run_is_the_native_run(model, scales, sampler, clip_noise):
     """The whole way of the command, against k-diffusion alone with the model's own denoiser."""
     frames, side = 4 * scales[0], 16 * scales[1]
-    chosen = request(sampler=sampler, frames=frames, width=side, height=side, cfg=3)
+    sizes = {"frames": frames, "width": side, "height": side}
+    chosen = request(sampler=sampler, cfg=3, clip_noise=clip_noise, **sizes)
     (stage,) = Run(model, chosen, Settings.from_values(PLAIN)).generate()
     gain = (scales[0] * scales[1] * scales[2]) ** -0.5
     noise = draw(generators([3], frames=frames), (4, side // 2, side // 2))
@@ -71,7 +75,10 @@ def test_d_of_a_run_is_the_native_run(model, scales, sampler):
     low, high = float(denoiser.sigma_min), float(denoiser.sigma_max)
     sigmas = sampling.get_sigmas_karras(4, low, high) * gain
     names = {"Euler": "sample_euler", "Heun": "sample_heun", "DPM++ 2M": "sample_dpmpp_2m"}
-    start = F.avg_pool3d(clips, scales) / gain * sigmas[0]
+    start = F.avg_pool3d(clips, scales) / gain
+    if clip_noise == "turning":
+        start = turned(start, 4)
+    start = start * sigmas[0]
     with torch.no_grad():
         native = getattr(sampling, names[sampler])(guided, start, sigmas, disable=True)
     got = F.avg_pool3d(stage.latent, scales)
@@ -101,6 +108,27 @@ def test_noise_of_a_step_depends_on_seed_and_frame_alone(model, sampler):
     short, long = (clip(plain, frames=n, sampler=sampler, cfg=1).latent for n in (3, 5))
     torch.testing.assert_close(long[:, :, :3], short, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(long[:, :, 3], long[:, :, 4], atol=1e-2)
+
+
+def test_noise_turns_by_default_for_modules_of_ours_alone(model, tmp_path):
+    """A file of ours states its native frames, and no other does."""
+    own, turning = (clip(model, clip_noise=noise).latent for noise in ("own", "turning"))
+    assert torch.equal(clip(model).latent, turning) and not torch.allclose(own, turning, atol=1e-2)
+    others = replace(model, motion=replace(model.motion, ours=False))
+    assert torch.equal(clip(others).latent, own)
+
+
+def test_a_clip_of_an_earlier_version_repeats_with_its_noise(model, tmp_path):
+    """It does not state which; one of this version states the one that it had."""
+    run = Run(model, request(), Settings())
+    (stage,) = run.generate()
+    paths = free_paths(run, tmp_path)
+    save_stage(run, stage, paths)
+    about = read_run(paths[0])
+    assert about["request"]["clip_noise"] == "turning"
+    del about["request"]["clip_noise"]
+    save_clip(stage.images[0], tmp_path / "earlier.webp", about, 8)
+    assert read_run(tmp_path / "earlier.webp")["request"]["clip_noise"] == "own"
 
 
 @pytest.mark.slow
@@ -177,7 +205,7 @@ def test_an_image_model_makes_no_clips(files):
 def test_a_clip_of_a_silent_module_is_so_many_guided_images(files, windows):
     """In space, in every kind of windows; the temporal attention sees whole clips in all."""
     image = load_model(files[0])
-    silent = motion.with_adapter(image, new_adapter(image), "silent", 4)
+    silent = motion.with_adapter(image, new_adapter(image), "silent", 4, ours=False)
     settings = Settings.from_values(
         {"ug": True, "ug_windows": windows, "refine": True, "refine_factor": 1.5}
     )

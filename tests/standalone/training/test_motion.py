@@ -39,7 +39,7 @@ def clip(model, frames=4):
 
 
 def test_a_module_that_has_learned_nothing_makes_so_many_images(tiny_model):
-    model = with_adapter(tiny_model, motion.new_adapter(tiny_model), "new", 4)
+    model = with_adapter(tiny_model, motion.new_adapter(tiny_model), "new", 4, ours=True)
     (image,) = Run(tiny_model, Request("red", steps=3), Settings()).generate()
     torch.testing.assert_close(clip(model)[:, :, 0], image.images, atol=1e-3, rtol=1e-3)
 
@@ -60,7 +60,7 @@ def test_the_file_is_the_module_that_was_trained(trained, tiny_model):
     moved = [value.any() for name, value in learned.items() if name.endswith("proj_out.weight")]
     assert all(moved) and len(moved) == 5, "two down, one in the middle, two up"
     assert not [name for name in own if "up_blocks" in name and "motion_modules.1." in name]
-    full = with_adapter(tiny_model, motion.new_adapter(tiny_model), "full", 4)
+    full = with_adapter(tiny_model, motion.new_adapter(tiny_model), "full", 4, ours=True)
     missing, extra = full.unet.load_state_dict(model.unet.state_dict(), strict=False)
     assert not extra and all("motion_modules.1." in name for name in missing)
     assert torch.equal(clip(full), clip(model)), "what is not in the file changes nothing"
@@ -105,7 +105,7 @@ def test_training_goes_on_where_it_stopped(trained, tiny_model):
 def test_the_module_learns_what_only_neighbouring_frames_can_tell(tiny_model):
     """Clips whose frames are all alike: the noise of one is known from the others."""
     torch.manual_seed(0)
-    model = with_adapter(tiny_model, motion.new_adapter(tiny_model), "new", 4)
+    model = with_adapter(tiny_model, motion.new_adapter(tiny_model), "new", 4, ours=True)
     modules = motion.trained_modules(model.unet).values()
     weights = [weight.requires_grad_(True) for module in modules for weight in module.parameters()]
     x0 = torch.randn(1, 4, 1, 8, 8).expand(2, -1, 6, -1, -1)

@@ -41,7 +41,7 @@ from lib_hires.standalone.models.latent import LatentModel, hash_of_weights
 from lib_hires.standalone.pipeline import clip_files
 from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip
-from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.pipeline.request import AUTOMATIC, OWN, Request
 from lib_hires.standalone.world.description import Scene
 from lib_hires.standalone.world.judge import Judge, load_judge, to_tensor
 from lib_hires.standalone.world.motion import Motion, draw_clip, random_clip
@@ -62,6 +62,7 @@ class Case:
     times: int = 1
     settings: Mapping[str, Plain] = field(default_factory=dict)
     between: Between | None = None  # interpolation in time, from a native clip
+    noise: str = AUTOMATIC  # that a clip starts from
 
     @property
     def title(self) -> str:
@@ -74,6 +75,7 @@ class Case:
 
 CASES: tuple[Case, ...] = (
     Case("plain"),
+    Case("plain, own noise", noise=OWN),
     Case("plain", 2),
     Case("UG", 2, 1, UG),
     Case("refinement", 2, 1, REFINE),
@@ -82,6 +84,7 @@ CASES: tuple[Case, ...] = (
     Case("pivot, UG", 2, 1, {**PIVOT, **UG}),
     Case("plain", 1, 2),
     Case("UG", 1, 2, UG),
+    Case("UG, own noise", 1, 2, UG, noise=OWN),
     Case("interpolation", 1, 2, {}, linear),
     Case("plain", 2, 2),
     Case("UG", 2, 2, UG),
@@ -185,7 +188,7 @@ def _claim(out: Path, model: LatentModel, cases: Sequence[Case], steps: int) -> 
     notes: dict[Path, dict[str, Any]] = {}
     for case in cases:
         settings = Settings.from_values(case.settings).values()
-        notes[out / case.folder / "made.json"] = {**how, "settings": settings}
+        notes[out / case.folder / "made.json"] = {**how, "settings": settings, "noise": case.noise}
         for name in changes_for(model, case.times):
             folder = out / Case(name, case.sides, case.times).folder
             notes[folder / "made.json"] = through_vae if name == THROUGH_VAE else true
@@ -280,7 +283,8 @@ def _generated(
     sides = 1 if settings.refine.enabled else case.sides
     height, width = (side * sides for side in model.native)
     frames = _frames(model) * (1 if case.between else case.times)
-    request = Request(caption, seed=seed, steps=steps, width=width, height=height, frames=frames)
+    sizes = {"width": width, "height": height, "frames": frames}
+    request = Request(caption, seed=seed, steps=steps, clip_noise=case.noise, **sizes)
     *_, last = Run(model, request, settings).generate()
     clip = last.images[0]
     if case.between:

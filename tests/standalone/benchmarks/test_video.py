@@ -20,7 +20,14 @@ from lib_hires.standalone.benchmarks.video.calibration import (
     held,
     shuffled,
 )
-from lib_hires.standalone.benchmarks.video.measures import Seen, cuts, jitter, residual, seen
+from lib_hires.standalone.benchmarks.video.measures import (
+    Seen,
+    cuts,
+    jitter,
+    residual,
+    seen,
+    travel,
+)
 from lib_hires.standalone.benchmarks.video.report import Report
 from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.pipeline.outputs import save_clip
@@ -75,6 +82,17 @@ def test_a_cut_is_a_move_that_no_true_object_makes():
         scene, motion = benchmark.clip_of(seed)
         first = [still.subjects[0] for still in moments(scene, motion, 16)]
         assert cuts(np.array([[each.x, each.y] for each in first])) == 0
+
+
+def test_travel_is_how_far_an_object_gets():
+    even = np.stack([np.linspace(0, 0.75, 16), np.full(16, 0.3)], 1)
+    assert travel(even) == pytest.approx(0.6), "from the middle of the first quarter to the last's"
+    assert travel(np.full((16, 2), 0.4)) == 0
+    chance = even.copy()
+    chance[1] = 0.9
+    assert travel(chance) == pytest.approx(0.6, abs=0.06)
+    back = np.concatenate([even[::2], even[::-2]])
+    assert travel(back) < 0.07
 
 
 def measured(centre):

@@ -109,6 +109,14 @@ def jitter(path: np.ndarray) -> float:
     return float(np.linalg.norm(bends, axis=1).mean())
 
 
+def travel(path: np.ndarray) -> float:
+    """How far a path (f, ...) leads: between the medians of its first and of its last quarter, so
+    that a frame by chance does not count. 0 where the object stands or comes back."""
+    quarter = max(1, len(path) // 4)
+    ends = np.median(path[:quarter], axis=0), np.median(path[-quarter:], axis=0)
+    return float(np.linalg.norm(ends[1] - ends[0]))
+
+
 def cuts(path: np.ndarray, times: int = 1) -> float:
     """How often a path (f, 2) in sides moves farther in the time between two native frames than a
     true one can; times: frames to a native one, so that each cut lies in as many such moves."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lib_hires.standalone.benchmarks.quality.real_features import Beside, Reference, within_noise
-from lib_hires.standalone.benchmarks.video.measures import Seen, cuts, jitter, short_clips
+from lib_hires.standalone.benchmarks.video.measures import Seen, cuts, jitter, short_clips, travel
 
 
 class Report:
@@ -49,6 +49,7 @@ class Report:
             "right_class": round(mean(lambda c: c.right_class.mean()), 3),
             "right_colour": round(mean(lambda c: c.right_colour.mean()), 3),
             "cuts": round(mean(lambda c: cuts(c.centre, self._size["times"])), 2),
+            "travel_beside": beside(lambda c: travel(c.centre)),
             "path_jitter_beside": beside(lambda c: jitter(c.centre)),
             "size_jitter_beside": beside(lambda c: jitter(c.size)),
             "change_beside": beside(lambda c: c.change.mean()),
@@ -77,6 +78,7 @@ COLUMNS = (
     ("right_class", "class"),
     ("right_colour", "colour"),
     ("cuts", "cuts a clip"),
+    ("travel_beside", "travel"),
     ("path_jitter_beside", "path's jitter"),
     ("size_jitter_beside", "size's jitter"),
     ("change_beside", "change"),
@@ -90,7 +92,7 @@ COLUMNS = (
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Markdown. Jitter and change are relative to those of true clips."""
+    """Markdown. Travel, jitter and change are relative to those of true clips."""
     return list(_lines(rows))
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from lib_hires.resample import Reduction
 
 AREAS = 4  # along a frame's height and width, which share their noise's coarse part
+TURN = math.radians(60)  # of it in a native clip; objects then get as far as in true ones
 
 Prediction = Literal["denoised", "eps", "v", "velocity"]
 
@@ -228,7 +229,7 @@ def turned(noise: Tensor, native_frames: int, frames_to_one: float = 1.0) -> Ten
     `frames_to_one` frames (m_t of Upsample Guidance in time) and 4 x 4 areas of each, g its noise
     gain, e_k = D[n]_k / g the coarse noise of the k-th frame of the native clip:
 
-        n' = n + g·U[cos(a_k)·e_0 + sin(a_k)·e_1 - e_k],  a_k = 90°·(k + 1/2) / native_frames
+        n' = n + g·U[cos(a_k)·e_0 + sin(a_k)·e_1 - e_k],  a_k = 60°·(k + 1/2) / native_frames
 
     So D of n' is the native clip's turned noise, each frame of n' is normal and independent as n's,
     and a longer clip begins with the same noise. One native frame leaves nothing to turn.
@@ -239,7 +240,7 @@ def turned(noise: Tensor, native_frames: int, frames_to_one: float = 1.0) -> Ten
         return noise
     areas = Reduction.between((frames, height, width), small)
     own = areas.reduce(noise) / areas.noise_gain
-    angles = (torch.arange(small[0]) + 0.5) / native_frames * (math.pi / 2)
+    angles = (torch.arange(small[0]) + 0.5) / native_frames * TURN
     angles = angles.view(-1, 1, 1).to(own)
     wanted = angles.cos() * own[:, :, :1] + angles.sin() * own[:, :, 1:2]
     return noise + areas.noise_gain * areas.upsample(wanted - own)

@@ -67,7 +67,7 @@ def test_the_coarse_noise_turns_and_the_rest_stays(to_one):
     got = turned(clips, 5, to_one)
     for clip, channel, frame in ((0, 0, 0), (1, 2, 3), (1, 1, 7)):
         native = frame // to_one
-        angle = (native + 0.5) / 5 * math.pi / 2
+        angle = (native + 0.5) / 5 * math.pi / 3
         for row, column in ((0, 0), (3, 1)):
             rows, columns = slice(2 * row, 2 * row + 2), slice(4 * column, 4 * column + 4)
             before = clips[clip, channel, :, rows, columns]

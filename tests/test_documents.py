@@ -25,7 +25,6 @@ COMMANDS = [
     for line in re.findall(
         r"^(?:\.venv/bin/)?hires (.*)$", document.read_text().replace("\\\n", ""), re.MULTILINE
     )
-    if not line.endswith("...")
 ]
 
 

@@ -222,15 +222,26 @@ class Clips:
 def encode_clips(folder: Path, model: LatentModel, config: MotionConfig) -> Clips:
     """Draw and encode what is missing of the clips, and read all; they depend on the seed alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{k:04d}.npz" for k in range(-(-config.clips // CHUNK))]
-    for number, path in enumerate(tqdm(paths, desc="clips", unit="file")):
+    latents: list[np.ndarray] = []
+    captions: list[str] = []
+    for number in tqdm(range(-(-config.clips // CHUNK)), desc="clips", unit="file"):
+        path = folder / f"{number:04d}.npz"
         count = min(CHUNK, config.clips - number * CHUNK)
-        if not path.exists() or len(np.load(path)["captions"]) < count:
+        drawn, said = _stored(path)
+        if len(said) < count:
             _encode_some(path, model, config, number, count)
-    stored = [np.load(path) for path in paths]
-    latents = torch.from_numpy(np.concatenate([part["latents"] for part in stored]))
-    captions = [str(text) for part in stored for text in part["captions"]]
-    return Clips(latents[: config.clips], captions[: config.clips])
+            drawn, said = _stored(path)
+        latents.append(drawn[:count])
+        captions += said[:count]
+    return Clips(torch.from_numpy(np.concatenate(latents)), captions)
+
+
+def _stored(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Latents (n, f, c, h, w) and captions of a file's clips; none where there is no file yet."""
+    if not path.exists():
+        return np.zeros(0), []
+    with np.load(path) as part:
+        return part["latents"], [str(text) for text in part["captions"]]
 
 
 def _encode_some(

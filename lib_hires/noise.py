@@ -27,7 +27,7 @@ from torch import Tensor
 from lib_hires.resample import Reduction
 
 AREAS = 4  # along a frame's height and width, which share their noise's coarse part
-TURN = math.radians(60)  # of it in a native clip; objects then get as far as in true ones
+TURN = math.radians(60)  # of it in a native clip (docs/bundled-model.md)
 
 Prediction = Literal["denoised", "eps", "v", "velocity"]
 
@@ -225,25 +225,34 @@ def turned(noise: Tensor, native_frames: int, frames_to_one: float = 1.0) -> Ten
 
     At a schedule's first level the signal is not quite gone: means over large areas still show
     where things are, and a model reads them. With noise of its own each frame says something else
-    there, and objects jump (FreeInit, arXiv:2312.07537, section 3, on this gap). D is the mean over
-    `frames_to_one` frames (m_t of Upsample Guidance in time) and 4 x 4 areas of each, g its noise
-    gain, e_k = D[n]_k / g the coarse noise of the k-th frame of the native clip:
+    there, and objects jump (FreeInit, arXiv:2312.07537, section 3, on this gap). With n_i the means
+    of a frame's 4 x 4 areas, g their noise gain, and e_k = sum of n_i / (g·sqrt(m_k)) over the m_k
+    frames that share the native frame k (`frames_to_one`, m_t of Upsample Guidance in time):
 
-        n' = n + g·U[cos(a_k)·e_0 + sin(a_k)·e_1 - e_k],  a_k = 60°·(k + 1/2) / native_frames
+        n_i' = n_i + g·(cos(a)·e_j + sin(a)·e_(j+1) - e_k) / sqrt(m_k)
+        60°·(k + 1/2) / native_frames = 90°·j + a,  j whole, 0 <= a < 90°
 
-    So D of n' is the native clip's turned noise, each frame of n' is normal and independent as n's,
-    and a longer clip begins with the same noise. One native frame leaves nothing to turn.
+    All else of the noise stays. Each frame's is normal and independent as before, and a longer clip
+    begins with the same. D of it is the native clip's turned noise where m_t is a whole number. One
+    native frame leaves nothing to turn.
     """
     frames, height, width = noise.shape[2:]
-    small = round(frames / frames_to_one), min(AREAS, height), min(AREAS, width)
-    if small[0] < 2:
+    native = round(frames / frames_to_one)
+    if native < 2:
         return noise
-    areas = Reduction.between((frames, height, width), small)
-    own = areas.reduce(noise) / areas.noise_gain
-    angles = (torch.arange(small[0]) + 0.5) / native_frames * TURN
-    angles = angles.view(-1, 1, 1).to(own)
-    wanted = angles.cos() * own[:, :, :1] + angles.sin() * own[:, :, 1:2]
-    return noise + areas.noise_gain * areas.upsample(wanted - own)
+    areas = Reduction.between((height, width), (min(AREAS, height), min(AREAS, width)))
+    of = ((torch.arange(frames) + 0.5) * native / frames).long()  # native frames, by frame
+    root = torch.bincount(of, minlength=native).sqrt().view(-1, 1, 1)
+    means = areas.reduce(noise) / areas.noise_gain
+    own = (
+        means.new_zeros(*means.shape[:2], native, *means.shape[3:]).index_add_(2, of, means) / root
+    )
+    turns = (torch.arange(native) + 0.5) / native_frames * TURN / (math.pi / 2)
+    start = turns.long()
+    angles = ((turns - start) * (math.pi / 2)).view(-1, 1, 1)
+    wanted = angles.cos() * own[:, :, start] + angles.sin() * own[:, :, start + 1]
+    change = ((wanted - own) / root)[:, :, of]
+    return noise + areas.noise_gain * areas.upsample(change)
 
 
 def _indices(table: Tensor) -> Tensor:

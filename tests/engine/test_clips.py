@@ -78,15 +78,28 @@ def test_the_coarse_noise_turns_and_the_rest_stays(to_one):
             torch.testing.assert_close(after[frame] - wanted, before[frame] - means[native])
 
 
-@pytest.mark.parametrize("size", [(6, 4, 8), (5, 6, 7)], ids=["whole", "between"])
-def test_turned_noise_is_as_normal_within_a_frame_as_drawn_noise(size):
-    """Over many draws, no two places of a frame share anything, and each varies by 1."""
+@pytest.mark.parametrize(
+    ("size", "native"),
+    [((6, 4, 8), 3), ((6, 6, 7), 6), ((6, 4, 4), 4), ((7, 5, 4), 3), ((20, 4, 4), 20)],
+    ids=["whole", "odd sides", "1.5 to one", "7 to 3", "long"],
+)
+def test_turned_noise_is_as_normal_within_a_frame_as_drawn_noise(size, native):
+    """Its covariance, exactly: what becomes of each of the independent values behind it."""
     frames, height, width = size
-    draws = turned(noise(40_000, 1, *size), 5, frames / 3)
-    for frame in (0, frames - 1):
-        covariance = torch.cov(draws[:, 0, frame].flatten(1).T)
-        apart = (covariance - torch.eye(height * width)).abs()
-        assert apart.max() < (0.03 if size == (6, 4, 8) else 0.15)
+    count = frames * height * width
+    each = turned(torch.eye(count).view(count, 1, *size), 4, frames / native)
+    for frame in range(frames):
+        behind = each[:, 0, frame].flatten(1)
+        torch.testing.assert_close(behind.T @ behind, torch.eye(height * width), atol=1e-5, rtol=0)
+
+
+def test_a_long_clip_does_not_turn_back():
+    """After each quarter of a turn it goes on to the coarse noise of one more frame."""
+    frames = 100
+    each = turned(torch.eye(frames * 16).view(-1, 1, frames, 4, 4), 4)[:, 0, :, 0, 0]
+    alike = each.T @ each
+    assert torch.diagonal(alike, 1).min() > 0.95, "neighbours at 15 degrees"
+    assert alike.min() > -1e-6 and alike[0, 12:].max() < 1e-6
 
 
 def test_d_of_turned_noise_is_the_native_clips():

@@ -97,7 +97,7 @@ class Run:
         """
         request = request.drawn().scaled(model.cfg)
         if model.motion:
-            request = request.noised(TURNING if model.motion.ours else OWN)
+            request = request.noised(model.motion.ours)
         model.check_prompt(request.prompt, request.negative)
         self.model, self.request, self.settings = model, request, settings
         self.frames, self.context = clip_length(request, model.motion)
@@ -196,12 +196,19 @@ class Run:
         return run_plan(self.settings, sampling, plan_model(self.model), unfinished=unfinished)
 
     def about(self) -> dict[str, Any]:
-        """Plain values that repeat this run."""
+        """Plain values that repeat this run.
+
+        Own noise of a clip is not stated, so that a batch finds the files of an earlier version,
+        which knew no other.
+        """
+        request = self.request.values()
+        if request.get("clip_noise") == OWN:
+            del request["clip_noise"]
         return {
             "version": version("hires-guidance"),
             "model": self.model.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "request": self.request.values(),
+            "request": request,
             "settings": self.settings.changed(),
             **({"motion": self.model.motion.name} if self.model.motion else {}),
             **({"loras": [asdict(lora) for lora in self.model.loras]} if self.model.loras else {}),

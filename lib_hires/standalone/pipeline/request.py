@@ -160,7 +160,6 @@ class Request(Declared):
         "modules that hires has trained, own for others, with which it is not measured.",
         choices=(AUTOMATIC, TURNING, OWN),
         clips=True,
-        on_page=False,
     )
     rules: str = control(
         "k-diffusion",
@@ -185,9 +184,11 @@ class Request(Declared):
         """With that CFG scale, where it leaves it to the model."""
         return self if self.cfg else replace(self, cfg=cfg)
 
-    def noised(self, clip_noise: str) -> Request:
-        """With that noise of clips, where it leaves it to the motion module."""
-        return self if self.clip_noise != AUTOMATIC else replace(self, clip_noise=clip_noise)
+    def noised(self, ours: bool) -> Request:
+        """With a clip's noise, where it leaves it to the motion module; ours: trained here."""
+        if self.clip_noise != AUTOMATIC:
+            return self
+        return replace(self, clip_noise=TURNING if ours else OWN)
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Request:

@@ -40,7 +40,7 @@ def test_the_motion_module_is_small_and_fits(model: LatentModel) -> None:
     assert MOTION.stat().st_size <= 3_000_000
     moving = with_motion(model, MOTION)
     assert moving.motion is not None
-    assert (moving.motion.frames, moving.motion.most) == (16, 32)
+    assert (moving.motion.frames, moving.motion.most, moving.motion.ours) == (16, 32, True)
 
 
 def test_frames_alone_take_the_bundled_motion_module(

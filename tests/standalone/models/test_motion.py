@@ -87,8 +87,8 @@ def test_each_known_layout(key, known, half, tmp_path):
     if half:
         state = {name: value.half() for name, value in state.items()}
     save_file(state, tmp_path / "module.safetensors")
-    read, frames, *_ = motion._from_file(tmp_path / "module.safetensors")
-    assert frames == known[1]
+    read, frames, ours, _ = motion._from_file(tmp_path / "module.safetensors")
+    assert frames == known[1] and not ours
     assert read.config.motion_max_seq_length == (positions or 64)
     assert read.config.use_motion_mid_block == mid
     wanted = adapter.state_dict()
@@ -105,6 +105,7 @@ def test_a_file_and_a_folder_of_the_same_weights_predict_alike(image_model, fold
     one, two = (with_motion(image_model, path) for path in (file, folder))
     assert torch.equal(predict(one, clips), predict(two, clips))
     assert one.motion.name == "m" and one.motion.frames == 16
+    assert (one.motion.ours, two.motion.ours) == (False, True), "ours states its native frames"
 
 
 def test_prefixes_and_other_tensors_do_not_matter(image_model, folder, tmp_path):

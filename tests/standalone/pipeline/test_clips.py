@@ -22,7 +22,7 @@ from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.pipeline.batch import generate_lines, processes
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.lines import Line
-from lib_hires.standalone.pipeline.outputs import free_paths, read_run, save_clip, save_stage
+from lib_hires.standalone.pipeline.outputs import free_paths, read_run, save_stage
 from lib_hires.standalone.pipeline.request import Request
 from lib_hires.standalone.training.motion import new_adapter
 
@@ -110,8 +110,7 @@ def test_noise_of_a_step_depends_on_seed_and_frame_alone(model, sampler):
     assert not torch.allclose(long[:, :, 3], long[:, :, 4], atol=1e-2)
 
 
-def test_noise_turns_by_default_for_modules_of_ours_alone(model, tmp_path):
-    """A file of ours states its native frames, and no other does."""
+def test_noise_turns_by_default_for_modules_of_ours_alone(model):
     own, turning = (clip(model, clip_noise=noise).latent for noise in ("own", "turning"))
     assert torch.equal(clip(model).latent, turning) and not torch.allclose(own, turning, atol=1e-2)
     others = replace(model, motion=replace(model.motion, ours=False))
@@ -119,16 +118,17 @@ def test_noise_turns_by_default_for_modules_of_ours_alone(model, tmp_path):
 
 
 def test_a_clip_of_an_earlier_version_repeats_with_its_noise(model, tmp_path):
-    """It does not state which; one of this version states the one that it had."""
-    run = Run(model, request(), Settings())
-    (stage,) = run.generate()
-    paths = free_paths(run, tmp_path)
-    save_stage(run, stage, paths)
-    about = read_run(paths[0])
-    assert about["request"]["clip_noise"] == "turning"
-    del about["request"]["clip_noise"]
-    save_clip(stage.images[0], tmp_path / "earlier.webp", about, 8)
-    assert read_run(tmp_path / "earlier.webp")["request"]["clip_noise"] == "own"
+    """It states none; one of this version states turning noise alone, so that a batch of clips with
+    own noise finds what an earlier version has made."""
+    for noise, stated in (("automatic", "turning"), ("own", None)):
+        run = Run(model, request(clip_noise=noise), Settings())
+        assert run.about()["request"].get("clip_noise") == stated
+        (stage,) = run.generate()
+        paths = free_paths(run, tmp_path)
+        save_stage(run, stage, paths)
+        again = Run(model, Request.from_values(read_run(paths[0])["request"]), Settings())
+        (repeated,) = again.generate()
+        assert torch.equal(repeated.latent, stage.latent)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib_hires.files import whole_file
+from lib_hires.noise import TURN
 from lib_hires.settings import Plain, Settings, SettingsError
 from lib_hires.standalone.benchmarks.quality.real_features import CropFeatures
 from lib_hires.standalone.benchmarks.reports import claim_folders, write_report
@@ -41,7 +42,7 @@ from lib_hires.standalone.models.latent import LatentModel, hash_of_weights
 from lib_hires.standalone.pipeline import clip_files
 from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip
-from lib_hires.standalone.pipeline.request import AUTOMATIC, OWN, Request
+from lib_hires.standalone.pipeline.request import AUTOMATIC, OWN, TURNING, Request
 from lib_hires.standalone.world.description import Scene
 from lib_hires.standalone.world.judge import Judge, load_judge, to_tensor
 from lib_hires.standalone.world.motion import Motion, draw_clip, random_clip
@@ -188,7 +189,9 @@ def _claim(out: Path, model: LatentModel, cases: Sequence[Case], steps: int) -> 
     notes: dict[Path, dict[str, Any]] = {}
     for case in cases:
         settings = Settings.from_values(case.settings).values()
-        notes[out / case.folder / "made.json"] = {**how, "settings": settings, "noise": case.noise}
+        noise = Request(clip_noise=case.noise).noised(model.motion.ours).clip_noise
+        own = {"settings": settings, "noise": noise, "turn": TURN if noise == TURNING else 0}
+        notes[out / case.folder / "made.json"] = how | own
         for name in changes_for(model, case.times):
             folder = out / Case(name, case.sides, case.times).folder
             notes[folder / "made.json"] = through_vae if name == THROUGH_VAE else true

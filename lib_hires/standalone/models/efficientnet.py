@@ -11,13 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lib_hires.settings import SettingsError
+
 FEATURES = 1280  # width of the last layer
 STRIDE = 32  # inputs must be multiples of it
 CROP = 224  # the side the network was trained on
 
 
-class NetworkMissing(Exception):
-    """The packages are not installed; one sentence that says how to get them."""
+class NetworkMissing(SettingsError):
+    """The packages are not installed; the message says how to get them."""
 
 
 class EfficientNetLite0(nn.Module):
@@ -34,7 +36,7 @@ class EfficientNetLite0(nn.Module):
             from efficientnet_lite_pytorch import EfficientNet
         except ModuleNotFoundError:
             raise NetworkMissing(
-                "Distances of real features are left out: pip install -e '.[measures]'"
+                "EfficientNet-lite0 is not installed: pip install -e '.[measures]'"
             ) from None
         network = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_hires.standalone.models import load_model
+from lib_hires.standalone.models.efficientnet import EfficientNetLite0
 from lib_hires.standalone.training.autoencoder import load_vae
 from lib_hires.standalone.training.crops import Crops, draw_crops
 from lib_hires.standalone.training.diffusion import train_model, trained_model
@@ -112,6 +113,7 @@ def train(
 ) -> None:
     """Run `stages` in order. Checkpoints, latents and samples go to `work`, the model to `out`.
 
+    Raises NetworkMissing before anything is drawn where the stage `vae` could not run.
     Called again it goes on where it stopped: at the last checkpoint of an unfinished stage. With
     fewer minutes than have passed, a stage ends at once; to let the rate decay from where a run
     stands, give it minutes a little above those passed.
@@ -121,6 +123,8 @@ def train(
     if unknown:
         raise ValueError(f"stages: expected some of {', '.join(STAGES)}, got {unknown[0]!r}")
     finished = (work / BEFORE).exists()  # the VAE of a model that the work began with
+    if "vae" in stages and not finished:
+        EfficientNetLite0()  # raises now, and not when all crops are drawn
     if "crops" in stages and not finished:
         draw_crops(work / "crops", config.shards)
     if "vae" in stages and not finished:

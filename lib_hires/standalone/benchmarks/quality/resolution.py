@@ -66,7 +66,7 @@ class Eye:
         try:
             self._network = CropFeatures(device)
         except NetworkMissing as missing:
-            self.notes.append(str(missing))
+            self.notes.append(f"Distances of real features are left out: {missing}")
 
     def at(self, images: Numbered, *, native: bool = False) -> list[Look]:
         """Looks at images; the real network sees those alone that are not native."""

@@ -37,7 +37,6 @@ from lib_hires.standalone.benchmarks.video.interpolation import (
 from lib_hires.standalone.benchmarks.video.measures import Seen, seen
 from lib_hires.standalone.benchmarks.video.report import Report, table
 from lib_hires.standalone.benchmarks.video.shown import sheet, side_by_side, strip
-from lib_hires.standalone.models.efficientnet import NetworkMissing
 from lib_hires.standalone.models.latent import LatentModel, hash_of_weights
 from lib_hires.standalone.pipeline import clip_files
 from lib_hires.standalone.pipeline.generate import FPS, Run
@@ -131,15 +130,15 @@ def video(
     """Measure every case on as many clips; writes report.json, report.md, a sheet and the clips.
 
     Returns the table. Raises SettingsError for a model without a motion module, fewer than 2
-    clips, or a folder of clips that were made otherwise.
+    clips, a folder of clips that were made otherwise, or where the real network is missing.
     """
     if model.motion is None:
         raise SettingsError("--motion: expected a motion module's file or folder")
     if clips < 2:
         raise SettingsError(f"--clips: expected at least 2, got {clips}")
     Request(steps=steps)  # raises for steps that cannot be
-    _claim(out, model, cases, steps)
     eyes = Eyes.open(judge)
+    _claim(out, model, cases, steps)
     seeds, others = _seeds(clips), range(TRUE_SEEDS, TRUE_SEEDS + clips)
     sizes = dict.fromkeys((case.sides, case.times) for case in cases)
     reports: dict[tuple[int, int], Report] = {}
@@ -219,11 +218,8 @@ class Eyes:
 
     @classmethod
     def open(cls, judge: Judge | None) -> Eyes:
-        """Raises SettingsError where the real network's package is missing."""
-        try:
-            return cls(judge or load_judge(), CropFeatures())
-        except NetworkMissing as missing:
-            raise SettingsError(str(missing)) from None
+        """Raises NetworkMissing."""
+        return cls(judge or load_judge(), CropFeatures())
 
     def __call__(self, clip: Tensor, scene: Scene) -> Seen:
         (subject,) = scene.subjects

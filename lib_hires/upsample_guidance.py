@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -71,13 +72,22 @@ def shifted_schedule(sigmas: Tensor, noise_gain: float) -> Tensor:
     return torch.cat([sigmas[:-1] * noise_gain**-share, sigmas[-1:]])
 
 
+@dataclass
+class Opening:
+    """Where a pass began, as the first of its evaluations tells: the share of the training
+    timesteps. One for all that guide a pass, of which a host may need another in its middle."""
+
+    start: float | None = None
+
+
 class UpsampleGuided:
     """A predictor guided by its own prediction at the native size; made for one sampling.
 
     predict: the model, in the parametrisation named by `prediction`.
     reduction: on the model's device.
     times: the sampler's schedule, decreasing, the final time included (steps + 1 numbers). It, and
-    the time of the first call, decide what is automatic in the settings.
+    the time of the pass's first call, decide what is automatic in the settings.
+    opening: shared by those that guide one pass; not given where this one guides all of it.
     shrink_cond: fits conditioning of the image's size (c_concat, hints) to the native evaluation,
     and conditioning that was cropped to windows to theirs.
     predict_native: `predict` as it is called for native evaluations, where a host marks them.
@@ -101,6 +111,7 @@ class UpsampleGuided:
         shrink_cond: ShrinkCond | None = None,
         on_guided: Callable[[bool], None] = lambda native: None,
         predict_native: Predictor | None = None,
+        opening: Opening | None = None,
     ) -> None:
         self._predict_native = predict_native or predict
         self._predict_large = predict
@@ -119,6 +130,7 @@ class UpsampleGuided:
         self._prediction = prediction
         self._shrink_cond = shrink_cond
         self._on_guided = on_guided
+        self._opening = opening or Opening()
         self._native_step = -1  # the step of the last native evaluation ...
         self._x0_small: Tensor | None = None  # ... and x0_small there
 
@@ -169,11 +181,13 @@ class UpsampleGuided:
         return per_image(weight, axes) if weight.any() else None
 
     def _decided(self, t: Tensor) -> UpsampleGuidance:
-        """The settings, in which the first call's time leaves nothing automatic."""
+        """The settings, in which the time of the pass's first call leaves nothing automatic."""
         if self._settings.eta and self._settings.cadence:  # so that no step waits for the device
             return self._settings
-        start = float(self._family.timestep(t.float()).max()) / self._family.training_steps
-        return self._settings.decided(len(self._rising_times) - 1, start)
+        if self._opening.start is None:
+            start = self._family.timestep(t.float()).max()
+            self._opening.start = float(start) / self._family.training_steps
+        return self._settings.decided(len(self._rising_times) - 1, self._opening.start)
 
     def _predict_small(self, x: Tensor, t: Tensor, cond: Mapping[str, Any]) -> Tensor:
         """x0_small, float32, of D[x]'s shape: the model's image for D[x] at the matched time."""

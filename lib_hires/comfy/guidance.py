@@ -34,7 +34,7 @@ from lib_hires.noise import NoiseFamily, VarianceExploding
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size, shown, small_size, why_unguided
-from lib_hires.upsample_guidance import UpsampleGuided, shifted_schedule
+from lib_hires.upsample_guidance import Opening, UpsampleGuided, shifted_schedule
 
 log = logging.getLogger("hires_guidance")
 
@@ -177,6 +177,7 @@ class GuidedCalls:
         self._times = times
         self._guides: dict[Hashable, UpsampleGuided] = {}
         self._calls: Counter[Hashable] = Counter()  # in this evaluation
+        self._opening = Opening()
         self._controls = Controls()
 
     def predict_noise(self, executor: Any, *arguments: Any, **named: Any) -> Any:
@@ -207,6 +208,7 @@ class GuidedCalls:
                 reduction=self._reduction,
                 times=self._times,
                 shrink_cond=self._shrunk,
+                opening=self._opening,
             )
         return self._guides[place]
 

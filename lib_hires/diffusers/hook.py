@@ -21,7 +21,7 @@ from lib_hires.resample import Reduction
 from lib_hires.run.passes import Kind, attends_in_windows, guided_at, guides, mixes
 from lib_hires.settings import Settings
 from lib_hires.sizes import Size, why_unguided
-from lib_hires.upsample_guidance import UpsampleGuided
+from lib_hires.upsample_guidance import Opening, UpsampleGuided
 
 log = logging.getLogger("hires_guidance")
 
@@ -40,6 +40,7 @@ class Sampling:
     guides: dict[int, UpsampleGuided] = field(default_factory=dict)  # by place in a step
     level: float = -1.0  # of the step
     place: int = -1  # of the call in the step
+    opening: Opening = field(default_factory=Opening)
     windows_logged: bool = False  # that they do not fit
 
 
@@ -190,6 +191,7 @@ class GuidanceHook(ModelHook):
                 reduction=sampling.reduction,
                 times=schedule(self.pipe.scheduler),
                 shrink_cond=Fitted(sampling.size, factor_of(self.pipe), ug.controlnet),
+                opening=sampling.opening,
             )
         return sampling.guides[sampling.place]
 

@@ -9,6 +9,7 @@ from guided_toys import ABAR, STEPS, guided, noise, wide
 
 from lib_hires.noise import VarianceExploding, VariancePreserving
 from lib_hires.resample import Reduction
+from lib_hires.upsample_guidance import Opening
 
 
 @pytest.mark.parametrize("options", [{"theta": 0}, {"eta": 0.05}, {"eta": 0.05, "edge": 4}])
@@ -192,6 +193,21 @@ def test_cadence_evaluates_natively_where_noise_rises_again(toy_denoiser):
     restarted = [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 6, 7]
     called = count_small_calls(toy_denoiser, STEPS, restarted, cadence=3)
     assert called == [0, 3, 2, 5]
+
+
+def test_all_that_guide_a_pass_share_its_opening(toy_denoiser):
+    """One that is needed in the middle alone does not take that for the pass's start."""
+    x, times = noise(1, 3, 8, 8), [*torch.logspace(1, -3, 20).tolist(), 0.0]
+    first, late = torch.tensor([30.0]), torch.tensor([times[-3]])
+
+    def new(opening=None):
+        automatic = {"eta": 0, "cadence": 0}
+        return guided(toy_denoiser, (8, 8), (4, 4), times=times, opening=opening, **automatic)
+
+    shared = Opening()
+    new(shared)(x, first)
+    assert torch.equal(new(shared)(x, late), toy_denoiser(x, late)), "guidance has ended"
+    assert not torch.equal(new()(x, late), toy_denoiser(x, late)), "a pass that begins there"
 
 
 def test_cadence_holds_the_prediction(toy_denoiser):

@@ -32,7 +32,7 @@ def noise(*shape, seed=0):
 
 def guided(predict, large, small, *, family=None, times=STEPS, prediction="denoised", **options):
     shrink, device = options.pop("shrink_cond", None), options.pop("device", "cpu")
-    batched = options.pop("batched", False)
+    batched, opening = options.pop("batched", False), options.pop("opening", None)
     return UpsampleGuided(
         predict,
         UpsampleGuidance(**{**PLAIN, **options}),
@@ -41,6 +41,7 @@ def guided(predict, large, small, *, family=None, times=STEPS, prediction="denoi
         times=times,
         prediction=prediction,
         shrink_cond=shrink,
+        opening=opening,
     )
 
 

@@ -65,6 +65,23 @@ def test_what_happened_is_what_was_planned(host, sampler, cadence, batch_cond_un
     assert all(part.finished and part.seconds > 0 for part in record.passes)
 
 
+@pytest.mark.parametrize("batch_cond_uncond", [True, False])
+@pytest.mark.parametrize(
+    "late", [{"refiner_at": 16}, {"prompt": f"a [red:{'circle and ' * 6}:16]"}], ids=str
+)
+def test_guidance_that_has_ended_does_not_begin_again(host, late, batch_cond_uncond):
+    """Where a refiner or a longer prompt makes other calls of the model: the pass is the same."""
+    from modules import shared
+
+    shared.opts.batch_cond_uncond = batch_cond_uncond
+    counts = []
+    for more in ({}, late):
+        record, made = record_of(host, {"ug": True}, steps=20, **more)
+        assert made.messages == []
+        counts.append((record.passes[0].guided_steps, record.passes[0].steps))
+    assert counts[0] == counts[1] and 10 < counts[0][0] < 16 and counts[0][1] == 20
+
+
 def test_the_line_is_under_the_image_and_not_in_its_text(host):
     settings = {"ug": True, "ug_eta": 1, "ug_cadence": 1, "refine": True, "refine_eta2": "0.4"}
     record, made = record_of(host, settings, n_iter=3, batch_size=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from lib_hires.noise import NoiseFamily, Prediction
 from lib_hires.resample import Reduction
 from lib_hires.settings import UpsampleGuidance
 from lib_hires.sizes import Size
-from lib_hires.upsample_guidance import Predictor, ShrinkCond, UpsampleGuided
+from lib_hires.upsample_guidance import Opening, Predictor, ShrinkCond, UpsampleGuided
 from lib_hires.webui.messages import Warn
 
 FACTOR = 8
@@ -53,6 +53,7 @@ class GuidedPass:
     evaluation, with whether a native evaluation was made for it. native_scope: entered around each
     native evaluation, so that what lies deeper knows it from any other of its size. surrounds:
     guide from outside of what another extension puts around the model while the host samples.
+    opening: where the pass began, also for guidance that a host's call asks for in its middle.
     """
 
     large: Size
@@ -63,6 +64,7 @@ class GuidedPass:
     warn: Warn
     native_scope: Callable[[], AbstractContextManager[None]] = nullcontext
     surrounds: bool = False
+    opening: Opening = field(default_factory=Opening)
 
     @property
     def native(self) -> Size:
@@ -94,6 +96,7 @@ class GuidedPass:
             shrink_cond=shrink_cond,
             on_guided=self.on_guided,
             predict_native=predict_native,
+            opening=self.opening,
         )
 
 

@@ -27,7 +27,7 @@ class MulticondLearnedConditioning:
 
 
 def _schedule(model, prompt, steps, size=None):
-    edit = re.search(r"\[(\w+):(\w+):(\d+)\]", prompt)
+    edit = re.search(r"\[([\w ]+):([\w ]+):(\d+)\]", prompt)
     if not edit:
         return [ScheduledPromptConditioning(steps, model.encode_prompt(prompt, size))]
     ends = (int(edit[3]), edit[1]), (steps, edit[2])

@@ -166,6 +166,8 @@ def test_the_line_says_what_the_run_would_say(tab):
     tab["width"].value = tab["height"].value = NATIVE
     assert "Upsample Guidance does nothing here" in tab.line()
     tab["refine_eta2"].value = "0.1, x"
+    assert "Upsample Guidance does nothing here" in tab.line(), "its group is off"
+    tab["refine"].value = True
     assert tab.line() == "refine_eta2: expected numbers in (0, 1], got &#x27;0.1, x&#x27;."
 
 
@@ -223,7 +225,7 @@ def test_no_value_of_a_slider_is_refused(host, row):
     if type(slider).__name__ != "Slider":
         return
     for value in values_of(slider):
-        arguments = [other.default for other in rows]
+        arguments = [other.name == row.group or other.default for other in rows]
         arguments[rows.index(row)] = row.kind(value)
         settings = read_arguments(arguments)
         assert isinstance(settings, Settings)

@@ -85,6 +85,61 @@ def test_an_inpainted_image_is_not_refined_with_a_message(host):
     assert "was not refined" in made.messages[0]
 
 
+@pytest.mark.parametrize("kind", ["edit", "depth"])
+def test_a_model_that_sees_the_first_image_is_not_refined_with_a_message(kind):
+    """Its stages would lack that image, at the size of their own."""
+    from host import Host
+    from modules.toy_model import ToyModel
+
+    class LatentDepth2ImageDiffusion(ToyModel):
+        pass
+
+    class Edit(ToyModel):
+        cond_stage_key = "edit"
+
+    host = Host(model=Edit if kind == "edit" else LatentDepth2ImageDiffusion)
+    made = host.generate(REFINE, init_image=torch.rand(3, 128, 128))
+    assert sizes(made) == {(128, 128)}
+    assert "was not refined, because this model receives the first image" in made.messages[0]
+
+
+def test_approximate_vaes_are_stated_as_the_host_states_them(host):
+    """It does so only where it decodes and encodes itself."""
+    from modules import shared
+
+    keys = {"VAE Encoder", "VAE Decoder"}
+    assert not keys & set(host.generate(REFINE).parameters)
+    shared.opts.sd_vae_encode_method = shared.opts.sd_vae_decode_method = "TAESD"
+    made = host.generate(REFINE)
+    assert made.messages == []
+    assert {name: made.parameters.get(name) for name in keys} == dict.fromkeys(keys, "TAESD")
+    latent = host.generate(REFINE | {"refine_enlargement": "latent"}).parameters
+    assert keys & set(latent) == {"VAE Decoder"}
+
+
+def test_stages_take_no_refiner(host, monkeypatch):
+    """Where Hires. fix leaves it to the first pass, the stages go on from the main model's image;
+    in others it is loaded by then."""
+    from modules.sd_samplers_common import CFGDenoiser
+
+    taken, plain = [], CFGDenoiser.update_inner_model
+    monkeypatch.setattr(
+        CFGDenoiser, "update_inner_model", lambda self: (taken.append(self), plain(self))
+    )
+    made = host.generate(REFINE, refiner_at=1)
+    assert made.messages == [] and len(taken) == 1
+
+
+def test_after_hires_fix_edits_are_timed_by_its_steps(host):
+    """As the host times them: from the first pass's end on."""
+
+    def images(prompt):
+        return host.generate(REFINE, prompt=prompt, enable_hr=True)
+
+    assert not same(images("a [red:blue:8] circle"), images("a red circle"))
+    assert same(images("a [red:blue:20] circle"), images("a red circle"))
+
+
 @pytest.mark.parametrize("hires", [False, True], ids=["first pass", "Hires. fix"])
 def test_a_host_that_cuts_decoded_images_to_their_range_refines_them_as_one_that_does_not(hires):
     """Forge and its kin do. After the first pass the whole image is enlarged, as AP-LDM does;

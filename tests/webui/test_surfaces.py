@@ -147,6 +147,21 @@ def test_bad_arguments_leave_an_image_and_a_message(host, args, message):
     assert made.images[0].equal(host.generate().images[0])
 
 
+def test_a_bad_value_in_a_group_that_is_off_does_not_count(host):
+    """A field that the user has emptied and folded away."""
+    place = [row.name for row in declarations()].index("refine_eta2")
+
+    def page(**values):
+        given = [values.get(row.name, row.default) for row in declarations()]
+        given[place] = ""
+        return given
+
+    assert host.generate(args=page()).messages == []
+    made = host.generate(args=page(ug=True))
+    assert made.messages == [] and made.images[0].equal(host.generate({"ug": True}).images[0])
+    assert "refine_eta2: expected" in host.generate(args=page(refine=True)).messages[0]
+
+
 def test_every_control_has_an_axis(host):
     assert len(host.axes) == len(declarations())
     assert len({axis.label for axis in host.axes}) == len(host.axes)

@@ -42,6 +42,12 @@ def has_frames(sd_model: Any) -> bool:
     return False
 
 
+def sees_first_image(sd_model: Any) -> bool:
+    """InstructPix2Pix and depth2img, known as the host knows them."""
+    is_depth = type(sd_model).__name__ == "LatentDepth2ImageDiffusion"
+    return is_depth or getattr(sd_model, "cond_stage_key", "") == "edit"
+
+
 def reason_for_whole(sd_model: Any) -> str:
     """ControlNet, an extension here, is found with the run's scripts."""
     return ""

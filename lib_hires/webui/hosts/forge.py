@@ -53,6 +53,10 @@ def has_frames(sd_model: Any) -> bool:
     return bool(getattr(sd_model, "is_wan", False))
 
 
+def sees_first_image(sd_model: Any) -> bool:
+    return getattr(sd_model, "cond_stage_key", "") == "edit"
+
+
 def _pixels_per_position(vae: Any) -> int:
     ratio = getattr(vae, "downscale_ratio", FACTOR)
     return int(ratio[-1] if isinstance(ratio, tuple) else ratio)

@@ -118,6 +118,9 @@ class Host(Protocol):
     def has_frames(self, sd_model: Any) -> bool:
         """Whether its latents are (b, c, T, h, w), as those of models that make videos too."""
 
+    def sees_first_image(self, sd_model: Any) -> bool:
+        """Whether img2img gives it the image itself, or its depth, at the size of the latent."""
+
     def reason_for_whole(self, sd_model: Any) -> str:
         """Why the present sampling cannot evaluate it in windows, "" where it can."""
 

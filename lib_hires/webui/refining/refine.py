@@ -78,6 +78,8 @@ def reason_not_to_refine(run: HostRun) -> str:
         return "an inpainted image keeps the size of its mask"
     if host_of(run.p.sd_model).has_frames(run.p.sd_model):
         return "this model's latents have a time axis"
+    if host_of(run.p.sd_model).sees_first_image(run.p.sd_model):
+        return "this model receives the first image or its depth beside each latent"
     return run.state.caller.reason_to_keep_size()
 
 
@@ -139,7 +141,9 @@ def refine_samples(run: HostRun, samples: Any) -> Any:
     if not done:
         return samples
     run.acting("refine")()
-    return vae.finished(latent)
+    refined = vae.finished(latent)
+    run.p.extra_generation_params.update(vae.stated)
+    return refined
 
 
 def _latents(run: HostRun, samples: Any, stages: Sequence[Stage], vae: HostVae) -> Iterator[Tensor]:

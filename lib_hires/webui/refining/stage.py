@@ -68,7 +68,7 @@ def sample_stage(
 
 def stage_processing(p: Any, latent: Tensor, stage: Stage, steps: int) -> Any:
     """A copy of the host's run for one stage: its size, steps of the whole schedule, seeds and
-    noise, and no mask."""
+    noise, and no mask. It takes no refiner: the model that made the image finishes it."""
     staged = copy.copy(p)
     staged.height, staged.width = stage.size
     staged.steps = steps
@@ -76,6 +76,7 @@ def stage_processing(p: Any, latent: Tensor, stage: Stage, steps: int) -> Any:
     staged.denoising_strength = 1.0
     staged.is_hr_pass = False
     staged.mask = staged.nmask = None
+    staged.refiner_checkpoint_info = None
     staged.all_seeds = [stage_seed(seed, stage.number) for seed in p.all_seeds]
     staged.rng = rng.ImageRNG(
         latent.shape[1:],
@@ -91,7 +92,7 @@ def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
     hires = getattr(p, "enable_hr", False) and p.hr_prompts
     prompts = p.hr_prompts if hires else p.prompts
     negative = p.hr_negative_prompts if hires else p.negative_prompts
-    model, steps, timeline = p.sd_model, p.firstpass_steps, _prompt_timeline()
+    model, steps, timeline = p.sd_model, p.firstpass_steps, _prompt_timeline(p, bool(hires))
     given = {"width": size[1], "height": size[0], **_distilled_scale(p, bool(hires))}
     uncond = prompt_parser.get_learned_conditioning(
         model,
@@ -116,11 +117,17 @@ def stage_conditioning(p: Any, size: Size) -> tuple[Any, Any]:
     return ended, [schedule[-1:] for schedule in uncond]
 
 
-def _prompt_timeline() -> dict[str, bool]:
-    """The user's option for edited prompts, which Forge Neo has had no more since 2026."""
+def _prompt_timeline(p: Any, hires: bool) -> dict[str, Any]:
+    """What edited prompts are timed by: after Hires. fix its own steps, and the user's option,
+    which Forge Neo has had no more since 2026."""
     taken = inspect.signature(prompt_parser.get_learned_conditioning).parameters
     name = "use_old_scheduling"
-    return {name: getattr(shared.opts, name)} if name in taken else {}
+    timeline = {name: getattr(shared.opts, name)} if name in taken else {}
+    if not hires:
+        return timeline
+    steps = p.hr_second_pass_steps or p.steps
+    config = sd_samplers.find_sampler_config(p.hr_sampler_name or p.sampler_name)
+    return {**timeline, "hires_steps": config.total_steps(steps) if config else steps}
 
 
 def _distilled_scale(p: Any, hires: bool) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from modules import devices, shared
@@ -26,6 +26,7 @@ class HostVae:
         self._tile = tile
         self._warn = warn
         self._last: tuple[Tensor, Tensor] | None = None
+        self.stated: dict[str, str] = {}  # what the host's PNG info says of such a VAE
 
     def remember(self, latent: Tensor, images: Tensor) -> None:
         """Take `images` for what decoding `latent` gives."""
@@ -53,9 +54,17 @@ class HostVae:
         decoded.extend(self.decode(latent).to(devices.cpu))
         return decoded
 
+    def _method(self, way: Literal["encode", "decode"]) -> str:
+        """The host's option: "Full", or an approximation, which its PNG info states."""
+        method = str(getattr(shared.opts, f"sd_vae_{way}_method", "Full"))
+        if method != "Full":
+            self.stated[f"VAE {way.capitalize()}r"] = method
+        return method
+
     def _decode(self, latent: Tensor) -> Tensor:
         """What the decoder gives, where the host does nothing but clamp it to [-1, 1], as Forge and
         its kin do; else, in tiles or changed by an extension, what the host gives."""
+        self._method("decode")
         size = tuple(side * FACTOR for side in latent.shape[-2:])
         here, heard = threading.get_ident(), list[Tensor]()
 
@@ -73,9 +82,9 @@ class HostVae:
         return images.float()
 
     def _encode(self, images: Tensor) -> Tensor:
-        if shared.opts.sd_vae_encode_method != "Full":
-            method = approximation_indexes[shared.opts.sd_vae_encode_method]
-            return images_tensor_to_samples(images * 0.5 + 0.5, method)
+        method = self._method("encode")
+        if method != "Full":
+            return images_tensor_to_samples(images * 0.5 + 0.5, approximation_indexes[method])
         with devices.autocast(disable=devices.dtype_vae == torch.float32):
             return torch.cat([self._encode_one(image[None]) for image in images])
 

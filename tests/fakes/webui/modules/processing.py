@@ -35,7 +35,9 @@ def create_infotext(p, prompts, seeds, subseeds, index=0, all_negative_prompts=N
 class StableDiffusionProcessing:
     outpath_samples = ""
     is_hr_pass = enable_hr = False
-    hr_prompts = hr_negative_prompts = None
+    hr_prompts = hr_negative_prompts = hr_sampler_name = None
+    hr_second_pass_steps = 0
+    refiner_checkpoint_info = "a refiner"
     mask = nmask = image_mask = refiner_at = None
     subseed_strength = 0.0
     denoising_strength = 0.75

@@ -26,11 +26,15 @@ class MulticondLearnedConditioning:
         self.shape, self.batch = shape, batch
 
 
-def _schedule(model, prompt, steps, size=None):
+def _schedule(model, prompt, steps, size=None, hires_steps=None):
     edit = re.search(r"\[([\w ]+):([\w ]+):(\d+)\]", prompt)
     if not edit:
         return [ScheduledPromptConditioning(steps, model.encode_prompt(prompt, size))]
-    ends = (int(edit[3]), edit[1]), (steps, edit[2])
+    at = int(edit[3])
+    if hires_steps is not None:
+        at, steps = at - steps, hires_steps
+    ends = [(end, word) for end, word in ((min(at, steps), edit[1]), (steps, edit[2]))]
+    ends = ends[:1] if at >= steps else ends[at < 1 :]
     return [
         ScheduledPromptConditioning(end, model.encode_prompt(prompt.replace(edit[0], word), size))
         for end, word in ends
@@ -38,7 +42,7 @@ def _schedule(model, prompt, steps, size=None):
 
 
 def get_learned_conditioning(model, prompts, steps, hires_steps=None, use_old_scheduling=False):
-    return [_schedule(model, prompt, steps, _size(prompts)) for prompt in prompts]
+    return [_schedule(model, prompt, steps, _size(prompts), hires_steps) for prompt in prompts]
 
 
 def get_multicond_learned_conditioning(
@@ -46,7 +50,9 @@ def get_multicond_learned_conditioning(
 ):
     batch = [
         [
-            ComposableScheduledPromptConditioning(_schedule(model, p, steps, _size(prompts)))
+            ComposableScheduledPromptConditioning(
+                _schedule(model, p, steps, _size(prompts), hires_steps)
+            )
             for p in q.split("AND")
         ]
         for q in prompts

@@ -11,7 +11,13 @@ from modules import shared
 from modules.sd_samplers_common import Sampler, setup_img2img_steps
 
 k_diffusion = import_k_diffusion()
-Config = namedtuple("Config", ["name", "function", "options"])
+
+
+class Config(namedtuple("Config", ["name", "function", "options"])):
+    def total_steps(self, steps):
+        return steps * (2 if self.options.get("second_order") else 1)
+
+
 two = {"second_order": True}
 CONFIGS = [
     Config("Euler", "sample_euler", {}),
@@ -26,6 +32,10 @@ CONFIGS = [
     Config("UniPC", None, {}),
 ]
 all_samplers_map = {config.name: config for config in CONFIGS}
+
+
+def find_sampler_config(name):
+    return all_samplers_map.get(name)
 
 
 def create_sampler(name, sd_model):

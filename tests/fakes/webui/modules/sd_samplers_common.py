@@ -47,7 +47,8 @@ class CFGDenoiser(torch.nn.Module):
     def forward(self, x, sigma, uncond, cond, cond_scale, image_cond):
         if shared.state.interrupted or shared.state.skipped:
             raise InterruptedException
-        if self.p.refiner_at is not None and self.step == self.p.refiner_at:
+        refiner = self.p.refiner_checkpoint_info
+        if refiner and self.p.refiner_at is not None and self.step == self.p.refiner_at:
             self.update_inner_model()
         at_step, step = prompt_parser.at_step, self.step
         parts = [[at_step(part.schedules, step) for part in parts] for parts in cond.batch]

@@ -71,6 +71,23 @@ def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(host
     assert generate().pixels == plain
 
 
+@pytest.mark.parametrize(
+    "late",
+    [
+        {"refiner_checkpoint": "other", "refiner_switch_at": 0.8},
+        {"s_min_uncond": 1.0},
+        {"prompt": "a [red:blue " + "circle and " * 40 + ":0.8]"},
+    ],
+    ids=["refiner", "cond alone", "longer prompt"],
+)
+def test_automatic_guidance_that_has_ended_stays_so(generate, late):
+    """Where the host makes other calls of the model from the middle on."""
+    decided = {"ug": True, "ug_eta": 0.8, "ug_cadence": 3}
+    images = [generate(settings, steps=20, **late) for settings in ({"ug": True}, decided)]
+    assert images[0].pixels == images[1].pixels
+    assert images[0].pixels != generate(steps=20, **late).pixels
+
+
 @shows("UG, refinement, a mask", model="SD 1.5 inpainting")
 def test_a_nine_channel_inpainting_model(host, generate):
     from PIL import Image

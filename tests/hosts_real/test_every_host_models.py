@@ -71,17 +71,8 @@ def test_the_refiner_takes_over_in_the_middle_and_the_next_image_is_as_ever(host
     assert generate().pixels == plain
 
 
-@pytest.mark.parametrize(
-    "late",
-    [
-        {"refiner_checkpoint": "other", "refiner_switch_at": 0.8},
-        {"s_min_uncond": 8.0},
-        {"prompt": "a [red:blue " + "circle and " * 40 + ":0.5]"},
-    ],
-    ids=["refiner", "cond alone", "longer prompt"],
-)
-def test_automatic_guidance_that_has_ended_stays_so(generate, late):
-    """Where the host makes other calls of the model from the middle on."""
+def test_automatic_guidance_that_has_ended_stays_so_with_a_refiner(generate):
+    late = {"refiner_checkpoint": "other", "refiner_switch_at": 0.8}
     automatic = {"ug": True, "ug_theta": 2}  # strong, for the last steps change little
     decided = automatic | {"ug_eta": 0.8, "ug_cadence": 3}
     images = [generate(settings, steps=20, **late) for settings in (automatic, decided)]

@@ -244,13 +244,12 @@ def turned(noise: Tensor, native_frames: int, frames_to_one: float = 1.0) -> Ten
     of = ((torch.arange(frames) + 0.5) * native / frames).long()  # native frames, by frame
     root = torch.bincount(of, minlength=native).sqrt().view(-1, 1, 1)
     means = areas.reduce(noise) / areas.noise_gain
-    own = (
-        means.new_zeros(*means.shape[:2], native, *means.shape[3:]).index_add_(2, of, means) / root
-    )
-    turns = (torch.arange(native) + 0.5) / native_frames * TURN / (math.pi / 2)
-    start = turns.long()
-    angles = ((turns - start) * (math.pi / 2)).view(-1, 1, 1)
-    wanted = angles.cos() * own[:, :, start] + angles.sin() * own[:, :, start + 1]
+    sums = means.new_zeros(*means.shape[:2], native, *means.shape[3:]).index_add_(2, of, means)
+    own = sums / root
+    angles = (torch.arange(native) + 0.5) / native_frames * TURN
+    start = (angles / (math.pi / 2)).long()
+    rest = (angles - start * (math.pi / 2)).view(-1, 1, 1)
+    wanted = rest.cos() * own[:, :, start] + rest.sin() * own[:, :, start + 1]
     change = ((wanted - own) / root)[:, :, of]
     return noise + areas.noise_gain * areas.upsample(change)
 

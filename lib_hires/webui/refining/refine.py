@@ -76,9 +76,10 @@ def reason_not_to_refine(run: HostRun) -> str:
     """Why the run's images must keep their size, "" where they need not."""
     if getattr(run.p, "image_mask", None) is not None:
         return "an inpainted image keeps the size of its mask"
-    if host_of(run.p.sd_model).has_frames(run.p.sd_model):
+    sd_model = run.p.sd_model
+    if host_of(sd_model).has_frames(sd_model):
         return "this model's latents have a time axis"
-    if host_of(run.p.sd_model).sees_first_image(run.p.sd_model):
+    if host_of(sd_model).sees_first_image(sd_model):
         return "this model receives the first image or its depth beside each latent"
     return run.state.caller.reason_to_keep_size()
 

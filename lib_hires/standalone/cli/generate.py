@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from lib_hires.standalone.pipeline.request import Request, fitted, weighted_file
 if TYPE_CHECKING:
     from lib_hires.standalone.models.latent import LatentModel, Lora
     from lib_hires.standalone.pipeline.generate import Run
+    from lib_hires.standalone.pipeline.lines import Line
 
 
 def add_generate(commands: Any) -> None:
@@ -304,10 +305,24 @@ def _generate_many(job: Job, prompts: Path) -> int:
     once = complain if state.is_main_process else lambda _: None
     lines, bad = read_lines(prompts, job.request, job.settings, once)
     shared = job.device == "cuda" == state.device.type  # a card for each process
-    model = _loaded(job, str(state.device) if shared else job.device)
-    lines = [line.fitted(job.purpose, model.native, model.multiple, job.named) for line in lines]
-    failed = generate_lines(lines, state, model, job.out, say, complain)
+    failed = 0
+    for some, share in _by_motion(job, lines):
+        model = _loaded(some, str(state.device) if shared else job.device)
+        sizes = model.native, model.multiple
+        fitting = [line.fitted(job.purpose, *sizes, job.named) for line in share]
+        failed += generate_lines(fitting, state, model, job.out, say, complain)
     return 2 if bad or failed else 0
+
+
+def _by_motion(job: Job, lines: list[Line]) -> list[tuple[Job, list[Line]]]:
+    """The lines by the motion module that makes them: where none is named, clips of the bundled
+    model have its own."""
+    if job.motion is not None or job.model is not None:
+        return [(job, lines)]
+    images = [line for line in lines if line.request.frames <= 1]
+    clips = [line for line in lines if line.request.frames > 1]
+    shares = [(job, images), (replace(job, motion=bundled.MOTION), clips)]
+    return [(some, share) for some, share in shares if share]
 
 
 def _save_stages(run: Run, job: Job) -> int:

@@ -8,6 +8,7 @@ import pytest
 from launched import in_two_processes
 from PIL import Image
 
+from lib_hires.standalone import bundled
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.pipeline.batch import _is_finished
 from lib_hires.standalone.pipeline.outputs import read_about, read_run, save
@@ -51,6 +52,20 @@ def test_a_line_gives_the_image_that_it_gives_alone(hires, tiny_folder, tmp_path
     assert main(["generate", "a red house", "--steps", "3", *GUIDED, *files]) == 0
     other = Path(capsys.readouterr().out.strip())
     assert path.read_bytes() == other.read_bytes()
+
+
+def test_a_table_has_images_and_clips_of_the_bundled_model(tmp_path, capsys) -> None:
+    (tmp_path / "table.csv").write_text("prompt,frames\na clip,4\nan image,\nan image again,1\n")
+    files = ["--prompts", str(tmp_path / "table.csv"), "--out", str(tmp_path / "out")]
+    assert main(["generate", "--steps", "1", "--width", "64", "--height", "64", *files]) == 0
+    paths = [Path(line) for line in capsys.readouterr().out.split()]
+    made = {}
+    for path in paths:
+        about = read_run(path)
+        made[about["request"]["prompt"]] = path.suffix, about.get("motion")
+    image = ".png", None
+    clip = ".webp", bundled.MOTION.stem
+    assert made == {"a clip": clip, "an image": image, "an image again": image}
 
 
 def test_a_table_sets_what_its_cells_say(hires) -> None:

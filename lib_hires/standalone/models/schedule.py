@@ -23,6 +23,11 @@ def scaled_linear(start: float = START, end: float = END, steps: int = STEPS) ->
     return products(torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2)
 
 
+def linear(start: float = START, end: float = END, steps: int = STEPS) -> Tensor:
+    """alphas_cumprod of betas that rise evenly, as AnimateDiff's for SD 1.5."""
+    return products(torch.linspace(start, end, steps, dtype=torch.float64))
+
+
 def products(betas: Tensor) -> Tensor:
     """alphas_cumprod of betas (T,), float64."""
     return torch.cumprod(1 - betas, dim=0)
@@ -57,7 +62,7 @@ def of_folder(scheduler: Values) -> Tensor:
         return scaled_linear(start, end, steps)
     even = torch.linspace(0, 1, steps, dtype=torch.float64)
     if name == "linear":
-        return products(start + (end - start) * even)
+        return linear(start, end, steps)
     if name == "sigmoid":
         return products(start + (end - start) * torch.sigmoid(12 * even - 6))
     if name == "squaredcos_cap_v2":

@@ -511,6 +511,11 @@ def clip_length(request: Request, motion: Motion | None) -> tuple[int, int | Non
         raise SettingsError(
             f"context: {motion.name} has positions for {motion.most} frames, got {request.context}"
         )
+    if 0 < request.context < min(motion.frames, frames):
+        raise SettingsError(
+            f"context: expected at least {motion.name}'s native {motion.frames} frames, "
+            f"got {request.context}"
+        )
     context = request.context or (motion.frames if frames > motion.most else 0)
     return frames, context if 0 < context < frames else None
 

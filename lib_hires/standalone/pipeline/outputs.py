@@ -223,8 +223,7 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
     if is_out_of_memory(error):
         lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
         if run.frames > 1:
-            at_once = run.context or run.frames
-            lower += f", --frames or --context (the motion module sees {at_once} frames at once)"
+            lower += f" or --frames (all {run.frames} are evaluated together)"
         return f"out of memory in {where}: {lower}, or lower --batch"
     raise error
 

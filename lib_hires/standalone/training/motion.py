@@ -26,13 +26,8 @@ from lib_hires.files import whole_file
 from lib_hires.noise import per_image
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.models.latent import LatentModel, hash_of_weights
-from lib_hires.standalone.models.motion import (
-    HEADS,
-    silent,
-    skip_others,
-    with_adapter,
-    write_motion,
-)
+from lib_hires.standalone.models.motion import skip_others, with_adapter
+from lib_hires.standalone.models.motion.files import HEADS, silent, write_motion
 from lib_hires.standalone.models.precision import fast_autocast
 from lib_hires.standalone.pipeline.generate import FPS, Run
 from lib_hires.standalone.pipeline.outputs import save_clip

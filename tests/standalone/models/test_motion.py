@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from tiny_models import write_folder
 from tiny_motion import make_adapter, original_layout, write_adapter, write_original
 
-from lib_hires.standalone.models import ModelError, load_model, motion
+from lib_hires.standalone.models import ModelError, load_model
 from lib_hires.standalone.models.motion import set_context, with_motion
+from lib_hires.standalone.models.motion.files import KINDS, read_motion
 
 
 def noise(*shape, seed=0):
@@ -76,19 +78,19 @@ WIDTHS = {4: (32, 32, 64, 64), 3: (32, 64, 64)}
 
 
 @pytest.mark.parametrize(
-    ("key", "known"), motion.KINDS.items(), ids=[k[0] for k in motion.KINDS.values()]
+    ("key", "known"), KINDS.items(), ids=[kind.name for kind in KINDS.values()]
 )
 @pytest.mark.parametrize("half", [False, True])
 def test_each_known_layout(key, known, half, tmp_path):
     blocks, mid, positions = key
     adapter = make_adapter(WIDTHS[blocks], 2, mid, positions or 64)
-    hotshot = known[0] == "HotShot-XL"
+    hotshot = known.name == "HotShot-XL"
     state = original_layout(adapter, hotshot=hotshot, stated=positions is not None)
     if half:
         state = {name: value.half() for name, value in state.items()}
     save_file(state, tmp_path / "module.safetensors")
-    read, frames, ours, _ = motion._from_file(tmp_path / "module.safetensors")
-    assert frames == known[1] and not ours
+    read, kind, ours, _ = read_motion(tmp_path / "module.safetensors")
+    assert kind == known and not ours
     assert read.config.motion_max_seq_length == (positions or 64)
     assert read.config.use_motion_mid_block == mid
     wanted = adapter.state_dict()
@@ -114,6 +116,47 @@ def test_prefixes_and_other_tensors_do_not_matter(image_model, folder, tmp_path)
     model = with_motion(image_model, tmp_path / "m.safetensors")
     clips = noise(1, 4, 4, 8, 8)
     assert torch.equal(predict(model, clips), predict(with_motion(image_model, folder), clips))
+
+
+BETAS = {  # first and last, and whether their roots rise evenly, as the modules' authors state them
+    "AnimateDiff v1": (0.00085, 0.012, False),
+    "AnimateDiff v2": (0.00085, 0.012, False),
+    "AnimateDiff v3": (0.00085, 0.012, False),
+    "AnimateLCM": (0.00085, 0.012, False),
+    "AnimateDiff SDXL beta": (0.00085, 0.02, True),
+    "HotShot-XL": (0.00085, 0.012, True),
+}
+
+
+@pytest.mark.parametrize(("key", "kind"), KINDS.items(), ids=[kind.name for kind in KINDS.values()])
+@pytest.mark.parametrize("folder_of", [False, True], ids=["file", "folder"])
+def test_a_published_module_has_its_own_noise_schedule(key, kind, folder_of, image_model, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    blocks, mid, positions = key
+    sides = {"down_block_types": ["DownBlock2D"] * blocks, "up_block_types": ["UpBlock2D"] * blocks}
+    shape = {"block_out_channels": [32] * blocks, "layers_per_block": 1, **sides}
+    unet = UNet2DConditionModel.from_config({**image_model.unet.config, **shape})
+    image = replace(image_model, unet=unet)
+    adapter = make_adapter((32,) * blocks, 1, mid, positions or 64)
+    if folder_of:
+        path = tmp_path / "module"
+        adapter.save_pretrained(path)
+    else:
+        named = {"hotshot": kind.name == "HotShot-XL", "stated": positions is not None}
+        path = write_original(tmp_path / "module.safetensors", adapter, **named)
+    first, last, roots = BETAS[kind.name]
+    power = 0.5 if roots else 1
+    betas = np.linspace(first**power, last**power, 1000) ** (1 / power)
+    sigmas = torch.from_numpy(np.sqrt(1 / np.cumprod(1 - betas) - 1)).float()
+    denoiser = with_motion(image, path).denoiser()
+    torch.testing.assert_close(denoiser.sigmas, sigmas, atol=0, rtol=1e-4)
+    t = torch.full((1,), 500.0)
+    torch.testing.assert_close(denoiser.t_to_sigma(t), sigmas[500:501], atol=0, rtol=1e-4)
+
+
+def test_a_module_of_ours_has_the_image_models_noise_schedule(image_model, folder):
+    assert torch.equal(with_motion(image_model, folder).alphas_cumprod, image_model.alphas_cumprod)
 
 
 def test_contexts_are_windows_of_the_temporal_attention(image_model, folder):
@@ -177,3 +220,29 @@ def _folder_of_another_kind(tmp_path):
     folder.mkdir()
     (folder / "config.json").write_text('{"_class_name": "UNet2DConditionModel"}')
     return folder
+
+
+def attended(block, x):
+    """What the block's two attentions make of a window."""
+    for norm, attention in ((block.norm1, block.attn1), (block.norm2, block.attn2)):
+        x = x + attention(block.pos_embed(norm(x)))
+    return x
+
+
+@pytest.mark.parametrize("frames", range(12, 19))
+def test_frames_are_the_mean_of_their_windows(image_model, folder, frames):
+    """Whatever the number of frames: windows of 12, 3 apart, and one that ends with the clip."""
+    model = with_motion(image_model, folder)
+    set_context(model.unet, 12, frames)
+    (block,) = model.unet.down_blocks[0].motion_modules[0].transformer_blocks
+    values = noise(3, frames, 32)
+    weights = torch.tensor([1.0, 2, 3, 4, 5, 6, 6, 5, 4, 3, 2, 1])[:, None]
+    total, count = torch.zeros(3, frames, 32), torch.zeros(frames, 1)
+    with torch.no_grad():
+        for start in {*range(0, frames - 11, 3), frames - 12}:
+            window = slice(start, start + 12)
+            total[:, window] += attended(block, values[:, window]) * weights
+            count[window] += weights
+        mean = total / count
+        wanted = mean + block.ff(block.norm3(mean))
+        torch.testing.assert_close(block(values), wanted, atol=1e-5, rtol=1e-5)

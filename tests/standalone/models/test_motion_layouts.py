@@ -2,7 +2,7 @@
 
 Full size, without values. The names of v3 are those that sd-webui-animatediff's loader wants, see
 tests/hosts_real/test_real_webui_animatediff.py; the others differ as the table of
-lib_hires/standalone/models/motion.py says.
+lib_hires/standalone/models/motion/files.py says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_hires.standalone.models import motion
+from lib_hires.standalone.models.motion import files
 
 SD1, SDXL = (320, 640, 1280, 1280), (320, 640, 1280)
 FILES = {  # widths, whether there is a middle block, positions, and HotShot's own names
@@ -68,12 +68,12 @@ def test_every_tensor_has_its_place(kind):
     from diffusers import MotionAdapter
 
     widths, middle, positions, _ = FILES[kind]
-    state = motion._renamed(file_of(*FILES[kind]))
-    config = motion._configuration(Path(kind), state)
+    state = files._renamed(file_of(*FILES[kind]))
+    config = files._configuration(Path(kind), state)
     assert config["block_out_channels"] == widths
     assert config["use_motion_mid_block"] == middle
-    known, _ = motion.KINDS[len(widths), middle, config["motion_max_seq_length"]]
-    assert known == kind
+    known = files.KINDS[len(widths), middle, config["motion_max_seq_length"]]
+    assert known.name == kind
     with torch.device("meta"):
         adapter = MotionAdapter(**config | {"motion_max_seq_length": positions or 64})
     wanted = {

@@ -14,6 +14,7 @@ from tiny_motion import write_adapter
 
 from lib_hires.detail import Detail
 from lib_hires.noise import draw, generators, turned
+from lib_hires.presets import PURPOSES, preset_for
 from lib_hires.settings import Settings, SettingsError
 from lib_hires.standalone.cli import main
 from lib_hires.standalone.models import load_model, motion
@@ -22,8 +23,13 @@ from lib_hires.standalone.models.motion import with_motion
 from lib_hires.standalone.pipeline.batch import generate_lines, processes
 from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.lines import Line
-from lib_hires.standalone.pipeline.outputs import free_paths, read_run, save_stage
-from lib_hires.standalone.pipeline.request import Request
+from lib_hires.standalone.pipeline.outputs import (
+    free_paths,
+    read_run,
+    save_stage,
+    what_happened,
+)
+from lib_hires.standalone.pipeline.request import Request, fitted
 from lib_hires.standalone.training.motion import new_adapter
 
 PLAIN = {"ug": True, "ug_eta": 1, "ug_cadence": 1, "ug_shifted_start": False}
@@ -154,15 +160,42 @@ def test_stages_of_clips(model, method, guided):
     assert torch.equal(again.latent, last.latent)
 
 
-def test_decoding_meets_one_frame_at_a_time_in_tiles(model):
-    seen = []
-    run = Run(model, request(frames=3), Settings.from_values({}), tile=128)
-    decoder = run.model.vae.decoder.register_forward_pre_hook(
-        lambda _, inputs: seen.append(len(inputs[0]))
-    )
+def test_decoding_and_encoding_meet_one_frame_at_a_time_in_tiles(model):
+    seen = {"decoder": [], "encoder": []}
+    settings = Settings.from_values({"refine": True, "refine_factor": 2})
+    run = Run(model, request(frames=3, width=32, height=32), settings, tile=16)
+    hooks = [
+        getattr(run.model.vae, half).register_forward_pre_hook(
+            lambda _, inputs, half=half: seen[half].append(len(inputs[0]))
+        )
+        for half in seen
+    ]
     list(run.generate())
-    decoder.remove()
-    assert seen and set(seen) == {1}
+    for hook in hooks:
+        hook.remove()
+    assert set(seen["decoder"]) == set(seen["encoder"]) == {1}
+    assert len(seen["encoder"]) > 3 * 4, "an image of 64 pixels is more than four tiles"
+    assert len(seen["decoder"]) > 3 * 4, "of the stage alone"
+
+
+def test_out_of_memory_names_what_helps_a_clip(model):
+    run = Run(model, request(frames=8), Settings())
+    error = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    message = what_happened(error, run, 0)
+    assert message.endswith(
+        "lower --width, --height or --frames (all 8 are evaluated together), or lower --batch"
+    )
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_presets_make_clips(model, purpose):
+    """As images: the clip's first size and the settings are the preset's."""
+    settings = Settings.from_values(preset_for(purpose).values)
+    sizes = model.native, model.multiple
+    wanted, settings = fitted(purpose, *sizes, request(frames=4, steps=2), settings, ())
+    *_, last = Run(model, wanted, settings).generate()
+    side = 16 * (4 if purpose.startswith("4x") else 2)
+    assert last.images.shape == (1, 3, 4, side, side) and last.images.isfinite().all()
 
 
 @pytest.mark.slow
@@ -190,6 +223,7 @@ def test_the_plan_counts_frames(model):
     [
         ({"frames": 1}, {}, "at least 2"),
         ({"context": 40}, {}, "positions for 32"),
+        ({"frames": 8, "context": 3}, {}, "at least motion's native 4 frames, got 3"),
         ({"frames": 4}, {"ug": True}, "nothing to guide"),
         ({"frames": 8}, {"ug": True, "ug_frames": 1}, "nothing to guide"),
     ],

@@ -57,6 +57,13 @@ def test_a_faster_clip_is_the_same_clip(kind: str) -> None:
     assert moment(scene, replace(motion, bob=0, sway=0), 0.5) == scene
 
 
+def test_a_subject_turns_evenly_about_how_it_is() -> None:
+    scene, _ = seeded("bird")
+    tilts = [still.subjects[0].tilt for still in moments(scene, Motion(turn=40), 4)]
+    assert np.diff(tilts) == pytest.approx([10] * 3)
+    assert np.mean(tilts) == pytest.approx(scene.subjects[0].tilt)
+
+
 @pytest.mark.parametrize("kind", ["car", "bird", "rocket", "flower"])
 def test_frames_are_drawn_alike_at_every_size_and_rate(kind: str) -> None:
     scene, motion = seeded(kind)

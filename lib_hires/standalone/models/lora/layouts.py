@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lib_hires.standalone.models.checkpoint import Checkpoint, listed
 from lib_hires.standalone.models.latent import LatentModel, ModelError
-from lib_hires.standalone.models.motion import diffusers_name
+from lib_hires.standalone.models.motion.files import diffusers_name
 from lib_hires.standalone.models.names import clip_name, unet_places
 
 FILES = "pytorch_lora_weights.safetensors", "adapter_model.safetensors"

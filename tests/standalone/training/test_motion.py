@@ -9,9 +9,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lib_hires.settings import Settings, SettingsError
+from lib_hires.standalone import bundled
+from lib_hires.standalone.cli import main
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.motion import with_adapter, with_motion
 from lib_hires.standalone.pipeline.generate import Run
@@ -158,6 +161,33 @@ def test_another_model_begins_anew(trained, tiny_model, tmp_path):
     train(work, tmp_path, other, CONFIG)
     assert len(list(work.glob("clips-*"))) == len(list(work.glob("*.pt"))) == 2
     assert all(file.read_bytes() == data for file, data in before.items())
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_command_trains_it_for_the_model_in_its_folder(own, tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def record(work, out, model, config):
+        ran.append((work, out, float(model.unet.conv_out.bias[0]), config))
+        return out / "motion.safetensors"
+
+    monkeypatch.setattr(motion, "train", record)
+    out, work = tmp_path / "out", tmp_path / "work"
+    bias = float(load_model().unet.conv_out.bias[0])
+    if own:
+        out.mkdir()
+        for beside in (".yaml", "-clip"):
+            other = bundled.MODEL.with_name(bundled.MODEL.stem + beside)
+            (shutil.copytree if other.is_dir() else shutil.copy)(other, out / other.name)
+        state, name = load_file(bundled.MODEL), "model.diffusion_model.out.2.bias"
+        with safe_open(bundled.MODEL, "pt") as file:
+            metadata = file.metadata()
+        changed = torch.full_like(state[name], 7)
+        save_file({**state, name: changed}, out / bundled.MODEL.name, metadata)
+    options = ["--stages", "motion", "--motion-minutes", "3", "--motion-clips", "5"]
+    assert main(["train-demo", "--out", str(out), "--work", str(work), *options]) == 0
+    assert ran == [(work, out, 7 if own else bias, MotionConfig(minutes=3, clips=5))]
+    assert capsys.readouterr().out.strip() == str(out / "motion.safetensors")
 
 
 def test_no_clips_are_refused():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +51,13 @@ def test_a_silent_module_leaves_each_frame_the_image_models(image_model, tmp_pat
         torch.testing.assert_close(
             got[:, :, frame], predict(image_model, clips[:, :, frame]), atol=1e-5, rtol=1e-5
         )
+
+
+def test_a_folders_name_is_the_modules(image_model, folder, tmp_path, monkeypatch):
+    own = shutil.copytree(folder, tmp_path / "v1.5")
+    monkeypatch.chdir(own)
+    names = [with_motion(image_model, path).motion.name for path in (own, Path())]
+    assert names == ["v1.5", "v1.5"]
 
 
 def test_the_module_sees_all_frames_together(image_model, folder):

@@ -160,6 +160,16 @@ def test_stages_of_clips(model, method, guided):
     assert torch.equal(again.latent, last.latent)
 
 
+@pytest.mark.parametrize(("family", "prediction"), [("sd2", "v"), ("sdxl", "eps")])
+def test_clips_of_other_families(files, family, prediction, tmp_path):
+    image = load_model(write_folder(tmp_path, family, prediction))
+    model = with_motion(image, files[1])
+    settings = Settings.from_values({**PLAIN, "refine": True, "refine_factor": 2})
+    first, last = Run(model, request(frames=8, steps=2), settings).generate()
+    assert first.native_evaluations == 2, "guided in time"
+    assert last.images.shape == (1, 3, 8, 32, 32) and last.images.isfinite().all()
+
+
 def test_decoding_and_encoding_meet_one_frame_at_a_time_in_tiles(model):
     seen = {"decoder": [], "encoder": []}
     settings = Settings.from_values({"refine": True, "refine_factor": 2})

@@ -30,11 +30,12 @@ def with_motion(model: LatentModel, path: Path) -> LatentModel:
         raise ModelError(f"{path}: no such motion module; give a .safetensors file or a folder")
     read = read_motion(path)
     _check_fits(path, read.adapter, model)
+    name = path.resolve().name if path.is_dir() else path.stem
     if read.kind.alphas_cumprod:
         trained = with_finite_sigmas(read.kind.alphas_cumprod())
         model = replace(model, alphas_cumprod=trained)
     try:
-        moving = with_adapter(model, read.adapter, path.stem, read.kind.frames, ours=read.ours)
+        moving = with_adapter(model, read.adapter, name, read.kind.frames, ours=read.ours)
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not for {model.name}: {reason(error)}") from error
     if read.modules:

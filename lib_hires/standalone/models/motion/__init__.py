@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lib_hires.standalone.models import schedule
 from lib_hires.standalone.models.latent import (
     LatentModel,
     ModelError,
@@ -18,6 +19,8 @@ from lib_hires.standalone.models.latent import (
     with_finite_sigmas,
 )
 from lib_hires.standalone.models.motion.files import read_motion
+
+PURE_NOISE = 1e-6  # alphas_cumprod below it; SD's end at 0.005
 
 
 def with_motion(model: LatentModel, path: Path) -> LatentModel:
@@ -32,8 +35,10 @@ def with_motion(model: LatentModel, path: Path) -> LatentModel:
     _check_fits(path, read.adapter, model)
     name = path.resolve().name if path.is_dir() else path.stem
     if read.kind.alphas_cumprod:
-        trained = with_finite_sigmas(read.kind.alphas_cumprod())
-        model = replace(model, alphas_cumprod=trained)
+        trained = read.kind.alphas_cumprod()
+        if model.alphas_cumprod[-1] < PURE_NOISE:  # as the image model is, by itself or by option
+            trained = schedule.zero_snr(trained)
+        model = replace(model, alphas_cumprod=with_finite_sigmas(trained))
     try:
         moving = with_adapter(model, read.adapter, name, read.kind.frames, ours=read.ours)
     except (ValueError, RuntimeError) as error:

@@ -15,7 +15,7 @@ from lib_hires.settings import SettingsError
 from lib_hires.standalone.models import load_model
 from lib_hires.standalone.models.latent import AS_STATED, LatentModel, Motion, Overrides
 from lib_hires.standalone.models.lora import with_loras
-from lib_hires.standalone.models.motion import with_motion
+from lib_hires.standalone.models.motion import name_of, with_motion
 from lib_hires.standalone.pipeline.generate import plan_model
 
 BUNDLED = "bundled"
@@ -53,7 +53,7 @@ class Models:
         self._paths |= {str(path): path for path in paths}
         self._motions: dict[str, Path] = {}
         for motion, name in product(motions, list(self._paths)[1:] or [BUNDLED]):
-            both = f"{name} with {motion.stem}"
+            both = f"{name} with {name_of(motion)}"
             if both in self._paths:  # of another folder
                 both = f"{name} with {motion}"
             self._paths[both], self._motions[both] = self._paths[name], motion

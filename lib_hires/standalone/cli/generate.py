@@ -139,7 +139,8 @@ def _motion(options: argparse.Namespace, about: Mapping[str, Any], request: Requ
     if options.motion is not None:
         return Path(options.motion)
     own, stated = bundled.MOTION, about.get("motion")
-    if options.model is None and (stated == own.stem or (not stated and request.frames > 1)):
+    clip = not stated and request.frames > 1 and not options.prompts  # whose lines decide
+    if options.model is None and (stated == own.stem or clip):
         return own
     if stated:
         raise SettingsError(f"--from: made with {stated}; name its file with --motion")

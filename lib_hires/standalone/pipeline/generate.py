@@ -511,10 +511,11 @@ def clip_length(request: Request, motion: Motion | None) -> tuple[int, int | Non
         raise SettingsError(
             f"context: {motion.name} has positions for {motion.most} frames, got {request.context}"
         )
-    if 0 < request.context < min(motion.frames, frames):
+    least = min(motion.frames, frames)
+    if 0 < request.context < least:
         raise SettingsError(
-            f"context: expected at least {motion.name}'s native {motion.frames} frames, "
-            f"got {request.context}"
+            f"context: expected at least {least} ({motion.name} has {motion.frames} native "
+            f"frames), got {request.context}"
         )
     context = request.context or (motion.frames if frames > motion.most else 0)
     return frames, context if 0 < context < frames else None

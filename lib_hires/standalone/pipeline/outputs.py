@@ -222,9 +222,8 @@ def what_happened(error: BaseException, run: Run, stage: int) -> str:
         return f"{error}: {_remedy(run)}"
     if is_out_of_memory(error):
         lower = "lower --refine-factor or set --refine-tile" if stage else "lower --width, --height"
-        if run.frames > 1:
-            lower += f" or --frames (all {run.frames} are evaluated together)"
-        return f"out of memory in {where}: {lower}, or lower --batch"
+        frames = f", --frames (all {run.frames} are evaluated together)" if run.frames > 1 else ""
+        return f"out of memory in {where}: {lower}, or lower --batch{frames}"
     raise error
 
 

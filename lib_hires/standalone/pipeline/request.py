@@ -135,7 +135,8 @@ class Request(Declared):
         0,
         "Context",
         "Frames that the motion module sees at once, in overlapping windows of its attention "
-        "(FreeNoise). 0: all; the module's native number where it has no positions for all.",
+        "(FreeNoise), no fewer than its native number. 0: all; the native number where it has no "
+        "positions for all.",
         minimum=2,
         maximum=1024,
         automatic=True,

@@ -164,15 +164,14 @@ def test_a_published_module_has_its_own_noise_schedule(key, kind, folder_of, ima
     torch.testing.assert_close(denoiser.t_to_sigma(t), sigmas[500:501], atol=0, rtol=1e-4)
 
 
-def test_a_model_that_ends_in_pure_noise_still_does(tmp_path):
+def test_a_model_that_ends_in_pure_noise_still_does(tmp_path, monkeypatch):
     overrides = Overrides(zero_snr=True)
     image = load_model(write_folder(tmp_path / "image", "sd1", "v"), overrides=overrides)
     adapter = make_adapter((32, 64), 1)
     path = write_original(tmp_path / "module.safetensors", adapter)
     kind = Kind("another", 16, schedule.linear)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(KINDS, (2, False, 32), kind)
-        model = with_motion(image, path)
+    monkeypatch.setitem(KINDS, (2, False, 32), kind)
+    model = with_motion(image, path)
     wanted = schedule.zero_snr(schedule.linear()).float()
     torch.testing.assert_close(model.alphas_cumprod[:-1], wanted[:-1])
     assert model.denoiser().sigma_max == image.denoiser().sigma_max > 1000

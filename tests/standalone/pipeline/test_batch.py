@@ -54,10 +54,12 @@ def test_a_line_gives_the_image_that_it_gives_alone(hires, tiny_folder, tmp_path
     assert path.read_bytes() == other.read_bytes()
 
 
-def test_a_table_has_images_and_clips_of_the_bundled_model(tmp_path, capsys) -> None:
-    (tmp_path / "table.csv").write_text("prompt,frames\na clip,4\nan image,\nan image again,1\n")
+@pytest.mark.parametrize("more", [(), ("--frames", "4")], ids=["cells", "option"])
+def test_a_table_has_images_and_clips_of_the_bundled_model(more, tmp_path, capsys) -> None:
+    (tmp_path / "table.csv").write_text("prompt,frames\na clip,4\nas the option,\nan image,1\n")
     files = ["--prompts", str(tmp_path / "table.csv"), "--out", str(tmp_path / "out")]
-    assert main(["generate", "--steps", "1", "--width", "64", "--height", "64", *files]) == 0
+    words = ["generate", "--steps", "1", "--width", "64", "--height", "64", *more]
+    assert main([*words, *files]) == 0
     paths = [Path(line) for line in capsys.readouterr().out.split()]
     made = {}
     for path in paths:
@@ -65,7 +67,7 @@ def test_a_table_has_images_and_clips_of_the_bundled_model(tmp_path, capsys) -> 
         made[about["request"]["prompt"]] = path.suffix, about.get("motion")
     image = ".png", None
     clip = ".webp", bundled.MOTION.stem
-    assert made == {"a clip": clip, "an image": image, "an image again": image}
+    assert made == {"a clip": clip, "as the option": clip if more else image, "an image": image}
 
 
 def test_a_table_sets_what_its_cells_say(hires) -> None:

@@ -189,12 +189,13 @@ def test_decoding_and_encoding_meet_one_frame_at_a_time_in_tiles(model):
 
 
 def test_out_of_memory_names_what_helps_a_clip(model):
-    run = Run(model, request(frames=8), Settings())
+    settings = Settings.from_values({"refine": True, "refine_factor": 2})
+    run = Run(model, request(frames=8), settings)
     error = torch.cuda.OutOfMemoryError("CUDA out of memory")
-    message = what_happened(error, run, 0)
-    assert message.endswith(
-        "lower --width, --height or --frames (all 8 are evaluated together), or lower --batch"
-    )
+    less = "or lower --batch, --frames (all 8 are evaluated together)"
+    assert what_happened(error, run, 0).endswith(f": lower --width, --height, {less}")
+    stage = what_happened(error, run, 1)
+    assert stage.endswith(f": lower --refine-factor or set --refine-tile, {less}")
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)
@@ -216,6 +217,8 @@ def test_longer_clips_than_the_module_knows_have_a_context(model):
     assert stage.images.shape[2] == 36 and stage.native_evaluations == 2
     assert Run(model, request(frames=8), Settings.from_values({})).context is None
     assert Run(model, request(frames=8, context=6), Settings.from_values({})).context == 6
+    assert Run(model, request(frames=8, context=4), Settings.from_values({})).context == 4
+    assert Run(model, request(frames=3, context=3), Settings.from_values({})).context is None
 
 
 def test_the_plan_counts_frames(model):
@@ -233,7 +236,8 @@ def test_the_plan_counts_frames(model):
     [
         ({"frames": 1}, {}, "at least 2"),
         ({"context": 40}, {}, "positions for 32"),
-        ({"frames": 8, "context": 3}, {}, "at least motion's native 4 frames, got 3"),
+        ({"frames": 8, "context": 3}, {}, "at least 4 .motion has 4 native frames., got 3"),
+        ({"frames": 3, "context": 2}, {}, "at least 3 .motion has 4 native frames., got 2"),
         ({"frames": 4}, {"ug": True}, "nothing to guide"),
         ({"frames": 8}, {"ug": True, "ug_frames": 1}, "nothing to guide"),
     ],

@@ -33,19 +33,23 @@ def with_motion(model: LatentModel, path: Path) -> LatentModel:
         raise ModelError(f"{path}: no such motion module; give a .safetensors file or a folder")
     read = read_motion(path)
     _check_fits(path, read.adapter, model)
-    name = path.resolve().name if path.is_dir() else path.stem
     if read.kind.alphas_cumprod:
         trained = read.kind.alphas_cumprod()
         if model.alphas_cumprod[-1] < PURE_NOISE:  # as the image model is, by itself or by option
             trained = schedule.zero_snr(trained)
         model = replace(model, alphas_cumprod=with_finite_sigmas(trained))
     try:
-        moving = with_adapter(model, read.adapter, name, read.kind.frames, ours=read.ours)
+        moving = with_adapter(model, read.adapter, name_of(path), read.kind.frames, ours=read.ours)
     except (ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not for {model.name}: {reason(error)}") from error
     if read.modules:
         skip_others(moving.unet, read.modules)
     return moving
+
+
+def name_of(path: Path) -> str:
+    """What a motion module of a file or a folder is called."""
+    return path.resolve().name if path.is_dir() else path.stem
 
 
 def with_adapter(

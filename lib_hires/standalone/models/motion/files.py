@@ -96,9 +96,9 @@ def _from_folder(path: Path) -> Read:
 
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8-sig"))
-        kind = config.get("_class_name") if isinstance(config, dict) else None
-        if kind != "MotionAdapter":
-            raise ModelError(f"{path}: a {kind}; expected a MotionAdapter")
+        name = config.get("_class_name") if isinstance(config, dict) else None
+        if name != "MotionAdapter":
+            raise ModelError(f"{path}: a {name}; expected a MotionAdapter")
         own = {name: value for name, value in config.items() if name != NATIVE}
         adapter = MotionAdapter.from_config(own)
         weights = sorted(path.glob("*.safetensors"), key=lambda file: "fp16" in file.name)
@@ -116,7 +116,8 @@ def _from_folder(path: Path) -> Read:
 
 
 def _kind(blocks: int, mid: bool, positions: int | None, stated: Mapping[str, Any]) -> Kind:
-    """Ours state native frames; others are known by their shape, or taken as AnimateDiff's."""
+    """Ours state native frames; others are known by their shape, or taken as AnimateDiff's, those
+    of other shapes than SD 1.5's with the image model's betas."""
     if isinstance(stated.get(NATIVE), int):
         return Kind("", stated[NATIVE])
     other = Kind("", NATIVE_FRAMES, schedule.linear if blocks == SD1_BLOCKS else None)
@@ -133,8 +134,8 @@ def _from_file(path: Path) -> Read:
             metadata = file.metadata() or {}
         stated = {name: int(metadata[name]) for name in OWN if name in metadata}
     except (OSError, ValueError, SafetensorError) as error:
-        kind = no_safetensors(path) or f"the motion module {reason(error)}; copy it again"
-        raise ModelError(f"{path}: {kind}") from error
+        why = no_safetensors(path) or f"the motion module {reason(error)}; copy it again"
+        raise ModelError(f"{path}: {why}") from error
     config = _configuration(path, state)
     positions = config["motion_max_seq_length"] or stated.get(POSITIONS)
     shape = len(config["block_out_channels"]), config["use_motion_mid_block"], positions
@@ -172,9 +173,9 @@ def write_motion(path: Path, adapter: Any, frames: int, modules: Sequence[str]) 
         if _module_of(name) in modules and not name.endswith("pos_embed.pe")
     }  # fmt: skip
     stated = {NATIVE: str(frames), POSITIONS: str(adapter.config.motion_max_seq_length)}
-    with whole_file(path) as partial:
-        save_file(own, partial, metadata={"format": "pt", **stated})
-        partial.chmod(0o644)
+    with whole_file(path) as unfinished:
+        save_file(own, unfinished, metadata={"format": "pt", **stated})
+        unfinished.chmod(0o644)
 
 
 def _module_of(name: str) -> str:

@@ -25,7 +25,11 @@ def scaled_linear(start: float = START, end: float = END, steps: int = STEPS) ->
 
 def linear(start: float = START, end: float = END, steps: int = STEPS) -> Tensor:
     """alphas_cumprod of betas that rise evenly, as AnimateDiff's for SD 1.5."""
-    return products(torch.linspace(start, end, steps, dtype=torch.float64))
+    return products(start + (end - start) * _even(steps))
+
+
+def _even(steps: int) -> Tensor:
+    return torch.linspace(0, 1, steps, dtype=torch.float64)
 
 
 def products(betas: Tensor) -> Tensor:
@@ -60,11 +64,10 @@ def of_folder(scheduler: Values) -> Tensor:
             raise scheduler.error(key, "a number between 0 and 1", beta)
     if name == "scaled_linear":
         return scaled_linear(start, end, steps)
-    even = torch.linspace(0, 1, steps, dtype=torch.float64)
     if name == "linear":
         return linear(start, end, steps)
     if name == "sigmoid":
-        return products(start + (end - start) * torch.sigmoid(12 * even - 6))
+        return products(start + (end - start) * torch.sigmoid(12 * _even(steps) - 6))
     if name == "squaredcos_cap_v2":
         return products(_cosine(steps))
     known = "linear, scaled_linear, sigmoid or squaredcos_cap_v2"

@@ -170,10 +170,9 @@ def test_clips_of_other_families(files, family, prediction, tmp_path):
     assert last.images.shape == (1, 3, 8, 32, 32) and last.images.isfinite().all()
 
 
-def test_decoding_and_encoding_meet_one_frame_at_a_time_in_tiles(model):
+def frames_at_once(run):
+    """The batches that the VAE's halves meet in a run."""
     seen = {"decoder": [], "encoder": []}
-    settings = Settings.from_values({"refine": True, "refine_factor": 2})
-    run = Run(model, request(frames=3, width=32, height=32), settings, tile=16)
     hooks = [
         getattr(run.model.vae, half).register_forward_pre_hook(
             lambda _, inputs, half=half: seen[half].append(len(inputs[0]))
@@ -183,6 +182,17 @@ def test_decoding_and_encoding_meet_one_frame_at_a_time_in_tiles(model):
     list(run.generate())
     for hook in hooks:
         hook.remove()
+    return seen
+
+
+def test_decoding_meets_one_frame_at_a_time_where_it_fits_a_tile(model):
+    seen = frames_at_once(Run(model, request(frames=3), Settings.from_values({}), tile=128))
+    assert seen["decoder"] and set(seen["decoder"]) == {1}
+
+
+def test_decoding_and_encoding_meet_one_frame_at_a_time_in_tiles(model):
+    settings = Settings.from_values({"refine": True, "refine_factor": 2})
+    seen = frames_at_once(Run(model, request(frames=3, width=32, height=32), settings, tile=16))
     assert set(seen["decoder"]) == set(seen["encoder"]) == {1}
     assert len(seen["encoder"]) > 3 * 4, "an image of 64 pixels is more than four tiles"
     assert len(seen["decoder"]) > 3 * 4, "of the stage alone"

@@ -96,9 +96,9 @@ def _from_folder(path: Path) -> Read:
 
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8-sig"))
-        name = config.get("_class_name") if isinstance(config, dict) else None
-        if name != "MotionAdapter":
-            raise ModelError(f"{path}: a {name}; expected a MotionAdapter")
+        class_name = config.get("_class_name") if isinstance(config, dict) else None
+        if class_name != "MotionAdapter":
+            raise ModelError(f"{path}: a {class_name}; expected a MotionAdapter")
         own = {name: value for name, value in config.items() if name != NATIVE}
         adapter = MotionAdapter.from_config(own)
         weights = sorted(path.glob("*.safetensors"), key=lambda file: "fp16" in file.name)
@@ -151,8 +151,8 @@ def _from_file(path: Path) -> Read:
         _fill(path, adapter, {**kept, **weights})
     except RuntimeError as error:
         raise ModelError(f"{path}: its tensors {reason(error)}; copy it again") from error
-    there = there if stated else frozenset()
-    return Read(adapter, _kind(*shape, stated), NATIVE in stated, there)
+    modules = there if stated else frozenset()
+    return Read(adapter, _kind(*shape, stated), NATIVE in stated, modules)
 
 
 def silent(adapter: Any) -> Any:

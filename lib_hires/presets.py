@@ -68,11 +68,12 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
         1,
         {
             "ug": True,
-            "ug_theta": 0.5,
+            "ug_theta": 0.3,
+            "ug_cadence": 2,
             "ug_windows": "attention",
             "refine": True,
-            "refine_eta2": "0.5",
-            "refine_steps": 10,
+            "refine_eta2": "0.5, 0.5",
+            "refine_steps": 6,
         },
     ),
     (
@@ -80,11 +81,13 @@ _RECIPES: tuple[tuple[str, float, dict[str, Plain]], ...] = (
         1,
         {
             "ug": True,
-            "ug_cadence": 2,
+            "ug_theta": 0.5,
             "ug_windows": "attention",
             "refine": True,
             "refine_factor": 4.0,
-            "refine_eta2": "0.4, 0.5",
+            "refine_method": "Pivot",  # two stages of twice the sides each
+            "refine_enlargement": "pixel",
+            "refine_pivot": 250,
             "refine_steps": 6,
         },
     ),

@@ -19,6 +19,7 @@ from lib_hires.standalone.pipeline.generate import Run
 from lib_hires.standalone.pipeline.request import Request
 
 WORKFLOWS = ("2x", "refinement-2x", "refinement-4x")
+EVENLY = {"method": "AP-LDM", "enlargement": "automatic"}  # stages' areas
 pytestmark = NEEDED
 
 
@@ -54,7 +55,7 @@ def test_an_example_is_refused_for_its_files_alone(server, name):
 
 
 @pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
-@pytest.mark.parametrize(("name", "images"), list(zip(WORKFLOWS, (1, 1, 2), strict=True)))
+@pytest.mark.parametrize(("name", "images"), list(zip(WORKFLOWS, (1, 2, 2), strict=True)))
 def test_an_example_makes_its_images(server, name, images):
     assert len(server.run(small(name))) == images
     assert "Upsample Guidance: 128x128 guided at 64x64" in server.log
@@ -99,7 +100,7 @@ def test_a_refinement_shows_its_steps_as_the_hosts_sampler_does(server, tmp_path
     """A preview after each step of each stage, in the shape of its latent, on one progress bar."""
     workflow, steps = small("refinement-4x"), 2
     workflow["5"]["inputs"] |= {"width": 128, "height": 64}
-    workflow["7"]["inputs"] |= {"eta2": "0.5, 0.5"}
+    workflow["7"]["inputs"] |= EVENLY | {"eta2": "0.5, 0.5"}
     told, images = server.told(workflow, tmp_path)
     stages = [opened(server.data / "output" / image["filename"]) for image in images]
     assert [image.width for image in stages] == [384, 512]
@@ -132,7 +133,7 @@ def opened(path):
 @pytest.mark.skipif(not CHECKPOINT, reason="HIRES_COMFYUI_CHECKPOINT names no checkpoint")
 def test_an_interruption_keeps_finished_stages_and_the_next_run_is_whole(server):
     workflow, stage = small("refinement-4x"), "stage 2 at 256x256 in 12 steps"
-    workflow["7"]["inputs"] |= {"steps": 12, "eta2": "0.1, 1", "seed": 2}
+    workflow["7"]["inputs"] |= EVENLY | {"steps": 12, "eta2": "0.1, 1", "seed": 2}
     number = server.start(workflow)
     while stage not in server.log:
         time.sleep(0.1)

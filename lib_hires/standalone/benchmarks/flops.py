@@ -84,6 +84,13 @@ def counted(call: Callable[[], object]) -> float:
     return counter.get_total_flops() / 1e12
 
 
+def _model(family: Family, native: int) -> Model:
+    """What a plan must know of a family's networks."""
+    halvings = len(_networks(family)[0].config.down_block_types) - 1
+    sides = (native, native), FACTOR, FACTOR * 2**halvings
+    return Model(sigmas_of(scaled_linear()), *sides)
+
+
 @lru_cache
 def _evaluation(family: Family, size: Size, window: int) -> float:
     unet, _ = _networks(family)
@@ -161,7 +168,7 @@ class Way:
 
 def ways(family: Family, native: int, side: int) -> Iterator[Way]:
     """Plain sampling in 20 steps first; AP-LDM as published is named "ap_ldm_published"."""
-    model = Model(sigmas_of(scaled_linear()), (native, native), FACTOR, 64)
+    model = _model(family, native)
     scale = side / native
 
     def planned(first: int, steps: int, **values: Plain) -> Work:
@@ -197,7 +204,7 @@ def ways(family: Family, native: int, side: int) -> Iterator[Way]:
 
 def towards_goals(family: Family, native: int, side: int) -> Iterator[Way]:
     """What brings refinement and UG nearer to their goals, one change after another."""
-    model = Model(sigmas_of(scaled_linear()), (native, native), FACTOR, 64)
+    model = _model(family, native)
     scale = side / native
     if scale not in (2, 4):
         return

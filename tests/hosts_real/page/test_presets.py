@@ -25,7 +25,7 @@ def test_a_preset_fills_the_controls(open_page: Any) -> None:
     assert page.is_on("ug") and page.is_on("refine") and not page.is_on("pfsa")
     assert page.number(page.ours("refine_factor")) == 4
     assert page.number(page.ours("refine_tile")) == 2048
-    assert page.ours("refine_eta2").locator("textarea").input_value() == "0.4, 0.5"
+    assert page.number(page.ours("refine_pivot")) == 250
     height, width = preset.first_size((1152, 768))
     assert (page.number(page.host("width")), page.number(page.host("height"))) == (width, height)
     assert page.ours("refine_factor").is_visible()
@@ -72,7 +72,7 @@ def test_the_preset_follows_the_kind_of_model(open_page: Any, host: Any) -> None
         assert [name.startswith("SDXL (1024)") for name in names[:6]] == [True] * 5 + [False]
         box.blur()
         page.ours("preset_apply").click()
-        page.wait_for_line("First pass 1024x1024 .*, then stage 1 2048x2048")
+        page.wait_for_line("First pass 1024x1024 .*, then stage 1 1632x1632 .*, then stage 2 2048x2048")
     finally:
         host.request("/sdapi/v1/options", {OPTION: NATIVE})
 

@@ -104,6 +104,29 @@ def test_the_goals_stand_beside_their_ways() -> None:
 
 
 @pytest.mark.slow
+def test_the_presets_keep_their_goals_at_twice_the_side() -> None:
+    whole, windowed = Counted("sdxl"), Counted("sdxl", 1024)
+    tflop = {
+        way.name: way.work.tflop(windowed if way.work.windows else whole)
+        for way in ways("sdxl", 1024, 2048)
+        if way.goal or way.name == "plain_20"
+    }
+    assert tflop["preset_2x_ug"] <= 1.06 * tflop["plain_20"]
+    assert tflop["preset_2x_ug_refine"] <= 0.5 * tflop["plain_20"]
+
+
+def test_sizes_between_are_those_that_the_networks_take() -> None:
+    """SD 1.5 halves its latent three times, SDXL twice."""
+    for family, native, side in (("sd1", 512, 832), ("sdxl", 1024, 1632)):
+        preset = next(
+            way.work
+            for way in ways(family, native, 2 * native)
+            if way.name == "preset_2x_ug_refine"
+        )
+        assert list(preset.decodes) == [(native,) * 2, (side,) * 2, (2 * native,) * 2]
+
+
+@pytest.mark.slow
 def test_rows_compare_with_plain_sampling_and_ap_ldm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flops, "FAMILIES", (("sd1", "SD 1.5", 512, (1024,)),))
     rows = {(row["name"], row["side"]): row for row in flops.flops_rows()}

@@ -111,7 +111,7 @@ def test_what_is_given_goes_before_the_preset(hires) -> None:
     assert read_about(Path(out.strip()))["settings"] == {
         "refine": True,
         "refine_eta2": "1.0",
-        "refine_steps": 10,
+        "refine_steps": 6,
     }
 
 

@@ -72,7 +72,9 @@ def test_the_preset_follows_the_kind_of_model(open_page: Any, host: Any) -> None
         assert [name.startswith("SDXL (1024)") for name in names[:6]] == [True] * 5 + [False]
         box.blur()
         page.ours("preset_apply").click()
-        page.wait_for_line("First pass 1024x1024 .*, then stage 1 1632x1632 .*, then stage 2 2048x2048")
+        page.wait_for_line(
+            "First pass 1024x1024 .*, then stage 1 1632x1632 .*, then stage 2 2048x2048"
+        )
     finally:
         host.request("/sdapi/v1/options", {OPTION: NATIVE})
 

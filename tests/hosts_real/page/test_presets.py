@@ -75,6 +75,7 @@ def test_the_preset_follows_the_kind_of_model(open_page: Any, host: Any) -> None
         page.wait_for_line(
             "First pass 1024x1024 .*, then stage 1 1632x1632 .*, then stage 2 2048x2048"
         )
+        assert page.ours("refine_eta2").locator("textarea").input_value() == "0.5, 0.5"
     finally:
         host.request("/sdapi/v1/options", {OPTION: NATIVE})
 
